@@ -1,0 +1,2 @@
+//! recast
+fn main() {}
