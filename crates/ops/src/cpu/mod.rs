@@ -1,0 +1,30 @@
+//! What the CPU paths share: matrix products on slices, threads, vectorised elementary functions.
+//! Held to plain loops by the tests at the end of each file.
+
+mod matmul;
+mod math;
+
+pub use math::{exp, sigmoid, softplus};
+pub use matmul::{Matrix, matmul, matmul_threads};
+pub use crate::glue::{Array, View};
+
+/// Number of worker threads in use (set it with [`set_threads`] before the first operator runs).
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Sets the size of the process-wide thread pool. Results are bit-equal for equal sizes.
+///
+/// # Errors
+/// When the pool was already started with another size.
+pub fn set_threads(threads: usize) -> Result<(), rayon::ThreadPoolBuildError> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()
+}
+
+/// Splits `rows` into the ranges that worker threads take; a function of `rows` and the pool's
+/// size alone, so that sums over parts are taken in the same order every time.
+pub fn parts(rows: usize, minimum: usize) -> Vec<std::ops::Range<usize>> {
+    let count = (rows / minimum.max(1)).clamp(1, threads());
+    let size = rows.div_ceil(count).max(1);
+    (0..rows).step_by(size).map(|start| start..(start + size).min(rows)).collect()
+}
