@@ -12,8 +12,8 @@
 //pub mod adamw;
 //pub mod attention;
 pub mod cpu;
-//pub mod decay;
-//pub mod delta_rule;
+pub mod decay;
+pub mod delta_rule;
 mod glue;
 //pub mod group_norm;
 //pub mod key_norm;
@@ -21,5 +21,5 @@ pub mod linear;
 //pub mod rms_norm;
 //pub mod rope;
 //pub mod swiglu;
-//pub mod token_shift;
+pub mod token_shift;
 //pub mod vocab_loss;

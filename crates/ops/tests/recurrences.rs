@@ -1,0 +1,114 @@
+//! The fast recurrences against their literal references: outputs, final state and every gradient.
+
+use burn::tensor::{Device, Distribution, Tensor};
+use recast_ops::decay::{self, decayed_sum};
+use recast_ops::delta_rule::{self, Form, delta_rule};
+
+fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+}
+
+/// max |x - y| / max |y|
+fn difference<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> f32 {
+    let scale = y.clone().abs().max().into_scalar::<f32>().max(1e-6);
+    (x - y).abs().max().into_scalar::<f32>() / scale
+}
+
+fn forms() -> [Form; 5] {
+    [Form::Recurrent, Form::Chunked(8), Form::Chunked(32), Form::Chunked(64), Form::Auto]
+}
+
+#[test]
+fn delta_rule_equals_reference() {
+    let device = Device::flex().autodiff();
+    device.seed(7);
+    for (tokens, key, value, strongest) in
+        [(1, 8, 8, 0.6), (7, 8, 8, 0.6), (65, 16, 16, 0.6), (65, 8, 12, 20.0), (130, 16, 16, 0.6)]
+    {
+        let (b, h) = (2, 3);
+        let kap = random([b, tokens, h, key], &device);
+        let norm = kap.clone().powf_scalar(2.0).sum_dim(3).sqrt();
+        let kap = kap / norm;
+        let rate = Tensor::<4>::random([b, tokens, h, key], Distribution::Uniform(0.0, 1.0), &device);
+        let inputs = [
+            random([b, tokens, h, key], &device),
+            Tensor::random([b, tokens, h, key], Distribution::Uniform(-strongest, 0.0), &device),
+            random([b, tokens, h, key], &device),
+            random([b, tokens, h, value], &device),
+            kap.clone().neg(),
+            kap * rate,
+            random([b, h, key, value], &device),
+        ];
+        let (co, cs) = (random([b, tokens, h, value], &device), random([b, h, key, value], &device));
+        let leaves = || inputs.clone().map(|x| x.detach().require_grad());
+
+        let x = leaves();
+        let [r, w, k, v, a, bb, s] = x.clone();
+        let (o, last) = delta_rule::reference::delta_rule(r, w, k, v, a, bb, s);
+        let grads = ((o.clone() * co.clone()).sum() + (last.clone() * cs.clone()).sum()).backward();
+        let expected = x.map(|x| x.grad(&grads).expect("gradient"));
+        for form in forms() {
+            let x = leaves();
+            let [r, w, k, v, a, bb, s] = x.clone();
+            let (o2, last2) = delta_rule(r, w, k, v, a, bb, Some(s), form);
+            let grads = ((o2.clone() * co.clone()).sum() + (last2.clone() * cs.clone()).sum()).backward();
+            assert!(difference(o2, o.clone()) < 1e-5, "{form:?} T={tokens} outputs");
+            assert!(difference(last2, last.clone()) < 1e-5, "{form:?} T={tokens} state");
+            for ((x, expected), name) in x.into_iter().zip(&expected).zip(["r", "logw", "k", "v", "a", "b", "s0"]) {
+                let d = difference(x.grad(&grads).expect("gradient"), expected.clone());
+                assert!(d < 2e-5, "{form:?} T={tokens} decay {strongest}: d{name} differs by {d:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn decayed_sum_equals_reference() {
+    let device = Device::flex().autodiff();
+    device.seed(8);
+    for (tokens, scalar, strongest) in [(1, false, 1.0), (7, true, 1.0), (65, false, 5.0), (65, true, 0.3), (130, false, 30.0)] {
+        let (b, h, key, value) = (2, 3, 16, 8);
+        let inputs = [
+            random([b, tokens, h, key], &device),
+            Tensor::random([b, tokens, h, if scalar { 1 } else { key }], Distribution::Uniform(-strongest, 0.0), &device),
+            random([b, tokens, h, key], &device),
+            random([b, tokens, h, value], &device),
+            random([b, h, key, value], &device),
+        ];
+        let (co, cs) = (random([b, tokens, h, value], &device), random([b, h, key, value], &device));
+        let leaves = || inputs.clone().map(|x| x.detach().require_grad());
+        let x = leaves();
+        let [q, w, k, v, s] = x.clone();
+        let (o, last) = decay::reference::decayed_sum(q, w, k, v, s);
+        let grads = ((o.clone() * co.clone()).sum() + (last.clone() * cs.clone()).sum()).backward();
+        let expected = x.map(|x| x.grad(&grads).expect("gradient"));
+        for form in forms() {
+            let x = leaves();
+            let [q, w, k, v, s] = x.clone();
+            let (o2, last2) = decayed_sum(q, w, k, v, Some(s), form);
+            let grads = ((o2.clone() * co.clone()).sum() + (last2.clone() * cs.clone()).sum()).backward();
+            assert!(difference(o2, o.clone()) < 1e-5, "{form:?} T={tokens} outputs");
+            assert!(difference(last2, last.clone()) < 1e-5, "{form:?} T={tokens} state");
+            for ((x, expected), name) in x.into_iter().zip(&expected).zip(["q", "logw", "k", "v", "s0"]) {
+                let d = difference(x.grad(&grads).expect("gradient"), expected.clone());
+                assert!(d < 2e-5, "{form:?} T={tokens} decay {strongest}: d{name} differs by {d:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_decay_and_infinite_decay() {
+    let device = Device::flex();
+    let (b, t, h, n) = (1, 40, 1, 4);
+    let x = |_| random([b, t, h, n], &device);
+    for log_decay in [0.0f32, -1e4] {
+        let w = Tensor::<4>::full([b, t, h, n], log_decay, &device);
+        let (q, k, v) = (x(0), x(1), x(2));
+        let s = random([b, h, n, n], &device);
+        let (o, _) = decayed_sum(q.clone(), w.clone(), k.clone(), v.clone(), Some(s.clone()), Form::Chunked(32));
+        let (o2, _) = decay::reference::decayed_sum(q, w, k, v, s);
+        let d = difference(o, o2);
+        assert!(d < 1e-5, "log decay {log_decay}: {d:e}");
+    }
+}
