@@ -1,1 +1,26 @@
-//! recast-models
+//! The models floor: what was trained is what is served, because both stand on this crate.
+//!
+//! [`mixers`] holds one file a mixer, [`families`] one file a kind of checkpoint, [`weights`] the
+//! file formats. [`model::Model`] joins them; [`convert`] makes a student of a teacher;
+//! [`export`] writes a Hugging Face folder. The conformance suite in `tests/conformance.rs` runs
+//! on every registered mixer, `tests/golden.rs` holds families and mixers to PyTorch.
+
+pub mod block;
+pub mod config;
+pub mod convert;
+mod error;
+pub mod export;
+pub mod families;
+pub mod mixers;
+pub mod model;
+pub mod param;
+pub mod random;
+pub mod rope;
+pub mod source;
+pub mod state;
+pub mod weights;
+
+pub use config::{MixerSpec, ModelConfig};
+pub use error::ModelError;
+pub use model::Model;
+pub use state::{LayerState, ModelState};

@@ -56,7 +56,8 @@ impl Array {
 /// Makes a tensor contiguous f32; operators compute in f32 whatever the storage.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     assert_eq!(tensor.dtype(), DType::F32, "recast operators take f32 tensors");
-    tensor.to_contiguous()
+    // A prefix or slice of a larger buffer is used where it lies; only real strides are copied.
+    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 
 pub(crate) fn view(tensor: &FlexTensor) -> View<'_> {

@@ -1,0 +1,169 @@
+//! The shape of a model, whatever file it came from.
+
+use crate::error::ModelError;
+use crate::rope::RopeConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Everything the code needs to know of a model; `raw` keeps the rest of config.json for export.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// `model_type` of the family that read it.
+    pub family: String,
+    /// Rows of the embedding.
+    pub vocabulary: usize,
+    /// Width of the residual stream (C).
+    pub hidden: usize,
+    /// Width inside the feed-forward.
+    pub intermediate: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Query heads (H).
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Channels of a head (N).
+    pub head_size: usize,
+    /// Epsilon of every RMSNorm.
+    pub norm_epsilon: f32,
+    /// Rotary embedding.
+    pub rope: RopeConfig,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Biases on q, k, v.
+    pub qkv_bias: bool,
+    /// Bias on the output projection of the mixer.
+    pub output_bias: bool,
+    /// Biases in the feed-forward.
+    pub mlp_bias: bool,
+    /// RMSNorm on each head of q and k.
+    pub qk_norm: bool,
+    /// Longest sequence that was trained.
+    pub max_positions: usize,
+    /// The mixer of each layer.
+    pub mixers: Vec<MixerSpec>,
+    /// config.json as read.
+    pub raw: Map<String, Value>,
+}
+
+/// A mixer's registered name and its options.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, schemars::JsonSchema)]
+pub struct MixerSpec {
+    /// Registered name.
+    pub kind: String,
+    /// The mixer's own options; absent ones take their defaults.
+    #[serde(flatten)]
+    pub options: Map<String, Value>,
+}
+
+impl MixerSpec {
+    /// A mixer with default options.
+    pub fn new(kind: &str) -> Self {
+        Self { kind: kind.into(), options: Map::new() }
+    }
+
+    /// Sets an option.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.options.insert(key.into(), value.into());
+        self
+    }
+}
+
+/// Typed access to config.json with errors that name the key.
+pub struct Keys<'a>(pub &'a Map<String, Value>);
+
+impl Keys<'_> {
+    /// A whole number that must be there and at least one.
+    ///
+    /// # Errors
+    /// When it is absent, not a number, zero or absurd.
+    pub fn size(&self, key: &str) -> Result<usize, ModelError> {
+        match self.optional_size(key)? {
+            Some(n) => Ok(n),
+            None => Err(ModelError::Config(format!("`{key}` is missing"))),
+        }
+    }
+
+    /// A whole number that may be absent or null.
+    ///
+    /// # Errors
+    /// When it is there and not a positive number below 2^31.
+    pub fn optional_size(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_u64() {
+                Some(n) if (1..1 << 31).contains(&n) => Ok(Some(n as usize)),
+                _ => Err(ModelError::Config(format!("`{key}` is {value}, expected a positive whole number"))),
+            },
+        }
+    }
+
+    /// A number, or `default` when absent or null.
+    ///
+    /// # Errors
+    /// When it is not a finite number.
+    pub fn number(&self, key: &str, default: f64) -> Result<f64, ModelError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => value
+                .as_f64()
+                .filter(|x| x.is_finite())
+                .ok_or_else(|| ModelError::Config(format!("`{key}` is {value}, expected a number"))),
+        }
+    }
+
+    /// A truth value, or `default` when absent or null.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            // Some RADLADS configs write 0 and 1.
+            Some(Value::Number(n)) if n.as_u64().is_some_and(|n| n < 2) => Ok(n.as_u64() == Some(1)),
+            Some(value) => Err(ModelError::Config(format!("`{key}` is {value}, expected true or false"))),
+        }
+    }
+
+    /// A string, if there.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(Value::as_str)
+    }
+}
+
+impl ModelConfig {
+    /// Columns of the mixer's inside (H * N), which need not be `hidden`.
+    pub fn mixer_width(&self) -> usize {
+        self.heads * self.head_size
+    }
+
+    /// Checks that the sizes fit together.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let fail = |message: String| Err(ModelError::Config(message));
+        if self.heads % self.kv_heads != 0 {
+            return fail(format!("{} heads cannot share {} key-value heads evenly", self.heads, self.kv_heads));
+        }
+        if self.head_size % 2 != 0 {
+            return fail(format!("head size {} is odd; rotary embedding needs pairs", self.head_size));
+        }
+        if self.mixers.len() != self.layers {
+            return fail(format!("{} mixers for {} layers", self.mixers.len(), self.layers));
+        }
+        Ok(())
+    }
+}
+
+/// The nearest known name, if any is near enough to be a slip.
+pub fn nearest(name: &str, known: &[String]) -> Option<String> {
+    known
+        .iter()
+        .map(|k| (strsim::normalized_damerau_levenshtein(name, k), k))
+        .filter(|(score, _)| *score > 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| k.clone())
+}

@@ -1,0 +1,85 @@
+//! What can go wrong between a folder on disk and a model in memory.
+
+use std::path::PathBuf;
+
+/// Errors of the models floor.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file could not be read or written as weights.
+    #[error(transparent)]
+    Weights(#[from] crate::weights::WeightsError),
+    /// A tokenizer or template could not be carried along.
+    #[error(transparent)]
+    Text(#[from] recast_text::TextError),
+    /// config.json misses a key, or a key has a value that this program cannot run.
+    #[error("config: {0}")]
+    Config(String),
+    /// No family reads this `model_type`.
+    #[error("model_type `{found}` is not known; expected one of {known}")]
+    Family {
+        /// What config.json says.
+        found: String,
+        /// The families there are.
+        known: String,
+    },
+    /// No mixer of that name is registered.
+    #[error("mixer `{found}` is not known{hint}; registered: {known}")]
+    Mixer {
+        /// The name asked for.
+        found: String,
+        /// ` (did you mean ...?)` or nothing.
+        hint: String,
+        /// All names.
+        known: String,
+    },
+    /// A mixer's options do not parse.
+    #[error("options of mixer `{mixer}`: {message}")]
+    MixerOptions {
+        /// The mixer.
+        mixer: String,
+        /// serde's message.
+        message: String,
+    },
+    /// A parameter is absent from the checkpoint.
+    #[error("tensor `{name}` is missing{hint}")]
+    Missing {
+        /// Full name.
+        name: String,
+        /// ` (nearest: ...)` or nothing.
+        hint: String,
+    },
+    /// A parameter has another shape than the config implies.
+    #[error("tensor `{name}` has shape {found:?}, the config asks for {expected:?}")]
+    Shape {
+        /// Full name.
+        name: String,
+        /// Shape in the file.
+        found: Vec<usize>,
+        /// Shape wanted.
+        expected: Vec<usize>,
+    },
+    /// A parameter holds NaN or infinity.
+    #[error("tensor `{name}` holds a value that is not finite")]
+    NotFinite {
+        /// Full name.
+        name: String,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {id} at position {position} is outside the vocabulary of {vocabulary}")]
+    Token {
+        /// The id.
+        id: u32,
+        /// Where it stands.
+        position: usize,
+        /// Number of rows of the embedding.
+        vocabulary: usize,
+    },
+    /// A file operation failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+}

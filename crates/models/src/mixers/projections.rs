@@ -1,0 +1,102 @@
+//! The teacher's q, k, v, o projections, which every mixer here starts from.
+
+use super::LayerContext;
+use crate::block::Linear;
+use crate::error::ModelError;
+use crate::param::{Named, Param};
+use crate::source::{Builder, Init};
+use burn::tensor::Tensor;
+use recast_ops::rms_norm::rms_norm;
+use recast_ops::rope::rope;
+
+/// Query, key, value and output projections with optional biases and q/k norms.
+pub struct Projections {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    norms: Option<(Param<1>, Param<1>)>,
+    layer: LayerContext,
+}
+
+impl Projections {
+    /// Reads `q_proj`, `k_proj`, `v_proj`, `o_proj` and the norms.
+    ///
+    /// # Errors
+    /// When one is missing or misshapen.
+    pub fn build(layer: &LayerContext, builder: &Builder<'_>) -> Result<Self, ModelError> {
+        let (c, width, kv) = (layer.hidden, layer.width(), layer.kv_heads * layer.head_size);
+        let linear = |name, input, output, bias| Linear::build(&builder.child(name), input, output, bias);
+        let norm = |name| builder.child(name).param("weight", [layer.head_size], Init::Constant(1.0));
+        Ok(Self {
+            q: linear("q_proj", c, width, layer.qkv_bias)?,
+            k: linear("k_proj", c, kv, layer.qkv_bias)?,
+            v: linear("v_proj", c, kv, layer.qkv_bias)?,
+            o: linear("o_proj", width, c, layer.output_bias)?,
+            norms: if layer.qk_norm { Some((norm("q_norm")?, norm("k_norm")?)) } else { None },
+            layer: layer.clone(),
+        })
+    }
+
+    /// Names and handles.
+    pub fn parameters(&self) -> Vec<Named> {
+        let mut out = Vec::new();
+        for (name, linear) in [("q_proj", &self.q), ("k_proj", &self.k), ("v_proj", &self.v), ("o_proj", &self.o)] {
+            out.extend(linear.parameters(name));
+        }
+        if let Some((q, k)) = &self.norms {
+            out.push(("q_norm.weight".into(), q.handle()));
+            out.push(("k_norm.weight".into(), k.handle()));
+        }
+        out
+    }
+
+    /// Queries `[B, T, H, N]` of `x` `[B, T, C]`: projected, with bias, normed.
+    pub fn queries(&self, x: Tensor<3>) -> Tensor<4> {
+        let [b, t, _] = x.dims();
+        let q = self.q.forward(x).reshape([b, t, self.layer.heads, self.layer.head_size]);
+        match &self.norms {
+            Some((norm, _)) => rms_norm(q, norm.value(), self.layer.norm_epsilon),
+            None => q,
+        }
+    }
+
+    /// Keys `[B, T, G, N]` at key-value head size: projected, with bias, normed.
+    pub fn keys(&self, x: Tensor<3>) -> Tensor<4> {
+        let [b, t, _] = x.dims();
+        let k = self.k.forward(x).reshape([b, t, self.layer.kv_heads, self.layer.head_size]);
+        match &self.norms {
+            Some((_, norm)) => rms_norm(k, norm.value(), self.layer.norm_epsilon),
+            None => k,
+        }
+    }
+
+    /// Values `[B, T, G, N]` at key-value head size.
+    pub fn values(&self, x: Tensor<3>) -> Tensor<4> {
+        let [b, t, _] = x.dims();
+        self.v.forward(x).reshape([b, t, self.layer.kv_heads, self.layer.head_size])
+    }
+
+    /// Rotates q or k by their positions.
+    pub fn rotate(&self, x: Tensor<4>, position: usize) -> Tensor<4> {
+        let table = self.layer.rope.table(position + x.dims()[1]);
+        rope(x, &table, position)
+    }
+
+    /// Repeats each key-value head for the consecutive query heads that share it:
+    /// `[B, T, G, N]` to `[B, T, H, N]`.
+    pub fn repeat(&self, x: Tensor<4>) -> Tensor<4> {
+        let [b, t, g, n] = x.dims();
+        let repeats = self.layer.heads / g;
+        if repeats == 1 {
+            return x;
+        }
+        x.reshape([b, t, g, 1, n]).repeat_dim(3, repeats).reshape([b, t, g * repeats, n])
+    }
+
+    /// Output projection of `[B, T, H, N]`.
+    pub fn output(&self, y: Tensor<4>) -> Tensor<3> {
+        let [b, t, h, n] = y.dims();
+        self.o.forward(y.reshape([b, t, h * n]))
+    }
+}

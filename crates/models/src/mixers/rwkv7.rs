@@ -1,0 +1,241 @@
+//! RAD-RWKV7 ("RADGoose"): the delta rule with vector decay (RADLADS eqs. 15-32, notes 2.3).
+
+use super::rwkv6::{Gate, channels, forget, output_norm, output_norm_epsilon, product};
+use super::{Call, Kind, LayerContext, Mixer, Projections};
+use crate::error::ModelError;
+use crate::param::{Named, Param};
+use crate::source::{Builder, Init};
+use burn::tensor::Tensor;
+use burn::tensor::activation::sigmoid;
+use recast_ops::delta_rule::{Form, delta_rule, delta_rule_outputs};
+use recast_ops::group_norm::group_norm;
+use recast_ops::key_norm::key_norm;
+use serde::{Deserialize, Serialize};
+
+/// exp(-1/2): the strongest log decay of a token.
+const DECAY_RANGE: f32 = 0.606_530_66;
+
+/// Options of [`Rwkv7`]; the defaults are the paper's variant.
+#[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Scale keys by 1 - w + a (paper); otherwise `k_k` and `k_a` as in stock RWKV-7.
+    pub balance_state: bool,
+    /// Normalise each head's output (the configuration shipped since May 2025).
+    pub group_norm: bool,
+    /// Rotary embedding on r and k.
+    pub rope: bool,
+    /// 0 none, 1 dense, 2 low rank.
+    pub gate: u8,
+    /// Mix the values of layer 0 into every later layer.
+    pub value_residual: bool,
+    /// Initial v0: 1.0 as published mixes in 73 % of layer 0's values from the start; about -4 is
+    /// neutral (notes 2.5).
+    pub value_residual_start: f32,
+    /// Stop the gradient of later layers into layer 0's values (a deviation from the reference).
+    pub detach_first_value: bool,
+    /// Rank of the decay.
+    pub rank_decay: Option<usize>,
+    /// Rank of the in-context learning rate.
+    pub rank_iclr: Option<usize>,
+    /// Rank of the value residual.
+    pub rank_value_residual: Option<usize>,
+    /// Rank of the gate (type 2).
+    pub rank_gate: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            balance_state: true,
+            group_norm: false,
+            rope: true,
+            gate: 2,
+            value_residual: true,
+            value_residual_start: 1.0,
+            detach_first_value: false,
+            rank_decay: None,
+            rank_iclr: None,
+            rank_value_residual: None,
+            rank_gate: None,
+        }
+    }
+}
+
+/// A bias with a low-rank correction, `base + f(x m1) m2`.
+struct LowRank {
+    base: Param<1>,
+    m1: Param<2>,
+    m2: Param<2>,
+}
+
+impl LowRank {
+    fn build(letter: char, c: usize, rank: usize, width: usize, base: Init, builder: &Builder<'_>) -> Result<Self, ModelError> {
+        Ok(Self {
+            base: builder.param_stored(&format!("{letter}0"), [width], &[1, 1, width], base)?,
+            m1: builder.param(&format!("{letter}1"), [c, rank], Init::Constant(0.0))?,
+            m2: builder.param(&format!("{letter}2"), [rank, width], Init::Orthogonal(0.1))?,
+        })
+    }
+
+    fn parameters(&self, letter: char) -> Vec<Named> {
+        [self.base.handle(), self.m1.handle(), self.m2.handle()]
+            .into_iter()
+            .enumerate()
+            .map(|(i, handle)| (format!("{letter}{i}"), handle))
+            .collect()
+    }
+
+    fn forward(&self, x: Tensor<3>, inner: impl Fn(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+        channels(&self.base) + product(inner(product(x, &self.m1)), &self.m2)
+    }
+}
+
+/// RAD-RWKV7.
+pub struct Rwkv7 {
+    projections: Projections,
+    decay: LowRank,
+    iclr: LowRank,
+    value: Option<LowRank>,
+    gate: Gate,
+    k_k: Param<1>,
+    k_a: Param<1>,
+    /// Allocated by the reference for a bonus that RADLADS does not use.
+    r_k: Param<2>,
+    ln_x: Option<(Param<1>, Param<1>)>,
+    options: Options,
+    layer: LayerContext,
+}
+
+impl Kind for Rwkv7 {
+    const NAME: &'static str = "rwkv7";
+    const ABOUT: &'static str = "RAD-RWKV7: delta rule with vector decay, value residual, rotary embedding (RADLADS)";
+    const CONSTANT_STATE: bool = true;
+    type Options = Options;
+
+    fn resolve(options: &mut Options, layer: &LayerContext) {
+        options.rank_decay.get_or_insert(layer.rank(0.5, 1.8));
+        options.rank_iclr.get_or_insert(layer.rank(0.5, 1.8));
+        options.rank_value_residual.get_or_insert(layer.rank(0.5, 1.3));
+        options.rank_gate.get_or_insert(layer.rank(0.8, 0.6));
+    }
+
+    fn build(options: &Options, layer: &LayerContext, builder: &Builder<'_>) -> Result<Self, ModelError> {
+        let mut options = options.clone();
+        Self::resolve(&mut options, layer);
+        let (c, width) = (layer.hidden, layer.width());
+        let exponent = 0.85 + layer.depth().sqrt();
+        let decay = (0..width)
+            .map(|n| (-7.0 + 5.0 * (n as f64 / (width - 1).max(1) as f64).powf(exponent) + 0.5) as f32)
+            .collect();
+        let low_rank = |letter, rank: Option<usize>, base| LowRank::build(letter, c, rank.unwrap_or(1), width, base, builder);
+        let channel = |name: &str, value| builder.param_stored(name, [width], &[1, 1, width], Init::Constant(value));
+        // Layer 0 has no residual; released files may hold garbage under its names.
+        let value = if options.value_residual && layer.index > 0 {
+            Some(low_rank('v', options.rank_value_residual, Init::Constant(options.value_residual_start))?)
+        } else {
+            None
+        };
+        Ok(Self {
+            projections: Projections::build(layer, builder)?,
+            decay: low_rank('w', options.rank_decay, Init::Values(decay))?,
+            iclr: low_rank('a', options.rank_iclr, Init::Constant(0.0))?,
+            value,
+            gate: Gate::build(options.gate, options.rank_gate, layer, builder)?,
+            k_k: channel("k_k", 0.85)?,
+            k_a: channel("k_a", 1.0)?,
+            r_k: builder.param("r_k", [layer.heads, layer.head_size], Init::Constant(0.0))?,
+            ln_x: output_norm(options.group_norm, layer, builder)?,
+            options,
+            layer: layer.clone(),
+        })
+    }
+}
+
+impl Mixer for Rwkv7 {
+    fn parameters(&self) -> Vec<Named> {
+        let mut out = self.projections.parameters();
+        out.extend(self.decay.parameters('w'));
+        out.extend(self.iclr.parameters('a'));
+        if let Some(value) = &self.value {
+            out.extend(value.parameters('v'));
+        }
+        out.extend(self.gate.parameters());
+        out.push(("k_k".into(), self.k_k.handle()));
+        out.push(("k_a".into(), self.k_a.handle()));
+        out.push(("r_k".into(), self.r_k.handle()));
+        if let Some((weight, bias)) = &self.ln_x {
+            out.push(("ln_x.weight".into(), weight.handle()));
+            out.push(("ln_x.bias".into(), bias.handle()));
+        }
+        out
+    }
+
+    fn forward(&self, call: Call<'_>) -> Tensor<3> {
+        let p = &self.projections;
+        let x = call.x;
+        let [batch, tokens, _] = x.dims();
+        let (h, n) = (self.layer.heads, self.layer.head_size);
+        let heads = |x: Tensor<3>| x.reshape([batch, tokens, h, n]);
+
+        let mut r = p.queries(x.clone());
+        let mut k = p.keys(x.clone());
+        let mut v = p.repeat(p.values(x.clone()));
+        if self.options.rope {
+            r = p.rotate(r, call.position);
+            k = p.rotate(k, call.position);
+        }
+        let k = p.repeat(k);
+
+        let mut logw = heads(sigmoid(self.decay.forward(x.clone(), Tensor::tanh)).mul_scalar(-DECAY_RANGE));
+        let iclr = heads(sigmoid(self.iclr.forward(x.clone(), |x| x)));
+        match (&self.value, &call.shared.first_value) {
+            (Some(value), Some(first)) => {
+                let mix = heads(sigmoid(value.forward(x.clone(), |x| x)));
+                v = v.clone() + (first.clone() - v) * mix;
+            }
+            // The first layer that has values hands them on.
+            (_, None) if self.options.value_residual => {
+                call.shared.first_value =
+                    Some(if self.options.detach_first_value { v.clone().detach() } else { v.clone() });
+            }
+            _ => {}
+        }
+        let per_head = |param: &Param<1>| param.value().reshape([1, 1, h, n]);
+        let (kap, k) = if self.options.balance_state {
+            let scale = logw.clone().exp().neg() + iclr.clone().add_scalar(1.0);
+            (key_norm(k.clone()), k * scale)
+        } else {
+            let scale = (iclr.clone().sub_scalar(1.0) * per_head(&self.k_a)).add_scalar(1.0);
+            (key_norm(k.clone() * per_head(&self.k_k)), k * scale)
+        };
+        let mut a = kap.clone().neg();
+        let b = kap * iclr;
+        if let Some(documents) = call.documents.filter(|d| d.any()) {
+            let starts = documents.start_mask(&x.device().inner());
+            a = a * starts.clone().neg().add_scalar(1.0);
+            logw = forget(logw, starts);
+        }
+        let mut y = match call.state {
+            None => delta_rule_outputs(r, logw, k, v, a, b, None, Form::Auto),
+            Some(state) => {
+                let (y, last) = delta_rule(r, logw, k, v, a, b, state.parts.first().cloned(), Form::Auto);
+                state.parts = vec![last];
+                state.length += tokens;
+                y
+            }
+        };
+        y = match &self.ln_x {
+            Some((weight, bias)) => group_norm(y, weight.value(), bias.value(), output_norm_epsilon(&self.layer)),
+            None => y.mul_scalar((n as f32).powf(-0.5)),
+        };
+        if let Some(gate) = self.gate.forward(x) {
+            y = y * heads(gate);
+        }
+        p.output(y)
+    }
+
+    fn state_bytes(&self, _: usize) -> usize {
+        self.layer.width() * self.layer.head_size * size_of::<f32>()
+    }
+}

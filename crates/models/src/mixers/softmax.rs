@@ -1,0 +1,109 @@
+//! Softmax attention: the teacher's mixer, and the layers that a hybrid keeps.
+
+use super::{Call, Kind, LayerContext, Mixer, Projections};
+use crate::error::ModelError;
+use crate::param::Named;
+use crate::source::Builder;
+use crate::state::LayerState;
+use burn::tensor::Tensor;
+use recast_ops::attention::{Mask, attention};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Options of [`Softmax`].
+#[derive(Clone, Debug, Default, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Sliding window in tokens, the current one included; none sees everything.
+    pub window: Option<usize>,
+    /// Leave out rotary embedding (NoPE; hybrids extrapolate better with it).
+    pub no_rope: bool,
+}
+
+/// Causal softmax attention with grouped queries.
+pub struct Softmax {
+    projections: Projections,
+    options: Options,
+    layer: LayerContext,
+}
+
+impl Kind for Softmax {
+    const NAME: &'static str = "softmax";
+    const ABOUT: &'static str = "causal softmax attention: grouped queries, rotary embedding, optional window";
+    const CONSTANT_STATE: bool = false;
+    type Options = Options;
+
+    fn resolve(_: &mut Options, _: &LayerContext) {}
+
+    fn build(options: &Options, layer: &LayerContext, builder: &Builder<'_>) -> Result<Self, ModelError> {
+        if options.window == Some(0) {
+            return Err(ModelError::MixerOptions { mixer: Self::NAME.into(), message: "window is 0, expected at least 1".into() });
+        }
+        Ok(Self { projections: Projections::build(layer, builder)?, options: options.clone(), layer: layer.clone() })
+    }
+}
+
+impl Mixer for Softmax {
+    fn parameters(&self) -> Vec<Named> {
+        self.projections.parameters()
+    }
+
+    fn forward(&self, call: Call<'_>) -> Tensor<3> {
+        let p = &self.projections;
+        let mut q = p.queries(call.x.clone());
+        let mut k = p.keys(call.x.clone());
+        let mut v = p.values(call.x);
+        if !self.options.no_rope {
+            q = p.rotate(q, call.position);
+            k = p.rotate(k, call.position);
+        }
+        let mut past = 0;
+        if let Some(state) = call.state {
+            past = state.length;
+            (k, v) = append(state, k, v);
+        }
+        let first_visible = call
+            .documents
+            .filter(|d| d.any())
+            .map(|d| Arc::from(d.first_visible(past)));
+        let mask = Mask { causal: true, window: self.options.window, first_visible };
+        p.output(attention(q, k, v, mask))
+    }
+
+    fn state_bytes(&self, tokens: usize) -> usize {
+        let kept = self.options.window.map_or(tokens, |w| tokens.min(w));
+        2 * kept * self.layer.kv_heads * self.layer.head_size * size_of::<f32>()
+    }
+}
+
+/// Appends keys and values to the cache, whose buffers double when full, and returns all of them.
+fn append(state: &mut LayerState, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+    let [b, new, g, n] = k.dims();
+    let length = state.length + new;
+    let capacity = state.parts.first().map_or(0, |part| part.dims()[1]);
+    if capacity < length {
+        let room = length.next_power_of_two().max(32);
+        let grow = |old: Option<Tensor<4>>| {
+            let fresh = Tensor::zeros([b, room, g, n], &k.device());
+            match old {
+                Some(old) if state.length > 0 => {
+                    fresh.slice_assign([0..b, 0..state.length], old.narrow(1, 0, state.length))
+                }
+                _ => fresh,
+            }
+        };
+        let mut old = std::mem::take(&mut state.parts).into_iter();
+        state.parts = vec![grow(old.next()), grow(old.next())];
+    }
+    // Taken out of the state so that the write happens in place.
+    let mut parts = std::mem::take(&mut state.parts).into_iter();
+    let mut put = |new_rows: Tensor<4>| {
+        let buffer = parts.next().expect("a softmax state has keys and values");
+        buffer.slice_assign([0..b, state.length..length], new_rows)
+    };
+    let (keys, values) = (put(k), put(v));
+    state.length = length;
+    let seen = (keys.clone().narrow(1, 0, length), values.clone().narrow(1, 0, length));
+    state.parts = vec![keys, values];
+    seen
+}

@@ -1,0 +1,195 @@
+//! Where parameters come from: a checkpoint, another model, or an initial value.
+
+use crate::error::ModelError;
+use crate::param::{Named, Param};
+use crate::random::Random;
+use crate::weights::Checkpoint;
+use burn::tensor::{Device, Tensor, TensorData};
+use std::collections::HashMap;
+
+/// Tensors by full checkpoint name.
+pub trait Source: Sync {
+    /// Shape, if the tensor is there.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+    /// Its elements as f32, row-major.
+    ///
+    /// # Errors
+    /// When the bytes cannot be read as numbers.
+    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+    /// All names, for messages.
+    fn names(&self) -> Vec<String>;
+}
+
+/// The tensors of an opened checkpoint.
+pub struct FromCheckpoint<'a>(pub &'a dyn Checkpoint);
+
+impl Source for FromCheckpoint<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.info(name).map(|info| info.shape)
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        Ok(self.0.read_f32(name)?)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.infos().into_iter().map(|info| info.name).collect()
+    }
+}
+
+/// The parameters of a model in memory (copied on reading), or none at all.
+#[derive(Default)]
+pub struct FromParams(HashMap<String, crate::param::Handle>);
+
+impl FromParams {
+    /// Reads from these.
+    pub fn new(params: Vec<Named>) -> Self {
+        Self(params.into_iter().collect())
+    }
+}
+
+impl Source for FromParams {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.get(name).map(|p| p.stored_shape().to_vec())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        match self.0.get(name) {
+            Some(p) => Ok(p.read()),
+            None => Err(ModelError::Missing { name: name.into(), hint: String::new() }),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+}
+
+/// Initial value of a parameter that the source does not have.
+#[derive(Clone, Debug)]
+pub enum Init {
+    /// Every element this.
+    Constant(f32),
+    /// Uniform in (-x, x).
+    Uniform(f32),
+    /// Normal with this standard deviation.
+    Normal(f32),
+    /// Orthogonal with this gain (last two dimensions; leading ones are separate matrices).
+    Orthogonal(f32),
+    /// These very values.
+    Values(Vec<f32>),
+}
+
+impl Init {
+    fn values(self, shape: &[usize], seed: u64, name: &str) -> Vec<f32> {
+        let count = shape.iter().product();
+        let mut random = Random::new(seed, name);
+        match self {
+            Init::Constant(x) => vec![x; count],
+            Init::Uniform(x) => (0..count).map(|_| ((2.0 * random.uniform() - 1.0) * f64::from(x)) as f32).collect(),
+            Init::Normal(x) => (0..count).map(|_| (random.normal() * f64::from(x)) as f32).collect(),
+            Init::Orthogonal(x) => {
+                let (rows, columns) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+                let matrices = count / (rows * columns).max(1);
+                (0..matrices).flat_map(|_| random.orthogonal(rows, columns, f64::from(x))).collect()
+            }
+            Init::Values(values) => values,
+        }
+    }
+}
+
+/// What to do about a parameter that the source lacks.
+#[derive(Clone, Copy, Debug)]
+pub enum Missing {
+    /// An error: the checkpoint must be whole.
+    Refuse,
+    /// Its initial value: conversion, and training from scratch.
+    Initialise {
+        /// Seed of the random ones.
+        seed: u64,
+    },
+}
+
+/// Hands out parameters under a name prefix.
+#[derive(Clone)]
+pub struct Builder<'a> {
+    source: &'a dyn Source,
+    missing: Missing,
+    device: Device,
+    prefix: String,
+}
+
+impl<'a> Builder<'a> {
+    /// Parameters of the whole model.
+    pub fn new(source: &'a dyn Source, missing: Missing, device: Device) -> Self {
+        Self { source, missing, device, prefix: String::new() }
+    }
+
+    /// Names below `name.`.
+    pub fn child(&self, name: impl std::fmt::Display) -> Self {
+        Self { prefix: format!("{}{name}.", self.prefix), ..self.clone() }
+    }
+
+    /// Whether the source has a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.source.shape(&format!("{}{name}", self.prefix)).is_some()
+    }
+
+    /// Shape of a tensor in the source.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.source.shape(&format!("{}{name}", self.prefix))
+    }
+
+    /// Where the parameters live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A parameter stored under its own shape.
+    ///
+    /// # Errors
+    /// When it is missing and must not be, or its shape or values are wrong.
+    pub fn param<const D: usize>(&self, name: &str, shape: [usize; D], init: Init) -> Result<Param<D>, ModelError> {
+        self.param_stored(name, shape, &shape, init)
+    }
+
+    /// A parameter whose stored shape has extra ones.
+    ///
+    /// # Errors
+    /// As [`Builder::param`].
+    pub fn param_stored<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        stored: &[usize],
+        init: Init,
+    ) -> Result<Param<D>, ModelError> {
+        let full = format!("{}{name}", self.prefix);
+        let values = match self.source.shape(&full) {
+            Some(found) => {
+                if squeezed(&found) != squeezed(stored) {
+                    return Err(ModelError::Shape { name: full, found, expected: stored.to_vec() });
+                }
+                let values = self.source.read(&full)?;
+                if !values.iter().all(|x| x.is_finite()) {
+                    return Err(ModelError::NotFinite { name: full });
+                }
+                values
+            }
+            None => match self.missing {
+                Missing::Initialise { seed } => init.values(&shape, seed, &full),
+                Missing::Refuse => {
+                    let hint = crate::config::nearest(&full, &self.source.names())
+                        .map_or_else(String::new, |n| format!(" (nearest: `{n}`)"));
+                    return Err(ModelError::Missing { name: full, hint });
+                }
+            },
+        };
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &self.device);
+        Ok(Param::new(tensor, stored.to_vec()))
+    }
+}
+
+fn squeezed(shape: &[usize]) -> Vec<usize> {
+    shape.iter().copied().filter(|&n| n != 1).collect()
+}
