@@ -1,1 +1,3 @@
-//! recast-models
+//! recast-models: the models that are trained, served and evaluated.
+
+pub mod weights;
