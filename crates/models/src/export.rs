@@ -4,7 +4,8 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::families::{radlads, recast};
 use crate::model::Model;
-use crate::weights::{Dtype, ModelWriter, NamedTensor};
+use crate::param::Handle;
+use crate::weights::{Checkpoint, Dtype, ModelWriter, NamedTensor};
 use recast_text::Tokenizer;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -35,19 +36,29 @@ pub fn config_json(config: &ModelConfig) -> Map<String, Value> {
     radlads::write(config).unwrap_or_else(|| recast::write(config))
 }
 
-/// Writes `model` into the folder `path`, atomically. Tensors are stored as `dtype`.
+/// How tensors are stored.
+#[derive(Clone, Copy, Default)]
+pub struct Storage<'a> {
+    /// Type of the tensors that differ from `original`.
+    pub dtype: Option<Dtype>,
+    /// Checkpoint the model came from: tensors that still hold its values keep its very bytes.
+    pub original: Option<&'a dyn Checkpoint>,
+}
+
+/// Writes `model` into the folder `path`, atomically.
 ///
 /// # Errors
 /// When the disk refuses, or a value is not finite.
 pub fn save(
     model: &Model,
     path: &Path,
-    dtype: Dtype,
+    storage: Storage<'_>,
     tokenizer: Option<&Tokenizer>,
     provenance: Option<&Provenance>,
+    card: Option<&str>,
 ) -> Result<(), ModelError> {
+    let dtype = storage.dtype.unwrap_or(Dtype::F32);
     let mut config = config_json(&model.config);
-    // Both spellings: transformers 4 reads the first, 5 the second.
     let name = match dtype {
         Dtype::BF16 => "bfloat16",
         Dtype::F16 => "float16",
@@ -59,15 +70,33 @@ pub fn save(
         config.insert("recast".into(), json!(provenance));
     }
     let params = model.parameters();
-    let tensors: Vec<NamedTensor<'_>> = params
-        .iter()
-        .map(|(name, param)| NamedTensor::lazy(name, param.stored_shape(), dtype, move || Ok(param.read())))
-        .collect();
-    let mut writer = ModelWriter::new(path)?;
-    writer.file("config.json", &serde_json::to_vec_pretty(&config).unwrap_or_default())?;
-    if let Some(tokenizer) = tokenizer {
-        tokenizer.save(writer.folder())?;
+    let mut writer = ModelWriter::create(path)?;
+    writer.write_json("config.json", &Value::Object(config))?;
+    if let Some(card) = card {
+        writer.write_bytes("README.md", card.as_bytes())?;
     }
-    writer.write(tensors)?;
+    if let Some(tokenizer) = tokenizer {
+        let io = |source| ModelError::Io { path: path.to_owned(), source };
+        let folder = tempfile::tempdir().map_err(io)?;
+        tokenizer.save(folder.path())?;
+        for entry in std::fs::read_dir(folder.path()).map_err(io)? {
+            writer.copy_file(&entry.map_err(io)?.path())?;
+        }
+    }
+    for (name, param) in &params {
+        writer.add(untouched(storage.original, name, param).unwrap_or_else(|| {
+            NamedTensor::lazy(name, param.stored_shape(), dtype, move || Ok(param.read()))
+        }));
+    }
+    writer.finish()?;
     Ok(())
+}
+
+/// The original's bytes, when the parameter still has its values.
+fn untouched<'a>(original: Option<&'a dyn Checkpoint>, name: &str, param: &Handle) -> Option<NamedTensor<'a>> {
+    let original = original?;
+    let (dtype, bytes) = original.raw(name)?;
+    let shape = original.info(name)?.shape;
+    let same = original.read_f32(name).ok()? == param.read();
+    same.then(|| NamedTensor::raw(name, &shape, dtype, bytes))
 }

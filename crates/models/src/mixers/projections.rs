@@ -80,7 +80,7 @@ impl Projections {
     /// Rotates q or k by their positions.
     pub fn rotate(&self, x: Tensor<4>, position: usize) -> Tensor<4> {
         let table = self.layer.rope.table(position + x.dims()[1]);
-        rope(x, &table, position)
+        rope(x, &table, position, None)
     }
 
     /// Repeats each key-value head for the consecutive query heads that share it:
