@@ -98,7 +98,11 @@ fn byte_level_shape(pre: &str) -> Option<ByteLevelShape> {
         // "default" is what a converter writes when it knows no better; GPT-2's own splitting is
         // what byte-level BPE means without further word.
         "default" | "gpt-2" | "gpt2" | "mpt" | "olmo" | "phi-2" | "jais" => shape(byte_level(true)),
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
+        // SmolLM2's published tokenizer.json splits off every digit first. Its vocabulary joins no
+        // digits anyway; without that step, blanks before a digit and numerals such as a half sign
+        // come out as in the reference ids of the GGUF file.
+        "smollm" => shape(byte_level(true)),
+        "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
             shape(super::digits_then_bytes())
         }
         "qwen2" | "deepseek-r1-qwen" | "megrez" | "stablelm2" => ByteLevelShape {
@@ -337,10 +341,25 @@ mod tests {
             let vocab = GgufVocab { pre: Some(pre.into()), ..vocab.clone() };
             Tokenizer::from_gguf(vocab).unwrap().encode("123123", false).unwrap().len()
         };
-        assert_eq!(count("smollm"), 6);
+        assert_eq!(count("starcoder"), 6);
         assert_eq!(count("qwen2"), 6);
         assert_eq!(count("llama-bpe"), 2);
         assert_eq!(count("gpt-2"), 2);
+        assert_eq!(count("smollm"), 2);
+    }
+
+    #[test]
+    fn blanks_before_a_digit_follow_the_reference() {
+        let mut vocab = bytes_vocab();
+        vocab.tokens.push("\u{120}\u{120}".into());
+        vocab.merges = Some(vec!["\u{120} \u{120}".into()]);
+        vocab.token_types = None;
+        let count = |pre: &str| {
+            let vocab = GgufVocab { pre: Some(pre.into()), ..vocab.clone() };
+            Tokenizer::from_gguf(vocab).unwrap().encode("a  2", false).unwrap().len()
+        };
+        // "a", " ", " ", "2" against "a", "  ", "2".
+        assert_eq!((count("smollm"), count("starcoder")), (4, 3));
     }
 
     /// A SentencePiece vocabulary: unk, bos, eos, 256 bytes, then scored pieces.
