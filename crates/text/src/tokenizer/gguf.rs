@@ -55,9 +55,33 @@ const MAX_TOKEN_BYTES: usize = 4096;
 
 /// Names of `tokenizer.ggml.pre` that [`super::Tokenizer::from_gguf`] understands.
 pub const KNOWN_PRE_TOKENIZERS: &[&str] = &[
-    "codeshell", "command-r", "dbrx", "deepseek-r1-qwen", "default", "exaone", "falcon3", "gpt-2",
-    "gpt2", "jais", "lfm2", "llama-bpe", "llama-v3", "llama3", "megrez", "mpt", "olmo", "phi-2",
-    "pixtral", "qwen2", "qwen35", "refact", "smaug-bpe", "smollm", "stablelm2", "starcoder", "tekken",
+    "codeshell",
+    "command-r",
+    "dbrx",
+    "deepseek-r1-qwen",
+    "default",
+    "exaone",
+    "falcon3",
+    "gpt-2",
+    "gpt2",
+    "jais",
+    "lfm2",
+    "llama-bpe",
+    "llama-v3",
+    "llama3",
+    "megrez",
+    "mpt",
+    "olmo",
+    "phi-2",
+    "pixtral",
+    "qwen2",
+    "qwen35",
+    "refact",
+    "smaug-bpe",
+    "smollm",
+    "stablelm2",
+    "starcoder",
+    "tekken",
 ];
 
 const LLAMA3_REGEX: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -136,21 +160,30 @@ fn problem(text: impl Into<String>) -> TextError {
 fn check(vocab: &GgufVocab) -> Result<HashMap<&str, u32>> {
     let count = vocab.tokens.len();
     if count == 0 || u32::try_from(count).is_err() {
-        return Err(problem(format!("expected between 1 and 2^32-1 tokens, found {count}")));
+        return Err(problem(format!(
+            "expected between 1 and 2^32-1 tokens, found {count}"
+        )));
     }
     for (name, length) in [
         ("scores", vocab.scores.as_ref().map(Vec::len)),
         ("token types", vocab.token_types.as_ref().map(Vec::len)),
     ] {
         if let Some(length) = length.filter(|length| *length != count) {
-            return Err(problem(format!("expected {count} {name}, one a token, found {length}")));
+            return Err(problem(format!(
+                "expected {count} {name}, one a token, found {length}"
+            )));
         }
     }
-    for (name, id) in
-        [("bos", vocab.bos), ("eos", vocab.eos), ("unknown", vocab.unknown), ("padding", vocab.pad)]
-    {
+    for (name, id) in [
+        ("bos", vocab.bos),
+        ("eos", vocab.eos),
+        ("unknown", vocab.unknown),
+        ("padding", vocab.pad),
+    ] {
         if let Some(id) = id.filter(|id| *id as usize >= count) {
-            return Err(problem(format!("the {name} token is {id}, but there are {count} tokens")));
+            return Err(problem(format!(
+                "the {name} token is {id}, but there are {count} tokens"
+            )));
         }
     }
     let mut ids = HashMap::with_capacity(count);
@@ -162,7 +195,9 @@ fn check(vocab: &GgufVocab) -> Result<HashMap<&str, u32>> {
             )));
         }
         if let Some(first) = ids.insert(token.as_str(), id) {
-            return Err(problem(format!("tokens {first} and {id} are both {token:?}; expected unique tokens")));
+            return Err(problem(format!(
+                "tokens {first} and {id} are both {token:?}; expected unique tokens"
+            )));
         }
     }
     Ok(ids)
@@ -226,11 +261,15 @@ fn byte_level_json(vocab: &GgufVocab, ids: &HashMap<&str, u32>) -> Result<(Value
             .split_once(' ')
             .filter(|(left, right)| !left.is_empty() && !right.is_empty() && !right.contains(' '));
         let (left, right) = pair.ok_or_else(|| {
-            problem(format!("merge {rank} is {line:?}; expected two tokens with one space between"))
+            problem(format!(
+                "merge {rank} is {line:?}; expected two tokens with one space between"
+            ))
         })?;
         for part in [left, right, &format!("{left}{right}")] {
             if !ids.contains_key(part) {
-                return Err(problem(format!("merge {rank} ({line:?}) names {part:?}, which is not a token")));
+                return Err(problem(format!(
+                    "merge {rank} ({line:?}) names {part:?}, which is not a token"
+                )));
             }
         }
         merges.push(json!([left, right]));
@@ -252,7 +291,11 @@ fn byte_level_json(vocab: &GgufVocab, ids: &HashMap<&str, u32>) -> Result<(Value
 
 fn ids_by_token(vocab: &GgufVocab) -> Value {
     let pairs = (0u32..).zip(&vocab.tokens);
-    Value::Object(pairs.map(|(id, token)| (token.clone(), Value::from(id))).collect())
+    Value::Object(
+        pairs
+            .map(|(id, token)| (token.clone(), Value::from(id)))
+            .collect(),
+    )
 }
 
 fn sentence_piece_json(vocab: &GgufVocab, ids: &HashMap<&str, u32>) -> Result<(Value, bool)> {
@@ -260,7 +303,10 @@ fn sentence_piece_json(vocab: &GgufVocab, ids: &HashMap<&str, u32>) -> Result<(V
         problem("tokenizer.ggml.scores is missing; a SentencePiece vocabulary (\"llama\") needs it")
     })?;
     let unknown = vocab.unknown.or_else(|| {
-        (0u32..).zip(&vocab.tokens).find(|(id, _)| token_type(vocab, *id as usize) == UNKNOWN).map(|(id, _)| id)
+        (0u32..)
+            .zip(&vocab.tokens)
+            .find(|(id, _)| token_type(vocab, *id as usize) == UNKNOWN)
+            .map(|(id, _)| id)
     });
     let space_first = vocab.add_space_prefix.unwrap_or(true);
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
@@ -309,7 +355,10 @@ fn merges_from_scores(vocab: &GgufVocab, scores: &[f32], ids: &HashMap<&str, u32
     }
     // Stable, so that equal scores keep the order of ids: the file alone decides.
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| b.1.len().cmp(&a.1.len())));
-    merges.into_iter().map(|(_, left, right)| json!([left, right])).collect()
+    merges
+        .into_iter()
+        .map(|(_, left, right)| json!([left, right]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -320,15 +369,24 @@ mod tests {
     #[test]
     fn every_listed_pre_tokenizer_builds_and_round_trips() {
         for name in KNOWN_PRE_TOKENIZERS {
-            let vocab = GgufVocab { pre: Some((*name).into()), ..bytes_vocab() };
+            let vocab = GgufVocab {
+                pre: Some((*name).into()),
+                ..bytes_vocab()
+            };
             let tokenizer = Tokenizer::from_gguf(vocab).expect(name);
             let text = "It's 1234 caf\u{e9} \u{65e5}\u{672c}\n\n  x";
             let ids = tokenizer.encode(text, false).unwrap();
             assert_eq!(tokenizer.decode(&ids, true), text, "{name}");
         }
-        let vocab = GgufVocab { pre: Some("nonsense".into()), ..bytes_vocab() };
+        let vocab = GgufVocab {
+            pre: Some("nonsense".into()),
+            ..bytes_vocab()
+        };
         let message = Tokenizer::from_gguf(vocab).unwrap_err().to_string();
-        assert!(message.contains("nonsense") && message.contains("smollm"), "{message}");
+        assert!(
+            message.contains("nonsense") && message.contains("smollm"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -338,8 +396,15 @@ mod tests {
         vocab.merges = Some(vec!["1 2".into(), "12 3".into()]);
         vocab.token_types = None;
         let count = |pre: &str| {
-            let vocab = GgufVocab { pre: Some(pre.into()), ..vocab.clone() };
-            Tokenizer::from_gguf(vocab).unwrap().encode("123123", false).unwrap().len()
+            let vocab = GgufVocab {
+                pre: Some(pre.into()),
+                ..vocab.clone()
+            };
+            Tokenizer::from_gguf(vocab)
+                .unwrap()
+                .encode("123123", false)
+                .unwrap()
+                .len()
         };
         assert_eq!(count("starcoder"), 6);
         assert_eq!(count("qwen2"), 6);
@@ -355,8 +420,15 @@ mod tests {
         vocab.merges = Some(vec!["\u{120} \u{120}".into()]);
         vocab.token_types = None;
         let count = |pre: &str| {
-            let vocab = GgufVocab { pre: Some(pre.into()), ..vocab.clone() };
-            Tokenizer::from_gguf(vocab).unwrap().encode("a  2", false).unwrap().len()
+            let vocab = GgufVocab {
+                pre: Some(pre.into()),
+                ..vocab.clone()
+            };
+            Tokenizer::from_gguf(vocab)
+                .unwrap()
+                .encode("a  2", false)
+                .unwrap()
+                .len()
         };
         // "a", " ", " ", "2" against "a", "  ", "2".
         assert_eq!((count("smollm"), count("starcoder")), (4, 3));
@@ -370,9 +442,15 @@ mod tests {
         types.resize(tokens.len(), 6);
         let mut scores = vec![0.0; tokens.len()];
         // "ab" beats "bc" by score, so "abc" is ab+c and never a+bc.
-        for (piece, score) in
-            [("\u{2581}", -1e3), ("a", -1e3), ("b", -1e3), ("c", -1e3), ("bc", -2.0), ("ab", -1.0), ("\u{2581}ab", -3.0)]
-        {
+        for (piece, score) in [
+            ("\u{2581}", -1e3),
+            ("a", -1e3),
+            ("b", -1e3),
+            ("c", -1e3),
+            ("bc", -2.0),
+            ("ab", -1.0),
+            ("\u{2581}ab", -3.0),
+        ] {
             tokens.push(piece.into());
             types.push(NORMAL);
             scores.push(score);
@@ -394,16 +472,25 @@ mod tests {
         let tokenizer = Tokenizer::from_gguf(pieces()).unwrap();
         let words = |text: &str, special| {
             let ids = tokenizer.encode(text, special).unwrap();
-            ids.iter().map(|id| tokenizer.id_to_token(*id).unwrap()).collect::<Vec<_>>()
+            ids.iter()
+                .map(|id| tokenizer.id_to_token(*id).unwrap())
+                .collect::<Vec<_>>()
         };
         assert_eq!(words("abc", false), ["\u{2581}ab", "c"]);
         assert_eq!(words("cabc", true), ["<s>", "\u{2581}", "c", "ab", "c"]);
         assert_eq!(words("\u{e9}", false), ["\u{2581}", "<0xC3>", "<0xA9>"]);
         assert_eq!(words("ab</s>", false), ["\u{2581}ab", "</s>"]);
         for text in ["abc", " ab", "\u{e9}t\u{e9} \u{65e5}", "a\nb"] {
-            assert_eq!(tokenizer.decode(&tokenizer.encode(text, true).unwrap(), true), text);
+            assert_eq!(
+                tokenizer.decode(&tokenizer.encode(text, true).unwrap(), true),
+                text
+            );
         }
-        let plain = Tokenizer::from_gguf(GgufVocab { add_space_prefix: Some(false), add_bos: Some(false), ..pieces() });
+        let plain = Tokenizer::from_gguf(GgufVocab {
+            add_space_prefix: Some(false),
+            add_bos: Some(false),
+            ..pieces()
+        });
         assert_eq!(plain.unwrap().encode("ab", true).unwrap().len(), 1);
     }
 
@@ -411,16 +498,52 @@ mod tests {
     fn lying_vocabularies_are_refused() {
         let good = bytes_vocab();
         let cases = [
-            GgufVocab { tokens: vec![], ..good.clone() },
-            GgufVocab { model: "bert".into(), ..good.clone() },
-            GgufVocab { eos: Some(99_999), ..good.clone() },
-            GgufVocab { token_types: Some(vec![1]), ..good.clone() },
-            GgufVocab { merges: None, ..good.clone() },
-            GgufVocab { merges: Some(vec!["ab".into()]), ..good.clone() },
-            GgufVocab { merges: Some(vec!["a b".into()]), ..good.clone() },
-            GgufVocab { tokens: vec!["a".into(), "a".into()], token_types: None, bos: None, eos: None, ..good.clone() },
-            GgufVocab { tokens: vec!["x".repeat(5000)], token_types: None, bos: None, eos: None, ..good.clone() },
-            GgufVocab { scores: None, ..pieces() },
+            GgufVocab {
+                tokens: vec![],
+                ..good.clone()
+            },
+            GgufVocab {
+                model: "bert".into(),
+                ..good.clone()
+            },
+            GgufVocab {
+                eos: Some(99_999),
+                ..good.clone()
+            },
+            GgufVocab {
+                token_types: Some(vec![1]),
+                ..good.clone()
+            },
+            GgufVocab {
+                merges: None,
+                ..good.clone()
+            },
+            GgufVocab {
+                merges: Some(vec!["ab".into()]),
+                ..good.clone()
+            },
+            GgufVocab {
+                merges: Some(vec!["a b".into()]),
+                ..good.clone()
+            },
+            GgufVocab {
+                tokens: vec!["a".into(), "a".into()],
+                token_types: None,
+                bos: None,
+                eos: None,
+                ..good.clone()
+            },
+            GgufVocab {
+                tokens: vec!["x".repeat(5000)],
+                token_types: None,
+                bos: None,
+                eos: None,
+                ..good.clone()
+            },
+            GgufVocab {
+                scores: None,
+                ..pieces()
+            },
         ];
         for (number, case) in cases.into_iter().enumerate() {
             assert!(Tokenizer::from_gguf(case).is_err(), "case {number}");
