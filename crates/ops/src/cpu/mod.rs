@@ -1,9 +1,12 @@
 //! What the CPU paths share: matrix products on slices, threads, vectorised elementary functions.
 //! Held to plain loops by the tests at the end of each file.
 
-mod matmul;
+mod dispatch;
 mod math;
+mod matmul;
 
+pub(crate) use dispatch::simd;
+pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_by};
 pub use math::{exp, sigmoid, softplus};
 pub use matmul::{Matrix, matmul, matmul_threads};
 pub use crate::glue::{Array, View};
