@@ -4,9 +4,11 @@
 mod dispatch;
 mod math;
 mod matmul;
+mod split;
 
 pub(crate) use dispatch::simd;
 pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_by};
+pub use split::{add_parts, split_rows};
 pub use math::{exp, sigmoid, softplus};
 pub use matmul::{Matrix, matmul, matmul_threads};
 pub use crate::glue::{Array, View};
