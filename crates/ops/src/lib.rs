@@ -22,4 +22,4 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 //pub mod token_shift;
-//pub mod vocab_loss;
+pub mod vocab_loss;

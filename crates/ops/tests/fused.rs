@@ -220,3 +220,160 @@ mod rope {
         rope(Tensor::zeros([1, 2, 1, 2], &Device::flex()), &table(1), 199, None);
     }
 }
+
+mod vocab_loss {
+    use super::*;
+    use recast_ops::vocab_loss::{VocabLossError, cross_entropy, reference, teacher_kl, token_log_probabilities};
+    use std::sync::Arc;
+
+    fn scaled(n: usize, seed: u32, by: f32) -> Vec<f32> {
+        values(n, seed).iter().map(|v| v * by).collect()
+    }
+
+    fn targets(rows: usize, vocabulary: usize) -> Arc<[u32]> {
+        (0..rows).map(|i| (i * 31 % vocabulary) as u32).collect()
+    }
+
+    /// Weights with zeros among them.
+    fn weights(rows: usize) -> Arc<[f32]> {
+        (0..rows).map(|i| if i % 3 == 1 { 0.0 } else { 0.5 + (i % 5) as f32 }).collect()
+    }
+
+    #[test]
+    fn cross_entropy_equals_reference() {
+        // 600 rows are three blocks; 30 000 words are several blocks of the f64 sum.
+        for (rows, width, vocabulary) in [(1, 3, 5), (7, 5, 33), (65, 16, 30_001), (600, 5, 19)] {
+            let inputs = [scaled(rows * width, 1, 4.0), values(vocabulary * width, 2)];
+            let targets = targets(rows, vocabulary);
+            let split = |x: &[Tensor<1>]| {
+                (x[0].clone().reshape([rows, width]), x[1].clone().reshape([vocabulary, width]))
+            };
+            let fast = |x: &[Tensor<1>]| {
+                let (hidden, weight) = split(x);
+                cross_entropy(hidden, weight, targets.clone(), None, None).unwrap()
+            };
+            let slow = |x: &[Tensor<1>]| {
+                let (hidden, weight) = split(x);
+                reference::cross_entropy(hidden, weight, &targets, &vec![1.0; rows], rows as f32)
+            };
+            compare(&format!("cross_entropy {rows} {vocabulary}"), &inputs, &fast, &slow);
+            let weights = weights(rows);
+            let fast = |x: &[Tensor<1>]| {
+                let (hidden, weight) = split(x);
+                cross_entropy(hidden, weight, targets.clone(), Some(weights.clone()), Some(9.0)).unwrap() * 3.0
+            };
+            let slow = |x: &[Tensor<1>]| {
+                let (hidden, weight) = split(x);
+                reference::cross_entropy(hidden, weight, &targets, &weights, 3.0)
+            };
+            compare(&format!("cross_entropy weighted {rows} {vocabulary}"), &inputs, &fast, &slow);
+            if rows == 7 {
+                differences("cross_entropy", &inputs, &fast);
+            }
+        }
+    }
+
+    #[test]
+    fn teacher_kl_equals_reference() {
+        for (rows, width, other, vocabulary) in [(1, 3, 2, 5), (7, 5, 8, 33), (65, 16, 9, 30_001), (600, 5, 4, 19)] {
+            let inputs = [scaled(rows * width, 1, 4.0), values(vocabulary * width, 2)];
+            let (teacher_hidden, teacher_weight) = (scaled(rows * other, 3, 3.0), values(vocabulary * other, 4));
+            let split = |x: &[Tensor<1>]| {
+                let device = x[0].device();
+                (
+                    x[0].clone().reshape([rows, width]),
+                    x[1].clone().reshape([vocabulary, width]),
+                    flat(&teacher_hidden, &device).reshape([rows, other]),
+                    flat(&teacher_weight, &device).reshape([vocabulary, other]),
+                )
+            };
+            let weights = weights(rows);
+            let total: f32 = weights.iter().sum();
+            let fast = |x: &[Tensor<1>]| {
+                let (a, b, c, d) = split(x);
+                teacher_kl(a, b, c, d, Some(weights.clone()), None).unwrap()
+            };
+            let slow = |x: &[Tensor<1>]| {
+                let (a, b, c, d) = split(x);
+                reference::teacher_kl(a, b, c, d, &weights, total)
+            };
+            compare(&format!("teacher_kl {rows} {vocabulary}"), &inputs, &fast, &slow);
+            if rows == 7 {
+                differences("teacher_kl", &inputs, &fast);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frozen_head_and_a_teacher_outside_the_graph() {
+        let (plain, tracked) = (Device::flex(), Device::flex().autodiff());
+        let hidden = flat(&values(12, 1), &tracked).require_grad();
+        let weight = flat(&values(20, 2), &plain).reshape([5, 4]);
+        let teacher = flat(&values(12, 3), &tracked).require_grad();
+        let loss = teacher_kl(
+            hidden.clone().reshape([3, 4]),
+            weight.clone(),
+            teacher.clone().reshape([3, 4]),
+            weight.clone(),
+            None,
+            None,
+        )
+        .unwrap();
+        let gradients = loss.backward();
+        assert!(hidden.grad(&gradients).is_some() && teacher.grad(&gradients).is_none());
+        let loss = cross_entropy(hidden.clone().reshape([3, 4]), weight, targets(3, 5), None, None).unwrap();
+        assert!(hidden.grad(&loss.backward()).is_some());
+    }
+
+    #[test]
+    fn agreement_has_no_divergence() {
+        let device = Device::flex();
+        let hidden = flat(&scaled(40, 1, 5.0), &device).reshape([10, 4]);
+        let weight = flat(&scaled(4000, 2, 5.0), &device).reshape([1000, 4]);
+        let kl = teacher_kl(hidden.clone(), weight.clone(), hidden, weight, None, None).unwrap();
+        assert_eq!(numbers(kl), [0.0]);
+    }
+
+    #[test]
+    fn scores_of_tokens() {
+        let device = Device::flex();
+        for (rows, vocabulary) in [(1, 5), (7, 33), (600, 19)] {
+            let hidden = flat(&scaled(rows * 4, 1, 4.0), &device).reshape([rows, 4]);
+            let weight = flat(&values(vocabulary * 4, 2), &device).reshape([vocabulary, 4]);
+            let targets = targets(rows, vocabulary);
+            let scores = token_log_probabilities(hidden.clone(), weight.clone(), targets.clone()).unwrap();
+            let slow = reference::token_log_probabilities(hidden.clone(), weight.clone(), &targets);
+            close("scores", &numbers(scores.log_probabilities), &numbers(slow), 1e-5);
+            let best = hidden.matmul(weight.transpose()).argmax(1).into_data().iter::<i64>().collect::<Vec<_>>();
+            let hits: Vec<f32> =
+                best.iter().zip(&*targets).map(|(&b, &t)| f32::from(u8::from(b == i64::from(t)))).collect();
+            assert_eq!(numbers(scores.greedy), hits);
+            assert!(rows < 600 || hits.contains(&1.0) && hits.contains(&0.0));
+        }
+        // Of equals the first is greedy.
+        let scores = token_log_probabilities(Tensor::ones([2, 1], &device), Tensor::ones([3, 1], &device), [0, 1].into());
+        assert_eq!(numbers(scores.unwrap().greedy), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn refusals() {
+        let device = Device::flex();
+        let (hidden, weight) = (Tensor::<2>::zeros([2, 3], &device), Tensor::<2>::zeros([5, 3], &device));
+        let ask = |targets: &[u32], weights: Option<&[f32]>, denominator| {
+            cross_entropy(hidden.clone(), weight.clone(), targets.into(), weights.map(Into::into), denominator)
+                .map(numbers)
+                .unwrap_err()
+        };
+        assert_eq!(ask(&[4, 5], None, None), VocabLossError::Target { row: 1, target: 5, vocabulary: 5 });
+        assert_eq!(ask(&[4], None, None), VocabLossError::Length { what: "targets", expected: 2, found: 1 });
+        assert_eq!(ask(&[4, 4], Some(&[0.0, 0.0]), None), VocabLossError::Denominator(0.0));
+        assert!(matches!(ask(&[4, 4], Some(&[0.0, f32::NAN]), None), VocabLossError::Weight { row: 1, .. }));
+        assert!(matches!(ask(&[4, 4], None, Some(-1.0)), VocabLossError::Denominator(_)));
+        let other = Tensor::<2>::zeros([4, 3], &device);
+        let kl = teacher_kl(hidden.clone(), weight.clone(), hidden.clone(), other, None, None).unwrap_err();
+        assert_eq!(kl, VocabLossError::Length { what: "teacher's vocabulary", expected: 5, found: 4 });
+        // No weighted row, but a denominator: a part of a batch that has nothing to say.
+        let nothing = cross_entropy(hidden, weight, [0, 0].into(), Some([0.0, 0.0].into()), Some(2.0)).unwrap();
+        assert_eq!(numbers(nothing), [0.0]);
+    }
+}

@@ -39,6 +39,7 @@ fn choose() -> Level {
     let widest = detect();
     let level = match std::env::var("RECAST_CPU") {
         Err(_) => widest,
+        Ok(name) if name.is_empty() => widest,
         Ok(name) => match parse(&name) {
             Some(wanted) => wanted.min(widest),
             None => {
