@@ -10,7 +10,7 @@
 //! other crates see only [`burn::Tensor`](burn::tensor::Tensor) and `Device`.
 
 //pub mod adamw;
-//pub mod attention;
+pub mod attention;
 pub mod cpu;
 //pub mod decay;
 //pub mod delta_rule;
