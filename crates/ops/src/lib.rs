@@ -2,24 +2,24 @@
 //!
 //! One folder an operator: `mod.rs` is the public function (maths, shapes, source), `reference.rs`
 //! the slow truth from plain tensor operations, `flex.rs` the CPU code over plain slices. To add
-//! one, copy the smallest folder (`swiglu`), declare it with [`glue::operator!`] and add it to
-//! `tests/operators.rs`, which holds every fast path to its reference: outputs and all gradients,
-//! at odd sizes.
+//! one, copy the smallest folder (`swiglu`), declare it with `operator!` of `glue.rs` and add it to
+//! `tests/fused.rs`, which holds every fast path to its reference: outputs and all gradients, at
+//! odd sizes.
 //!
 //! Everything internal to burn (extension traits, `FlexTensor`, `Autodiff`) stays in this crate;
 //! other crates see only [`burn::Tensor`](burn::tensor::Tensor) and `Device`.
 
-//pub mod adamw;
-//pub mod attention;
+pub mod adamw;
+pub mod attention;
 pub mod cpu;
 pub mod decay;
 pub mod delta_rule;
 mod glue;
-//pub mod group_norm;
-//pub mod key_norm;
+pub mod group_norm;
+pub mod key_norm;
 pub mod linear;
-//pub mod rms_norm;
-//pub mod rope;
-//pub mod swiglu;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
 pub mod token_shift;
-//pub mod vocab_loss;
+pub mod vocab_loss;

@@ -6,7 +6,7 @@ use crate::param::Named;
 use crate::source::Builder;
 use crate::state::LayerState;
 use burn::tensor::Tensor;
-use recast_ops::attention::{Mask, attention};
+use recast_ops::attention::{AttentionOptions, Mask, attention};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -66,8 +66,8 @@ impl Mixer for Softmax {
             .documents
             .filter(|d| d.any())
             .map(|d| Arc::from(d.first_visible(past)));
-        let mask = Mask { causal: true, window: self.options.window, first_visible };
-        p.output(attention(q, k, v, mask))
+        let mask = self.options.window.map_or(Mask::Causal, Mask::Window);
+        p.output(attention(q, k, v, AttentionOptions { mask, first_visible, ..Default::default() }))
     }
 
     fn state_bytes(&self, tokens: usize) -> usize {

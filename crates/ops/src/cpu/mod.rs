@@ -1,9 +1,14 @@
 //! What the CPU paths share: matrix products on slices, threads, vectorised elementary functions.
 //! Held to plain loops by the tests at the end of each file.
 
-mod matmul;
+mod dispatch;
 mod math;
+mod matmul;
+mod split;
 
+pub(crate) use dispatch::simd;
+pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_by};
+pub use split::{add_parts, split_rows};
 pub use math::{exp, sigmoid, softplus};
 pub use matmul::{Matrix, matmul, matmul_threads};
 pub use crate::glue::{Array, View};

@@ -5,34 +5,7 @@ use super::reader::Value;
 use crate::weights::WeightsError;
 use crate::weights::mapped::MappedFile;
 
-/// A tokenizer as GGUF carries it (`tokenizer.*` in the metadata).
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct GgufVocab {
-    /// `tokenizer.ggml.model`: "gpt2" (byte-level BPE), "llama" (SentencePiece), ...
-    pub model: String,
-    /// `tokenizer.ggml.pre`: which pre-tokenizer goes with a "gpt2" model.
-    pub pre: Option<String>,
-    /// The tokens, by id.
-    pub tokens: Vec<String>,
-    /// SentencePiece scores, by id.
-    pub scores: Option<Vec<f32>>,
-    /// Kinds of tokens, by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
-    pub token_types: Option<Vec<i32>>,
-    /// BPE merges, best first, each two tokens with a space between them.
-    pub merges: Option<Vec<String>>,
-    /// Id of the token that begins a text.
-    pub bos: Option<u32>,
-    /// Id of the token that ends a text.
-    pub eos: Option<u32>,
-    /// Id of the token for what is not in the vocabulary.
-    pub unknown: Option<u32>,
-    /// Id of the token that fills up a batch.
-    pub pad: Option<u32>,
-    /// Whether `bos` is put before every text.
-    pub add_bos: Option<bool>,
-    /// The chat template, in Jinja.
-    pub chat_template: Option<String>,
-}
+pub use recast_text::GgufVocab;
 
 /// Reads the vocabulary; `None` if the file has none.
 pub(super) fn vocab(file: &MappedFile, header: &Header) -> Result<Option<GgufVocab>, WeightsError> {

@@ -1,0 +1,200 @@
+//! CPU: online softmax over blocks of keys; one task a query head and block of queries.
+
+use super::{Options, decode};
+use crate::cpu::{Array, Matrix, View, exp, matmul, maximum, simd, split_rows, sum_by};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Queries a block.
+pub const QUERIES: usize = 64;
+/// Keys a block.
+pub const KEYS: usize = 256;
+/// Multiplications that are worth a fork.
+const FORK: usize = 1 << 19;
+
+/// Sizes of one call.
+#[derive(Clone, Copy)]
+pub struct Sizes {
+    pub batch: usize,
+    pub time: usize,
+    pub heads: usize,
+    pub keys: usize,
+    pub groups: usize,
+    pub size: usize,
+}
+
+impl Sizes {
+    pub fn new(q: View<'_>, k: View<'_>) -> Self {
+        let (&[batch, time, heads, size], &[_, keys, groups, _]) = (q.shape, k.shape) else {
+            unreachable!("the operator takes four dimensions")
+        };
+        Self { batch, time, heads, keys, groups, size }
+    }
+
+    /// Whether the work is worth a fork.
+    pub fn fork(&self) -> bool {
+        self.batch * self.time * self.heads * self.keys * self.size >= FORK
+    }
+
+    /// Rows `times` of one head of a `[B, T, H, N]` tensor.
+    pub fn queries<'a>(&self, x: View<'a>, batch: usize, head: usize, times: Range<usize>) -> Matrix<'a> {
+        Self::rows(x, self.heads, self.size, batch * self.time + times.start, head, times.len())
+    }
+
+    /// Rows `keys` of the key head that serves query head `head`, of a `[B, S, G, N]` tensor.
+    pub fn keys<'a>(&self, x: View<'a>, batch: usize, head: usize, keys: Range<usize>) -> Matrix<'a> {
+        let group = head / (self.heads / self.groups);
+        Self::rows(x, self.groups, self.size, batch * self.keys + keys.start, group, keys.len())
+    }
+
+    fn rows(x: View<'_>, heads: usize, size: usize, first: usize, head: usize, count: usize) -> Matrix<'_> {
+        Matrix::strided(&x.data[(first * heads + head) * size..], count, size, heads * size)
+    }
+}
+
+/// Runs `work` on every task, over the thread pool where that pays; results in order.
+pub fn run<T: Send, R: Send>(fork: bool, tasks: Vec<T>, work: impl Fn(T) -> R + Sync + Send) -> Vec<R> {
+    if fork { tasks.into_par_iter().map(work).collect() } else { tasks.into_iter().map(work).collect() }
+}
+
+pub fn forward(options: &Options, [q, k, v]: [View<'_>; 3]) -> (Array, Array) {
+    let sizes = Sizes::new(q, k);
+    if sizes.time == 1 && !options.save {
+        return (decode::forward(options, sizes, [q, k, v]), Array::nothing());
+    }
+    let Sizes { batch, time, heads, size, .. } = sizes;
+    let starts: Vec<usize> = (0..time).step_by(QUERIES).collect();
+    let mut tasks = Vec::with_capacity(batch * heads * starts.len());
+    for b in 0..batch {
+        for head in 0..heads {
+            // The latest queries see the most keys: long tasks first.
+            tasks.extend(starts.iter().rev().map(|&start| (b, head, start..(start + QUERIES).min(time))));
+        }
+    }
+    let blocks = run(sizes.fork(), tasks, |(b, head, times)| block(options, sizes, [q, k, v], b, head, times));
+    let place = |b: usize, head: usize, t: usize| {
+        &blocks[(b * heads + head) * starts.len() + (starts.len() - 1 - t / QUERIES)]
+    };
+    let mut y = vec![0.0; q.data.len()];
+    let width = heads * size;
+    split_rows(batch * time, 1 + (1 << 16) / width.max(1), [(&mut y, width)], |rows, [y]| {
+        for (row, y) in rows.zip(y.chunks_exact_mut(width.max(1))) {
+            let (b, t) = (row / time, row % time);
+            for (head, y) in y.chunks_exact_mut(size).enumerate() {
+                y.copy_from_slice(&place(b, head, t).0[t % QUERIES * size..][..size]);
+            }
+        }
+    });
+    let saved = if options.save {
+        let mut log_sums = Vec::with_capacity(batch * heads * time);
+        for b in 0..batch {
+            for head in 0..heads {
+                for &start in &starts {
+                    log_sums.extend_from_slice(&place(b, head, start).1);
+                }
+            }
+        }
+        Array::new(log_sums, &[batch, heads, time])
+    } else {
+        Array::nothing()
+    };
+    (Array::new(y, q.shape), saved)
+}
+
+/// Output `[times, N]` and log-sum-exp of the scaled scores `[times]` of one head.
+fn block(
+    options: &Options,
+    sizes: Sizes,
+    [q, k, v]: [View<'_>; 3],
+    batch: usize,
+    head: usize,
+    times: Range<usize>,
+) -> (Vec<f32>, Vec<f32>) {
+    let (count, size) = (times.len(), sizes.size);
+    let (ranges, seen) = options.visible.block(batch, times.clone());
+    let queries = sizes.queries(q, batch, head, times);
+    let mut y = vec![0.0; count * size];
+    let mut largest = vec![f32::NEG_INFINITY; count];
+    let mut total = vec![0.0; count];
+    let mut scores = vec![0.0; count * KEYS.min(seen.len())];
+    for start in seen.clone().step_by(KEYS) {
+        let keys = start..(start + KEYS).min(seen.end);
+        let columns = keys.len();
+        let scores = &mut scores[..count * columns];
+        matmul(scores, columns, 0.0, queries, sizes.keys(k, batch, head, keys.clone()).t());
+        online_softmax(scores, columns, start, &ranges, options.scale, &mut largest, &mut total, &mut y);
+        let scores = Matrix::new(scores, count, columns);
+        matmul(&mut y, size, 1.0, scores, sizes.keys(v, batch, head, keys));
+    }
+    finish(&mut y, &mut largest, &total);
+    (y, largest)
+}
+
+simd! {
+    // Replaces scores by e^(scale score - largest so far), zero where not visible, and rescales
+    // the sums gathered under a smaller `largest`.
+    fn online_softmax(
+        scores: &mut [f32],
+        columns: usize,
+        start: usize,
+        ranges: &[Range<usize>],
+        scale: f32,
+        largest: &mut [f32],
+        total: &mut [f32],
+        y: &mut [f32],
+    ) {
+        let size = y.len() / ranges.len();
+        for (row, (range, scores)) in ranges.iter().zip(scores.chunks_exact_mut(columns)).enumerate() {
+            let from = range.start.saturating_sub(start).min(columns);
+            let to = range.end.saturating_sub(start).min(columns).max(from);
+            scores[..from].fill(0.0);
+            scores[to..].fill(0.0);
+            let scores = &mut scores[from..to];
+            if scores.is_empty() {
+                continue;
+            }
+            for s in scores.iter_mut() {
+                *s *= scale;
+            }
+            let before = largest[row];
+            let now = before.max(maximum(scores));
+            for s in scores.iter_mut() {
+                *s = exp(*s - now);
+            }
+            let sum = crate::cpu::sum(scores);
+            if now > before {
+                let correction = if before == f32::NEG_INFINITY { 0.0 } else { exp(before - now) };
+                total[row] *= correction;
+                for y in &mut y[row * size..][..size] {
+                    *y *= correction;
+                }
+                largest[row] = now;
+            }
+            total[row] += sum;
+        }
+    }
+
+    // Divides by the totals; `largest` becomes the log-sum-exp.
+    fn finish(y: &mut [f32], largest: &mut [f32], total: &[f32]) {
+        let size = y.len() / total.len();
+        for (row, &total) in total.iter().enumerate() {
+            if total == 0.0 {
+                largest[row] = 0.0;
+                continue;
+            }
+            largest[row] += total.ln();
+            let inverse = 1.0 / total;
+            for y in &mut y[row * size..][..size] {
+                *y *= inverse;
+            }
+        }
+    }
+
+    /// Dot products of the rows of two blocks.
+    pub fn row_dots(a: &[f32], b: &[f32], size: usize, out: &mut [f32]) {
+        for (row, out) in out.iter_mut().enumerate() {
+            let (a, b) = (&a[row * size..][..size], &b[row * size..][..size]);
+            *out = sum_by(size, |i| a[i] * b[i]);
+        }
+    }
+}

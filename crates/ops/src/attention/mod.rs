@@ -1,0 +1,136 @@
+//! Softmax attention with grouped queries, in blocks, without a matrix of all scores (Dao et al.
+//! 2022). Masks are intervals: each query sees one run of keys. To add a mask, extend [`Mask`] or
+//! [`Visible::of`]; `tests/fused.rs` holds the fast path to `reference.rs`.
+
+mod backward;
+mod decode;
+mod forward;
+pub mod reference;
+
+/// The operator's two functions, where `operator!` looks for them.
+mod flex {
+    pub use super::backward::backward;
+    pub use super::forward::forward;
+}
+
+use crate::glue::operator;
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Which keys a query at key position `p` may see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mask {
+    /// Keys `..= p`.
+    #[default]
+    Causal,
+    /// The last so many keys up to `p` itself: `p - window < key <= p`, as in `transformers`.
+    Window(usize),
+    /// All keys.
+    Bidirectional,
+}
+
+/// How to attend; the default is causal, scaled by `N^(-1/2)`.
+#[derive(Clone, Debug, Default)]
+pub struct AttentionOptions {
+    /// Factor on the scores; `N^(-1/2)` if absent.
+    pub scale: Option<f32>,
+    /// Visibility by position.
+    pub mask: Mask,
+    /// First key that each query sees, `[B * T]` row-major: the start of its document.
+    pub first_visible: Option<Arc<[u32]>>,
+    /// End (exclusive) of the keys that each query sees, `[B * T]`: the end of its document, or
+    /// of a padded row, where the mask looks forward.
+    pub end_visible: Option<Arc<[u32]>>,
+}
+
+/// The run of keys that each query sees.
+#[derive(Clone, Debug)]
+struct Visible {
+    mask: Mask,
+    first: Option<Arc<[u32]>>,
+    end: Option<Arc<[u32]>>,
+    time: usize,
+    keys: usize,
+}
+
+impl Visible {
+    /// Keys seen by query `time` of row `batch`; empty ranges start where they end.
+    fn of(&self, batch: usize, time: usize) -> Range<usize> {
+        // Queries are the last of the keys; only masks that look at it need this not to underflow.
+        let after = (self.keys + time + 1).saturating_sub(self.time);
+        let (mut start, mut end) = match self.mask {
+            Mask::Causal => (0, after),
+            Mask::Window(window) => (after.saturating_sub(window), after),
+            Mask::Bidirectional => (0, self.keys),
+        };
+        let row = batch * self.time + time;
+        if let Some(first) = &self.first {
+            start = start.max(first[row] as usize);
+        }
+        if let Some(given) = &self.end {
+            end = end.min(given[row] as usize);
+        }
+        end = end.min(self.keys);
+        start.min(end)..end
+    }
+
+    /// The ranges of a block of queries, and the keys that any of them sees.
+    fn block(&self, batch: usize, times: Range<usize>) -> (Vec<Range<usize>>, Range<usize>) {
+        let ranges: Vec<_> = times.map(|time| self.of(batch, time)).collect();
+        let seen = ranges.iter().filter(|range| !range.is_empty());
+        let start = seen.clone().map(|range| range.start).min().unwrap_or(0);
+        let end = seen.map(|range| range.end).max().unwrap_or(0);
+        (ranges, start..end)
+    }
+}
+
+/// Constants of one call.
+#[derive(Clone, Debug)]
+pub struct Options {
+    visible: Visible,
+    scale: f32,
+    save: bool,
+}
+
+operator!(AttentionBackend, Options, attention_forward, attention_backward, flex, 3, [q, k, v]);
+
+/// `y[b,t,h] = sum_s softmax_s(scale * q[b,t,h] . k[b,s,g]) v[b,s,g]` over the visible `s`, with
+/// `g = h / (H / G)`: consecutive query heads share a key head.
+///
+/// Shapes: `q` `[B, T, H, N]`, `k` and `v` `[B, S, G, N]`; the result is `[B, T, H, N]`. Query `t`
+/// stands at key position `S - T + t`, so a cache of earlier keys comes first in `k` and `v`. A
+/// query that sees no key gives zeros. Keeps one number a query and head for the backward pass,
+/// and none when no input is tracked.
+///
+/// # Panics
+/// When shapes disagree, `G` does not divide `H`, a mask that looks at positions has more queries
+/// than keys, or a visibility list has not `B * T` entries.
+pub fn attention(q_bthn: Tensor<4>, k_bsgn: Tensor<4>, v_bsgn: Tensor<4>, options: AttentionOptions) -> Tensor<4> {
+    let ([batch, time, heads, size], [key_batch, keys, groups, key_size]) = (q_bthn.dims(), k_bsgn.dims());
+    assert_eq!(k_bsgn.dims(), v_bsgn.dims(), "attention: shapes of k and v");
+    assert_eq!((batch, size), (key_batch, key_size), "attention: batch and head size of q against k");
+    assert!(size > 0, "attention: heads of size 0");
+    assert!(groups > 0 && heads % groups == 0, "attention: {heads} query heads over {groups} key heads");
+    assert!(
+        options.mask == Mask::Bidirectional || time <= keys,
+        "attention: {time} queries are the last of {keys} keys"
+    );
+    for list in [&options.first_visible, &options.end_visible].into_iter().flatten() {
+        assert_eq!(list.len(), batch * time, "attention: one visible key a query");
+    }
+    let options = Options {
+        visible: Visible {
+            mask: options.mask,
+            first: options.first_visible,
+            end: options.end_visible,
+            time,
+            keys,
+        },
+        scale: options.scale.unwrap_or_else(|| (size as f32).powf(-0.5)),
+        save: q_bthn.is_tracked() || k_bsgn.is_tracked() || v_bsgn.is_tracked(),
+    };
+    let y = Dispatch::attention_forward(options, q_bthn.into_dispatch(), k_bsgn.into_dispatch(), v_bsgn.into_dispatch());
+    Tensor::from_dispatch(y.0)
+}

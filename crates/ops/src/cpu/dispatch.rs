@@ -1,0 +1,264 @@
+//! One function body, compiled for several instruction sets, chosen at run time.
+//!
+//! The crate is built for baseline x86-64, so that one binary runs anywhere; a plain loop would
+//! use 4-wide vectors. [`simd!`](crate::cpu::simd) compiles a function for AVX-512, AVX2 and the
+//! baseline and calls the widest that this processor has. Floating-point sums are never
+//! reordered by the compiler: reduce with the lane helpers ([`dot`], [`sum`], [`maximum`]), which
+//! every level evaluates in the same order.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Instruction sets, narrowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// What every processor of the architecture has.
+    Baseline = 1,
+    /// 256-bit vectors with fused multiply-add.
+    Avx2 = 2,
+    /// 512-bit vectors.
+    Avx512 = 3,
+}
+
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+/// The level in use: the widest this processor has, or the lower one that the environment
+/// variable `RECAST_CPU` (`baseline`, `avx2` or `avx512`) asks for. Read once.
+#[inline]
+pub fn level() -> Level {
+    match CHOSEN.load(Ordering::Relaxed) {
+        1 => Level::Baseline,
+        2 => Level::Avx2,
+        3 => Level::Avx512,
+        _ => choose(),
+    }
+}
+
+#[cold]
+fn choose() -> Level {
+    let widest = detect();
+    let level = match std::env::var("RECAST_CPU") {
+        Err(_) => widest,
+        Ok(name) if name.is_empty() => widest,
+        Ok(name) => match parse(&name) {
+            Some(wanted) => wanted.min(widest),
+            None => {
+                eprintln!("RECAST_CPU is `{name}`: expected `baseline`, `avx2` or `avx512`; using {widest:?}");
+                widest
+            }
+        },
+    };
+    CHOSEN.store(level as u8, Ordering::Relaxed);
+    level
+}
+
+fn parse(name: &str) -> Option<Level> {
+    match name {
+        "baseline" => Some(Level::Baseline),
+        "avx2" => Some(Level::Avx2),
+        "avx512" => Some(Level::Avx512),
+        _ => None,
+    }
+}
+
+fn detect() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+            return Level::Baseline;
+        }
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+        {
+            return Level::Avx512;
+        }
+        Level::Avx2
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Level::Baseline
+}
+
+/// Compiles functions for every [`Level`] and dispatches at run time.
+///
+/// ```ignore
+/// simd! {
+///     /// y += a * x
+///     fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+///         for (y, &x) in y.iter_mut().zip(x) {
+///             *y = multiply_add::<FMA>(a, x, *y);
+///         }
+///     }
+/// }
+/// ```
+///
+/// Inside the body `FMA` is a constant: true where [`multiply_add`] is one instruction. Helpers
+/// that the body calls must be `#[inline(always)]`, or they stay at the baseline. Arguments are
+/// plain identifiers; one const generic `<const N: usize>` is allowed. The dispatch costs a few
+/// nanoseconds: put whole loops in, not single elements.
+macro_rules! simd {
+    ($(
+        $(#[$meta:meta])*
+        $visibility:vis fn $name:ident $(<const $n:ident: usize>)? ($($argument:ident: $kind:ty),* $(,)?) $(-> $result:ty)?
+        $body:block
+    )+) => {$(
+        $(#[$meta])*
+        $visibility fn $name $(<const $n: usize>)? ($($argument: $kind),*) $(-> $result)? {
+            #[allow(clippy::extra_unused_type_parameters)]
+            #[inline(always)]
+            fn body<const FMA: bool, $(const $n: usize)?>($($argument: $kind),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+                fn avx512<$(const $n: usize)?>($($argument: $kind),*) $(-> $result)? {
+                    body::<true, $($n)?>($($argument),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2<$(const $n: usize)?>($($argument: $kind),*) $(-> $result)? {
+                    body::<true, $($n)?>($($argument),*)
+                }
+                match $crate::cpu::level() {
+                    // SAFETY: `level` names only what this processor was found to have.
+                    $crate::cpu::Level::Avx512 => return unsafe { avx512::<$($n)?>($($argument),*) },
+                    // SAFETY: as above.
+                    $crate::cpu::Level::Avx2 => return unsafe { avx2::<$($n)?>($($argument),*) },
+                    $crate::cpu::Level::Baseline => {}
+                }
+            }
+            body::<false, $($n)?>($($argument),*)
+        }
+    )+};
+}
+pub(crate) use simd;
+
+/// `a * b + c`: fused where `FMA`, else rounded twice (the library call would be far slower).
+#[inline(always)]
+pub fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Partial sums kept by the reductions below: four 512-bit registers' worth would hide more
+/// latency, one keeps short rows cheap.
+const LANES: usize = 16;
+
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = join(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum of `term(i)` for `i` in `0..n`, in a fixed order; inline it into a [`simd!`](crate::cpu::simd) body.
+#[inline(always)]
+pub fn sum_by(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let whole = n - n % LANES;
+    let mut start = 0;
+    while start < whole {
+        for l in 0..LANES {
+            lanes[l] += term(start + l);
+        }
+        start += LANES;
+    }
+    for i in whole..n {
+        lanes[i - whole] += term(i);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// Dot product of the common length.
+#[inline(always)]
+pub fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
+    let mut lanes = [0.0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for l in 0..LANES {
+            lanes[l] = multiply_add::<FMA>(a[l], b[l], lanes[l]);
+        }
+    }
+    for (l, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
+        lanes[l] = multiply_add::<FMA>(a, b, lanes[l]);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// Sum of the elements.
+#[inline(always)]
+pub fn sum(a: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let chunks = a.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for a in chunks {
+        for l in 0..LANES {
+            lanes[l] += a[l];
+        }
+    }
+    for (l, &a) in rest.iter().enumerate() {
+        lanes[l] += a;
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// Largest element, `-inf` of none. NaN elements are passed over.
+#[inline(always)]
+pub fn maximum(a: &[f32]) -> f32 {
+    // Written as a comparison: `f32::max` has an extra case for NaN that costs two instructions.
+    let join = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = a.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for a in chunks {
+        for l in 0..LANES {
+            lanes[l] = join(lanes[l], a[l]);
+        }
+    }
+    for (l, &a) in rest.iter().enumerate() {
+        lanes[l] = join(lanes[l], a);
+    }
+    fold(lanes, join)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    simd! {
+        fn scaled<const N: usize>(x: &[f32], y: &mut [f32]) -> f32 {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = multiply_add::<FMA>(x, N as f32, *y);
+            }
+            dot::<FMA>(x, y) + sum(x) + maximum(y) + sum_by(x.len(), |i| x[i])
+        }
+    }
+
+    #[test]
+    fn every_length_reduces_like_a_plain_loop() {
+        for n in [0usize, 1, 15, 16, 17, 40] {
+            let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.7).sin()).collect();
+            let mut y = vec![1.0; n];
+            let got = scaled::<3>(&x, &mut y);
+            let plain: Vec<f32> = x.iter().map(|x| 3.0 * x + 1.0).collect();
+            let expected = x.iter().zip(&plain).map(|(a, b)| a * b).sum::<f32>()
+                + 2.0 * x.iter().sum::<f32>()
+                + plain.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert!(got == expected || (got - expected).abs() < 1e-4, "n {n}: {got} against {expected}");
+        }
+    }
+
+    #[test]
+    fn names_of_levels() {
+        assert_eq!(parse("avx2"), Some(Level::Avx2));
+        assert_eq!(parse("AVX2"), None);
+        assert!(level() <= detect());
+    }
+}

@@ -1,0 +1,125 @@
+//! What the losses share: blocks of logits, log-sum-exp, and gradients that wait for the backward
+//! pass.
+
+use crate::cpu::{Array, Matrix, View, exp, matmul_threads, maximum, simd, split_rows, sum_by};
+use std::sync::{Arc, Mutex};
+
+/// Logits of one block. Larger blocks read the vocabulary weight less often; at 48 MiB that
+/// traffic is small beside the arithmetic.
+const BLOCK_BYTES: usize = 48 << 20;
+
+/// Rows a block for a vocabulary of this size.
+pub fn block_rows(vocabulary: usize) -> usize {
+    (BLOCK_BYTES / (4 * vocabulary.max(1))).clamp(16, 256)
+}
+
+/// The rows that count: those without weights, or with one that is not zero.
+pub fn active_rows(rows: usize, weights: Option<&[f32]>) -> Vec<usize> {
+    (0..rows).filter(|&row| weights.is_none_or(|weights| weights[row] != 0.0)).collect()
+}
+
+/// Hidden states and vocabulary weight, with room for one block of rows and logits.
+pub struct Head<'a> {
+    hidden: View<'a>,
+    weight: View<'a>,
+    rows: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl<'a> Head<'a> {
+    pub fn new(hidden: View<'a>, weight: View<'a>, block: usize) -> Self {
+        Self {
+            hidden,
+            weight,
+            rows: vec![0.0; block * hidden.width()],
+            logits: vec![0.0; block * weight.shape[0]],
+        }
+    }
+
+    /// Computes the logits of `block`, `[block, vocabulary]`.
+    pub fn logits(&mut self, block: &[usize]) -> &mut [f32] {
+        let (width, vocabulary) = (self.hidden.width(), self.weight.shape[0]);
+        for (to, &from) in self.rows.chunks_exact_mut(width.max(1)).zip(block) {
+            to.copy_from_slice(&self.hidden.data[from * width..][..width]);
+        }
+        matmul_threads(
+            &mut self.logits,
+            vocabulary,
+            0.0,
+            Matrix::new(&self.rows, block.len(), width),
+            Matrix::new(self.weight.data, vocabulary, width).t(),
+        );
+        &mut self.logits[..block.len() * vocabulary]
+    }
+
+    /// With the gradient of the last block in place of its logits, adds to the wanted gradients.
+    pub fn gradients(&mut self, block: &[usize], into: &mut [Vec<f32>; 2]) {
+        let (width, vocabulary) = (self.hidden.width(), self.weight.shape[0]);
+        let dlogits = Matrix::new(&self.logits, block.len(), vocabulary);
+        let [dhidden, dweight] = into;
+        if !dweight.is_empty() {
+            matmul_threads(dweight, width, 1.0, dlogits.t(), Matrix::new(&self.rows, block.len(), width));
+        }
+        if !dhidden.is_empty() {
+            // The copies of the hidden rows have served; their gradient takes their place.
+            let weight = Matrix::new(self.weight.data, vocabulary, width);
+            matmul_threads(&mut self.rows, width, 0.0, dlogits, weight);
+            for (from, &to) in self.rows.chunks_exact(width.max(1)).zip(block) {
+                dhidden[to * width..][..width].copy_from_slice(from);
+            }
+        }
+    }
+}
+
+/// Gradients of hidden states and weight, made by the forward pass. They wait here and not in the
+/// operator's `saved`, so that the backward pass can scale them in place and give them away:
+/// the weight's is the largest array of a training step.
+#[derive(Clone, Debug, Default)]
+pub struct Waiting(Arc<Mutex<Option<[Vec<f32>; 2]>>>);
+
+impl Waiting {
+    pub fn put(&self, gradients: [Vec<f32>; 2]) {
+        *self.0.lock().expect("no holder of the lock panics") = Some(gradients);
+    }
+
+    /// The wanted gradients, times `upstream`.
+    pub fn take(&self, needs: [bool; 2], [hidden, weight]: [View<'_>; 2], upstream: f32) -> [Option<Array>; 2] {
+        let [dhidden, dweight] = self
+            .0
+            .lock()
+            .expect("no holder of the lock panics")
+            .take()
+            .expect("a graph is consumed by its backward pass, and the forward pass of a tracked input filled this");
+        let finish = |mut gradient: Vec<f32>, like: View<'_>| {
+            if upstream != 1.0 {
+                split_rows(gradient.len(), 1 << 16, [(&mut gradient, 1)], |_, [part]| scale(part, upstream));
+            }
+            Array::new(gradient, like.shape)
+        };
+        [needs[0].then(|| finish(dhidden, hidden)), needs[1].then(|| finish(dweight, weight))]
+    }
+}
+
+/// Zeroed gradients of the wanted inputs, empty ones of the others.
+pub fn room(track: [bool; 2], [hidden, weight]: [View<'_>; 2]) -> [Vec<f32>; 2] {
+    [(track[0], hidden), (track[1], weight)].map(|(wanted, like)| vec![0.0; if wanted { like.data.len() } else { 0 }])
+}
+
+simd! {
+    fn scale(x: &mut [f32], by: f32) {
+        for x in x {
+            *x *= by;
+        }
+    }
+
+    /// ln of the sum of e^x, and the largest x.
+    pub fn log_sum_exp(x: &[f32]) -> (f32, f32) {
+        let largest = maximum(x);
+        // Partial sums in f64: 150 000 f32 additions would lose two digits.
+        let mut total = 0.0f64;
+        for x in x.chunks(4096) {
+            total += f64::from(sum_by(x.len(), |i| exp(x[i] - largest)));
+        }
+        (largest + total.ln() as f32, largest)
+    }
+}

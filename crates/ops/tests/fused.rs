@@ -1,0 +1,486 @@
+//! Every fused operator against its reference: outputs and all gradients, at odd sizes, and a few
+//! gradients against finite differences, which share no code with either.
+
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Deterministic values in about -1..1.
+fn values(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = 0x9e37_79b9_u32.wrapping_mul(seed + 1) | 1;
+    (0..n)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn flat(data: &[f32], device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(data.to_vec(), [data.len()]), device)
+}
+
+fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec::<f32>().unwrap()
+}
+
+/// Output, and the gradient of `sum(output * weights)` by every input.
+fn evaluate(inputs: &[Vec<f32>], f: &dyn Fn(&[Tensor<1>]) -> Tensor<1>) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let device = Device::flex().autodiff();
+    let leaves: Vec<_> = inputs.iter().map(|data| flat(data, &device).require_grad()).collect();
+    let output = f(&leaves);
+    let n = output.dims()[0];
+    let gradients = (output.clone() * flat(&values(n, 77), &device)).sum().backward();
+    let gradients = leaves.iter().map(|leaf| numbers(leaf.grad(&gradients).unwrap())).collect();
+    (numbers(output), gradients)
+}
+
+fn close(name: &str, fast: &[f32], slow: &[f32], tolerance: f32) {
+    assert_eq!(fast.len(), slow.len(), "{name}: length");
+    let scale = slow.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+    for (i, (a, b)) in fast.iter().zip(slow).enumerate() {
+        assert!((a - b).abs() <= tolerance * scale, "{name}[{i}]: fast {a}, slow {b} (largest {scale})");
+    }
+}
+
+/// Fast against slow; fast untracked against fast tracked; fast twice, bit for bit.
+fn compare(
+    name: &str,
+    inputs: &[Vec<f32>],
+    fast: &dyn Fn(&[Tensor<1>]) -> Tensor<1>,
+    slow: &dyn Fn(&[Tensor<1>]) -> Tensor<1>,
+) {
+    let (output, gradients) = evaluate(inputs, fast);
+    let (expected, expected_gradients) = evaluate(inputs, slow);
+    close(&format!("{name}: output"), &output, &expected, 2e-5);
+    for (i, (a, b)) in gradients.iter().zip(&expected_gradients).enumerate() {
+        close(&format!("{name}: gradient {i}"), a, b, 5e-5);
+    }
+    let again = evaluate(inputs, fast);
+    assert!(again.0 == output && again.1 == gradients, "{name}: two runs differ");
+    let device = Device::flex();
+    let plain: Vec<_> = inputs.iter().map(|data| flat(data, &device)).collect();
+    // Not bit for bit: decoding one token takes its own path.
+    close(&format!("{name}: inference"), &numbers(fast(&plain)), &output, 5e-6);
+}
+
+/// Analytic gradients of `fast` against central differences at a few elements.
+fn differences(name: &str, inputs: &[Vec<f32>], fast: &dyn Fn(&[Tensor<1>]) -> Tensor<1>) {
+    let device = Device::flex();
+    let loss = |inputs: &[Vec<f32>]| -> f64 {
+        let plain: Vec<_> = inputs.iter().map(|data| flat(data, &device)).collect();
+        let output = numbers(fast(&plain));
+        output.iter().zip(values(output.len(), 77)).map(|(&y, w)| f64::from(y) * f64::from(w)).sum()
+    };
+    let (_, gradients) = evaluate(inputs, fast);
+    let step = 1e-2;
+    for (which, gradient) in gradients.iter().enumerate() {
+        let scale = gradient.iter().fold(1e-2f32, |m, v| m.max(v.abs()));
+        for element in (0..gradient.len()).step_by((gradient.len() / 5).max(1)) {
+            let mut moved = inputs.to_vec();
+            moved[which][element] += step;
+            let up = loss(&moved);
+            moved[which][element] -= 2.0 * step;
+            let slope = ((up - loss(&moved)) / f64::from(2.0 * step)) as f32;
+            let analytic = gradient[element];
+            assert!(
+                (slope - analytic).abs() < 5e-3 * scale,
+                "{name}: input {which}[{element}]: analytic {analytic}, difference {slope}"
+            );
+        }
+    }
+}
+
+const TIMES: [usize; 3] = [1, 7, 65];
+
+mod rms_norm {
+    use super::*;
+    use recast_ops::rms_norm::{reference, rms_norm};
+
+    #[test]
+    fn equals_reference() {
+        for time in TIMES {
+            for width in [3, 15, 64] {
+                let inputs = [values(2 * time * width, 1), values(width, 2)];
+                let fast = |x: &[Tensor<1>]| {
+                    rms_norm(x[0].clone().reshape([2, time, width]), x[1].clone(), 1e-5).reshape([-1])
+                };
+                let slow = |x: &[Tensor<1>]| {
+                    reference::rms_norm(x[0].clone().reshape([2, time, width]), x[1].clone(), 1e-5).reshape([-1])
+                };
+                compare(&format!("rms_norm {time} {width}"), &inputs, &fast, &slow);
+                if time == 7 && width == 15 {
+                    differences("rms_norm", &inputs, &fast);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_wanted_gradient() {
+        let device = Device::flex().autodiff();
+        let x = flat(&values(32, 1), &device).require_grad();
+        let weight = flat(&values(8, 2), &device);
+        let gradients = rms_norm(x.clone().reshape([4, 8]), weight.clone(), 1e-5).sum().backward();
+        assert!(x.grad(&gradients).is_some() && weight.grad(&gradients).is_none());
+    }
+
+    #[test]
+    fn zero_rows() {
+        let device = Device::flex();
+        let y = rms_norm(Tensor::<2>::zeros([0, 8], &device), Tensor::ones([8], &device), 1e-5);
+        assert_eq!(y.dims(), [0, 8]);
+        let y = rms_norm(Tensor::<2>::zeros([1, 8], &device), Tensor::ones([8], &device), 1e-5);
+        assert!(numbers(y).iter().all(|&v| v == 0.0));
+    }
+}
+
+mod swiglu {
+    use super::*;
+    use recast_ops::swiglu::{reference, swiglu};
+
+    #[test]
+    fn equals_reference() {
+        for time in TIMES {
+            let n = time * 331;
+            let inputs = [values(n, 3).iter().map(|v| v * 12.0).collect(), values(n, 4)];
+            let shaped = |x: &Tensor<1>| x.clone().reshape([time, 331]);
+            let fast = |x: &[Tensor<1>]| swiglu(shaped(&x[0]), shaped(&x[1])).reshape([-1]);
+            let slow = |x: &[Tensor<1>]| reference::swiglu(shaped(&x[0]), shaped(&x[1])).reshape([-1]);
+            compare(&format!("swiglu {time}"), &inputs, &fast, &slow);
+            if time == 1 {
+                differences("swiglu", &inputs, &fast);
+            }
+        }
+    }
+
+    #[test]
+    fn far_ends() {
+        let device = Device::flex();
+        let gate = flat(&[-1e4, -100.0, 100.0, 1e4], &device);
+        let y = numbers(swiglu(gate, Tensor::ones([4], &device)));
+        assert!(y[0].abs() < 1e-30 && y[1].abs() < 1e-30, "{y:?}");
+        assert_eq!(&y[2..], &[100.0, 1e4]);
+    }
+}
+
+mod rope {
+    use super::*;
+    use recast_ops::rope::{RopeTable, reference, rope};
+    use std::sync::Arc;
+
+    fn table(half: usize) -> RopeTable {
+        let frequencies: Vec<f32> = (0..half).map(|i| 10_000f32.powf(-(i as f32) / half as f32)).collect();
+        RopeTable::new(&frequencies, 200, 1.0)
+    }
+
+    #[test]
+    fn equals_reference() {
+        let (batch, heads) = (2, 3);
+        for time in TIMES {
+            for half in [1, 5, 32] {
+                let table = table(half);
+                let size = 2 * half;
+                let inputs = [values(batch * time * heads * size, 5)];
+                let shaped = |x: &[Tensor<1>]| x[0].clone().reshape([batch, time, heads, size]);
+                let from = 9u32;
+                let running: Vec<u32> = (0..batch).flat_map(|_| (0..time as u32).map(|t| from + t)).collect();
+                let fast = |x: &[Tensor<1>]| rope(shaped(x), &table, from as usize, None).reshape([-1]);
+                let slow = |x: &[Tensor<1>]| reference::rope(shaped(x), &table, &running).reshape([-1]);
+                compare(&format!("rope {time} {size}"), &inputs, &fast, &slow);
+
+                let packed: Vec<u32> = (0..batch * time).map(|i| (i * 37 % 200) as u32).collect();
+                let shared: Arc<[u32]> = packed.clone().into();
+                let fast = |x: &[Tensor<1>]| rope(shaped(x), &table, 0, Some(shared.clone())).reshape([-1]);
+                let slow = |x: &[Tensor<1>]| reference::rope(shaped(x), &table, &packed).reshape([-1]);
+                compare(&format!("rope packed {time} {size}"), &inputs, &fast, &slow);
+                if time == 7 && half == 5 {
+                    differences("rope", &inputs, &fast);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_depend_on_distance_alone() {
+        let device = Device::flex();
+        let (table, q, k) = (table(32), values(64, 6), values(64, 7));
+        let turned = |x: &[f32], position| {
+            numbers(rope(flat(x, &device).reshape([1, 1, 1, 64]), &table, position, None))
+        };
+        let score = |a, b| -> f32 { turned(&q, a).iter().zip(turned(&k, b)).map(|(x, y)| x * y).sum() };
+        assert!((score(5, 2) - score(105, 102)).abs() < 1e-4);
+        assert!((score(5, 2) - score(5, 3)).abs() > 1e-3);
+    }
+
+    #[test]
+    #[should_panic(expected = "position 200 against a table of 200")]
+    fn beyond_the_table() {
+        rope(Tensor::zeros([1, 2, 1, 2], &Device::flex()), &table(1), 199, None);
+    }
+}
+
+mod vocab_loss {
+    use super::*;
+    use recast_ops::vocab_loss::{VocabLossError, cross_entropy, reference, teacher_kl, token_log_probabilities};
+    use std::sync::Arc;
+
+    fn scaled(n: usize, seed: u32, by: f32) -> Vec<f32> {
+        values(n, seed).iter().map(|v| v * by).collect()
+    }
+
+    fn targets(rows: usize, vocabulary: usize) -> Arc<[u32]> {
+        (0..rows).map(|i| (i * 31 % vocabulary) as u32).collect()
+    }
+
+    /// Weights with zeros among them.
+    fn weights(rows: usize) -> Arc<[f32]> {
+        (0..rows).map(|i| if i % 3 == 1 { 0.0 } else { 0.5 + (i % 5) as f32 }).collect()
+    }
+
+    #[test]
+    fn cross_entropy_equals_reference() {
+        // 600 rows are three blocks; 30 000 words are several blocks of the f64 sum.
+        for (rows, width, vocabulary) in [(1, 3, 5), (7, 5, 33), (65, 16, 30_001), (600, 5, 19)] {
+            let inputs = [scaled(rows * width, 1, 4.0), values(vocabulary * width, 2)];
+            let targets = targets(rows, vocabulary);
+            let split = |x: &[Tensor<1>]| {
+                (x[0].clone().reshape([rows, width]), x[1].clone().reshape([vocabulary, width]))
+            };
+            let fast = |x: &[Tensor<1>]| {
+                let (hidden, weight) = split(x);
+                cross_entropy(hidden, weight, targets.clone(), None, None).unwrap()
+            };
+            let slow = |x: &[Tensor<1>]| {
+                let (hidden, weight) = split(x);
+                reference::cross_entropy(hidden, weight, &targets, &vec![1.0; rows], rows as f32)
+            };
+            compare(&format!("cross_entropy {rows} {vocabulary}"), &inputs, &fast, &slow);
+            let weights = weights(rows);
+            let fast = |x: &[Tensor<1>]| {
+                let (hidden, weight) = split(x);
+                cross_entropy(hidden, weight, targets.clone(), Some(weights.clone()), Some(9.0)).unwrap() * 3.0
+            };
+            let slow = |x: &[Tensor<1>]| {
+                let (hidden, weight) = split(x);
+                reference::cross_entropy(hidden, weight, &targets, &weights, 3.0)
+            };
+            compare(&format!("cross_entropy weighted {rows} {vocabulary}"), &inputs, &fast, &slow);
+            if rows == 7 {
+                differences("cross_entropy", &inputs, &fast);
+            }
+        }
+    }
+
+    #[test]
+    fn teacher_kl_equals_reference() {
+        for (rows, width, other, vocabulary) in [(1, 3, 2, 5), (7, 5, 8, 33), (65, 16, 9, 30_001), (600, 5, 4, 19)] {
+            let inputs = [scaled(rows * width, 1, 4.0), values(vocabulary * width, 2)];
+            let (teacher_hidden, teacher_weight) = (scaled(rows * other, 3, 3.0), values(vocabulary * other, 4));
+            let split = |x: &[Tensor<1>]| {
+                let device = x[0].device();
+                (
+                    x[0].clone().reshape([rows, width]),
+                    x[1].clone().reshape([vocabulary, width]),
+                    flat(&teacher_hidden, &device).reshape([rows, other]),
+                    flat(&teacher_weight, &device).reshape([vocabulary, other]),
+                )
+            };
+            let weights = weights(rows);
+            let total: f32 = weights.iter().sum();
+            let fast = |x: &[Tensor<1>]| {
+                let (a, b, c, d) = split(x);
+                teacher_kl(a, b, c, d, Some(weights.clone()), None).unwrap()
+            };
+            let slow = |x: &[Tensor<1>]| {
+                let (a, b, c, d) = split(x);
+                reference::teacher_kl(a, b, c, d, &weights, total)
+            };
+            compare(&format!("teacher_kl {rows} {vocabulary}"), &inputs, &fast, &slow);
+            if rows == 7 {
+                differences("teacher_kl", &inputs, &fast);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frozen_head_and_a_teacher_outside_the_graph() {
+        let (plain, tracked) = (Device::flex(), Device::flex().autodiff());
+        let hidden = flat(&values(12, 1), &tracked).require_grad();
+        let weight = flat(&values(20, 2), &plain).reshape([5, 4]);
+        let teacher = flat(&values(12, 3), &tracked).require_grad();
+        let loss = teacher_kl(
+            hidden.clone().reshape([3, 4]),
+            weight.clone(),
+            teacher.clone().reshape([3, 4]),
+            weight.clone(),
+            None,
+            None,
+        )
+        .unwrap();
+        let gradients = loss.backward();
+        assert!(hidden.grad(&gradients).is_some() && teacher.grad(&gradients).is_none());
+        let loss = cross_entropy(hidden.clone().reshape([3, 4]), weight, targets(3, 5), None, None).unwrap();
+        assert!(hidden.grad(&loss.backward()).is_some());
+    }
+
+    #[test]
+    fn agreement_has_no_divergence() {
+        let device = Device::flex();
+        let hidden = flat(&scaled(40, 1, 5.0), &device).reshape([10, 4]);
+        let weight = flat(&scaled(4000, 2, 5.0), &device).reshape([1000, 4]);
+        let kl = teacher_kl(hidden.clone(), weight.clone(), hidden, weight, None, None).unwrap();
+        assert_eq!(numbers(kl), [0.0]);
+    }
+
+    #[test]
+    fn scores_of_tokens() {
+        let device = Device::flex();
+        for (rows, vocabulary) in [(1, 5), (7, 33), (600, 19)] {
+            let hidden = flat(&scaled(rows * 4, 1, 4.0), &device).reshape([rows, 4]);
+            let weight = flat(&values(vocabulary * 4, 2), &device).reshape([vocabulary, 4]);
+            let targets = targets(rows, vocabulary);
+            let scores = token_log_probabilities(hidden.clone(), weight.clone(), targets.clone()).unwrap();
+            let slow = reference::token_log_probabilities(hidden.clone(), weight.clone(), &targets);
+            close("scores", &numbers(scores.log_probabilities), &numbers(slow), 1e-5);
+            let best = hidden.matmul(weight.transpose()).argmax(1).into_data().iter::<i64>().collect::<Vec<_>>();
+            let hits: Vec<f32> =
+                best.iter().zip(&*targets).map(|(&b, &t)| f32::from(u8::from(b == i64::from(t)))).collect();
+            assert_eq!(numbers(scores.greedy), hits);
+            assert!(rows < 600 || hits.contains(&1.0) && hits.contains(&0.0));
+        }
+        // Of equals the first is greedy.
+        let scores = token_log_probabilities(Tensor::ones([2, 1], &device), Tensor::ones([3, 1], &device), [0, 1].into());
+        assert_eq!(numbers(scores.unwrap().greedy), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn refusals() {
+        let device = Device::flex();
+        let (hidden, weight) = (Tensor::<2>::zeros([2, 3], &device), Tensor::<2>::zeros([5, 3], &device));
+        let ask = |targets: &[u32], weights: Option<&[f32]>, denominator| {
+            cross_entropy(hidden.clone(), weight.clone(), targets.into(), weights.map(Into::into), denominator)
+                .map(numbers)
+                .unwrap_err()
+        };
+        assert_eq!(ask(&[4, 5], None, None), VocabLossError::Target { row: 1, target: 5, vocabulary: 5 });
+        assert_eq!(ask(&[4], None, None), VocabLossError::Length { what: "targets", expected: 2, found: 1 });
+        assert_eq!(ask(&[4, 4], Some(&[0.0, 0.0]), None), VocabLossError::Denominator(0.0));
+        assert!(matches!(ask(&[4, 4], Some(&[0.0, f32::NAN]), None), VocabLossError::Weight { row: 1, .. }));
+        assert!(matches!(ask(&[4, 4], None, Some(-1.0)), VocabLossError::Denominator(_)));
+        let other = Tensor::<2>::zeros([4, 3], &device);
+        let kl = teacher_kl(hidden.clone(), weight.clone(), hidden.clone(), other, None, None).unwrap_err();
+        assert_eq!(kl, VocabLossError::Length { what: "teacher's vocabulary", expected: 5, found: 4 });
+        // No weighted row, but a denominator: a part of a batch that has nothing to say.
+        let nothing = cross_entropy(hidden, weight, [0, 0].into(), Some([0.0, 0.0].into()), Some(2.0)).unwrap();
+        assert_eq!(numbers(nothing), [0.0]);
+    }
+}
+
+mod attention {
+    use super::*;
+    use recast_ops::attention::{AttentionOptions, Mask, attention, reference};
+    use std::sync::Arc;
+
+    /// `[batch, time, heads, keys, groups, size]`
+    type Sizes = [usize; 6];
+
+    fn inputs([batch, time, heads, keys, groups, size]: Sizes) -> [Vec<f32>; 3] {
+        let scaled = |n, seed| values(n, seed).iter().map(|v| v * 2.0).collect();
+        [
+            scaled(batch * time * heads * size, 1),
+            scaled(batch * keys * groups * size, 2),
+            scaled(batch * keys * groups * size, 3),
+        ]
+    }
+
+    fn split(x: &[Tensor<1>], [batch, time, heads, keys, groups, size]: Sizes) -> [Tensor<4>; 3] {
+        let k = [batch, keys, groups, size];
+        [
+            x[0].clone().reshape([batch, time, heads, size]),
+            x[1].clone().reshape(k),
+            x[2].clone().reshape(k),
+        ]
+    }
+
+    fn check(name: &str, sizes: Sizes, options: &AttentionOptions) {
+        let fast = |x: &[Tensor<1>]| {
+            let [q, k, v] = split(x, sizes);
+            attention(q, k, v, options.clone()).reshape([-1])
+        };
+        let slow = |x: &[Tensor<1>]| {
+            let [q, k, v] = split(x, sizes);
+            reference::attention(q, k, v, options).reshape([-1])
+        };
+        compare(&format!("{name} {sizes:?}"), &inputs(sizes), &fast, &slow);
+        if sizes[1] == 7 {
+            differences(name, &inputs(sizes), &fast);
+        }
+    }
+
+    #[test]
+    fn equals_reference() {
+        let sizes =
+            [[2, 1, 3, 1, 1, 8], [2, 1, 4, 300, 2, 8], [2, 7, 4, 9, 2, 5], [1, 65, 3, 65, 3, 16], [2, 130, 6, 400, 2, 8]];
+        for sizes in sizes {
+            for mask in [Mask::Causal, Mask::Window(1), Mask::Window(40), Mask::Bidirectional] {
+                check(&format!("{mask:?}"), sizes, &AttentionOptions { mask, ..Default::default() });
+            }
+            check("scaled", sizes, &AttentionOptions { scale: Some(0.7), ..Default::default() });
+        }
+    }
+
+    #[test]
+    fn documents() {
+        for sizes in [[2, 7, 4, 9, 2, 5], [2, 130, 2, 400, 1, 8]] {
+            let [batch, time, _, keys, ..] = sizes;
+            // Documents of 17 keys; each query sees its own from the start.
+            let position = |row: usize| keys - time + row % time;
+            let first: Arc<[u32]> = (0..batch * time).map(|row| (position(row) / 17 * 17) as u32).collect();
+            let end: Arc<[u32]> = first.iter().map(|first| first + 17).collect();
+            let options = AttentionOptions { first_visible: Some(first.clone()), ..Default::default() };
+            check("causal documents", sizes, &options);
+            let mask = Mask::Bidirectional;
+            check("documents", sizes, &AttentionOptions { mask, end_visible: Some(end), ..options });
+        }
+    }
+
+    #[test]
+    fn a_query_that_sees_nothing_gives_zeros() {
+        let sizes = [1, 3, 2, 3, 1, 4];
+        let options = AttentionOptions { end_visible: Some([0, 2, 3].into()), ..Default::default() };
+        let (output, gradients) = evaluate(&inputs(sizes), &|x| {
+            let [q, k, v] = split(x, sizes);
+            attention(q, k, v, options.clone()).reshape([-1])
+        });
+        assert!(output[..8].iter().all(|&y| y == 0.0) && output[8..].iter().all(|&y| y != 0.0));
+        assert!(gradients[0][..8].iter().all(|&d| d == 0.0));
+        assert!(gradients.iter().flatten().all(|d| d.is_finite()));
+    }
+
+    #[test]
+    fn token_by_token_is_the_same() {
+        let sizes = [2, 40, 6, 40, 2, 16];
+        let device = Device::flex();
+        let x: Vec<_> = inputs(sizes).iter().map(|data| flat(data, &device)).collect();
+        let [q, k, v] = split(&x, sizes);
+        let whole = attention(q.clone(), k.clone(), v.clone(), AttentionOptions::default());
+        for t in [0, 1, 39] {
+            let upto = |x: &Tensor<4>| x.clone().slice([0..2, 0..t + 1]);
+            let one = attention(q.clone().slice([0..2, t..t + 1]), upto(&k), upto(&v), AttentionOptions::default());
+            close("decode", &numbers(one), &numbers(whole.clone().slice([0..2, t..t + 1])), 1e-5);
+        }
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let sizes = [1, 5, 1, 5, 1, 2];
+        let device = Device::flex();
+        let x: Vec<_> =
+            inputs(sizes).iter().map(|x| flat(&x.iter().map(|x| x * 1e3).collect::<Vec<_>>(), &device)).collect();
+        let [q, k, v] = split(&x, sizes);
+        assert!(numbers(attention(q, k, v, AttentionOptions::default())).iter().all(|y| y.is_finite()));
+    }
+}
