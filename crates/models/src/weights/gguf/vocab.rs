@@ -71,6 +71,7 @@ pub(super) fn vocab(file: &MappedFile, header: &Header) -> Result<Option<GgufVoc
         unknown: id("tokenizer.ggml.unknown_token_id")?,
         pad: id("tokenizer.ggml.padding_token_id")?,
         add_bos: header.boolean(file, "tokenizer.ggml.add_bos_token")?,
+        add_space_prefix: header.boolean(file, "tokenizer.ggml.add_space_prefix")?,
         chat_template: header.string(file, "tokenizer.chat_template")?,
         model,
         scores,
