@@ -6,6 +6,8 @@
 //! add a kind of corpus see `corpus/`, a source of tokenizers `tokenizer/`, an order of samples
 //! `packing/`; the tests in each folder say what it must keep. Nothing here knows tensors.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod chat_template;
 mod corpus;
 mod error;

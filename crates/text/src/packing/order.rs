@@ -242,7 +242,7 @@ mod tests {
             number > 1
                 && (2..number)
                     .take_while(|d| d * d <= number)
-                    .all(|d| number % d != 0)
+                    .all(|d| !number.is_multiple_of(d))
         };
         for number in 0..5000 {
             assert_eq!(is_prime(number), slow(number), "{number}");

@@ -45,7 +45,7 @@ fn documents_are_tokens_with_separators_between() {
         "{\"text\": \"ab\"}\n{\"text\": \"\"}\n{\"text\": \"c<|endoftext|>\"}\n{\"text\": \"d\"}\n";
     let source = write(folder.path(), "a.jsonl", lines);
     let ids = |text: &str| tokenizer().encode(text, false).unwrap();
-    let (file, worked) = build(&[source.clone()], &separated(), folder.path());
+    let (file, worked) = build(std::slice::from_ref(&source), &separated(), folder.path());
     let file = file.unwrap();
     assert!(worked);
     assert_eq!(
@@ -56,7 +56,7 @@ fn documents_are_tokens_with_separators_between() {
     assert_eq!((file.document(1), file.document(2)), (3..5, 5..7));
     assert_eq!(file.vocab_size(), 259);
     let (plain, _) = build(
-        &[source.clone()],
+        std::slice::from_ref(&source),
         &TokenFileOptions::default(),
         folder.path(),
     );
@@ -108,7 +108,7 @@ fn token_sources_are_taken_as_they_are_and_checked() {
     writer.push(&[5, 6, 0]).unwrap();
     writer.push(&[7]).unwrap();
     writer.finish().unwrap();
-    let (file, _) = build(&[path.clone()], &separated(), folder.path());
+    let (file, _) = build(std::slice::from_ref(&path), &separated(), folder.path());
     let file = file.unwrap();
     assert_eq!(
         (file.tokens(0..5), file.document_starts()),
@@ -148,7 +148,7 @@ fn empty_sources_and_wrong_separators_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let source = write(folder.path(), "a.txt", "\n");
     assert!(
-        build(&[source.clone()], &separated(), folder.path())
+        build(std::slice::from_ref(&source), &separated(), folder.path())
             .0
             .is_err()
     );

@@ -1,7 +1,7 @@
 //! From the vocabulary in a GGUF file to a `tokenizer.json`.
 //!
 //! GGUF names the pre-tokenizer (`tokenizer.ggml.pre`) instead of describing it, so the regexes
-//! live here, each as its model's own `tokenizer.json` has it. To add one, add an arm to
+//! live here, after the families' own `tokenizer.json` (SmolLM2 excepted, see there). To add one, add an arm to
 //! [`byte_level_shape`] and a line to [`KNOWN_PRE_TOKENIZERS`]; the tests at the end hold every
 //! listed name to building a working tokenizer.
 
