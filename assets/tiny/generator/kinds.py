@@ -1,6 +1,6 @@
 """All kinds of documents, each with its share of the corpus. A new kind is a function of a `Doc` and a line here."""
 
-from . import fables, facts, recall, stories_heart, stories_town, sums
+from . import fables, facts, howto, letters, recall, stories_heart, stories_town, sums, talk
 from .grammar import Doc, Rng
 
 KINDS = (
@@ -13,6 +13,9 @@ KINDS = (
     ("facts-animal", facts.animal, 3), ("facts-place", facts.place, 4), ("facts-person", facts.person, 4), ("facts-town", facts.town, 3),
     ("recall-outing", recall.outing, 5), ("recall-parcels", recall.parcels, 3), ("recall-pegs", recall.pegs, 3), ("recall-secret", recall.secret, 3),
     ("recall-order", recall.order, 3), ("sums-page", sums.problems, 4), ("sums-lesson", sums.lesson, 3),
+    ("letter", letters.letter, 6), ("diary", letters.diary, 4), ("list", letters.lists, 3), ("how-to", howto.guide, 6),
+    ("talk-way", talk.asking_the_way, 3), ("talk-shop", talk.at_the_shop, 3), ("talk-quiz", talk.quiz, 3), ("talk-two", talk.disagreement, 4),
+    ("riddles", talk.riddles, 4),
 )
 
 
