@@ -33,11 +33,14 @@ def documents(size):
             yield kind, text
 
 
+def lines(texts):
+    """The bytes of a .jsonl file."""
+    return "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for _, text in texts).encode()
+
+
 def save(size, folder):
     path = folder / f"{size}.jsonl"
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for _, text in documents(size):
-            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    path.write_bytes(lines(documents(size)))
     print(f"{path.name}: {path.stat().st_size} bytes")
     if size != "full" and shutil.which("zstd"):
         packed = path.with_suffix(".jsonl.zst")
@@ -45,12 +48,25 @@ def save(size, folder):
         print(f"{packed.name}: {packed.stat().st_size} bytes")
 
 
+def stale(texts, folder):
+    """How many of the packed files are not what the generator writes now."""
+    old = 0
+    for size in texts:
+        packed = folder / f"{size}.jsonl.zst"
+        if packed.exists() and shutil.which("zstd"):
+            held = subprocess.run(["zstd", "-dcq", str(packed)], check=True, capture_output=True).stdout
+            same = held == lines(texts[size])
+            print(f"{packed.name} {'is what the generator writes' if same else 'is out of date: run make_text.py'}")
+            old += not same
+    return old
+
+
 def main():
     here = pathlib.Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="write full.jsonl instead of the committed sizes")
     parser.add_argument("--out", type=pathlib.Path, default=here, help="folder to write to (default: beside this script)")
-    parser.add_argument("--check", action="store_true", help="scan the texts for faults and count them; writes nothing")
+    parser.add_argument("--check", action="store_true", help="scan the texts for faults, count them, and compare the packed files; writes nothing")
     parser.add_argument("--sample", nargs=2, metavar=("KIND", "COUNT"), help="print some documents whose kind begins so")
     args = parser.parse_args()
     if args.sample:
@@ -62,7 +78,8 @@ def main():
         return 0
     sizes = ["full"] if args.full else ["text", "held_out"]
     if args.check:
-        return 1 if report({size: list(documents(size)) for size in sizes}) else 0
+        texts = {size: list(documents(size)) for size in sizes}
+        return 1 if report(texts) + stale(texts, args.out) else 0
     for size in sizes:
         save(size, args.out)
     return 0

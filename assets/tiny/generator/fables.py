@@ -36,7 +36,7 @@ def trick(d):
     meet(d, one, two)
     d.para()
     d.s(f"one {d.part} in {d.season}, when {d.sky}, {one} went out to look for {one.likes}.", f"one day {one} was so busy with {one.likes} that {one.he} did not look round.")
-    d.s(f"suddenly a shadow fell on {one.him}. A heavy paw came down, and {one} could not move." if two.beast != "owl" else f"without a sound two claws closed around {one.him}, and {one} could not move.")
+    d.s(f"<suddenly a shadow fell on {one.him}|a twig snapped|there was a rustle in the ferns|everything went quiet, as it does when danger is near>. <A heavy paw came down, and {one} could not move.|Before {one} could hide, a paw held {one.him} fast.|Then {one.he} lay under a big paw.>" if two.beast != "owl" else f"without a sound two claws closed around {one.him}, and {one} could not move.")
     d.say(two, d.rng.pick(("I have not had breakfast yet!", "Now I have you!", "What a nice little bite.")), mood="glad")
     plan = d.rng.below(4)
     if plan == 0:
@@ -73,7 +73,7 @@ def boast(d):
     d.say(one, d.rng.pick(("At everything?", "Shall we see?", "I should like to try.")), mood="plain")
     d.s(f"the others laughed, for {one} was only a~ {one.beast}. But it was settled: they would find out {contest[0]}. {d.rng.pick([b for b in BEASTS if b not in (one, two)])} was to be the judge.")
     d.para()
-    d.s(f"on the day of the contest {d.sky}, and everyone came to watch.", f"they began when the sun stood over the Grandfather oak.")
+    d.s(f"on the day of the contest {d.sky}, and everyone came to watch.", f"they began when the sun stood over the Grandfather oak.", f"nobody wanted to miss it, not even those who sleep by day.", f"some had brought nuts to eat while they looked on.")
     d.s(contest[1].format(big=two, small=one, big_he=two.he, small_he=one.he, small_him=one.him))
     d.s(f"{two} could not believe it.", f"for once {two} had nothing to say.", f"there was a long silence, and then the whole wood cheered.")
     d.para()
@@ -86,7 +86,7 @@ def small_helper(d):
     one, two = cast(d)
     meet(d, two, one)
     d.s(f"one {d.part} {one} fell into <a deep puddle|a hole|the stream>, and it was {two} who pulled {one.him} out.", f"one {d.season}, when food was scarce, {two} gave {one} the last of {two.his} {two.likes if two.likes not in ('silence', 'everything') else 'supper'}.")
-    d.say(one, "I will help you too, one day.", mood="brave")
+    d.say(one, "<I will help you too, one day.|Call me when you are in need.|I shall not forget that, and one day I shall pay you back.>", mood="brave")
     d.s(f"{two} laughed. How could a~ {one.beast} ever help a~ {two.beast}?", f"{two} smiled at that, for {one} was so very small.")
     d.para()
     d.s("weeks went by.", "the moon grew full and thin again.", f"{d.season} passed.")
@@ -110,15 +110,15 @@ def sharing(d):
     one, two = cast(d)
     third = d.rng.pick([b for b in BEASTS if b not in (one, two)])
     meet(d, one, two)
-    food, n = d.rng.pick((("pears", d.rng.between(7, 15)), ("walnuts", d.rng.between(11, 23)), ("mushrooms", d.rng.between(5, 13)), ("turnips", d.rng.between(3, 9))))
+    food, n = d.rng.pick((("pears", d.rng.between(7, 15)), ("walnuts", d.rng.between(11, 23)), ("mushrooms", d.rng.between(7, 13)), ("turnips", d.rng.between(7, 11))))
     if n % 2 == 0:
         n += 1
     d.s(f"one {d.season} day the two of them found {number(n)} {food} under a bush.", f"in the {d.season} {one} and {two} gathered {food} together, and in the end there were {number(n)}.")
     half = n // 2
     d.s(f"they shared them out, one for you and one for me, until each had {number(half)}. One was left over.")
-    d.say(one, "It is mine, because I saw them first.", mood="cross")
-    d.say(two, "It is mine, because I am bigger.", mood="cross")
-    d.s(f"they argued until the sun went down. Then {third} the {third.beast} came by<, who had heard the noise|>.")
+    d.say(one, "<It is mine, because I saw them first.|I carried more of them, so it belongs to me.|I shall have it, for I am so small and need to grow.>", mood="cross")
+    d.say(two, "<It is mine, because I am bigger.|I need more than you do.|Who shook the branch? I did.>", mood="cross")
+    d.s(f"<they argued until the sun went down.|neither of them would give in.|their voices grew louder and louder.|it went back and forth like a saw.> Then {third} the {third.beast} came by<, who had heard the noise|>.")
     d.para()
     end = d.rng.below(3)
     if end == 0:
@@ -131,7 +131,7 @@ def sharing(d):
         d.s(f"they did not like to wait. But they planted it <by the stream|at the edge of the clearing>, and when some years had passed, there was more than {number(n)} for each of them.".replace("there was more than", "there were more than"))
         d.s("what is shared grows.", "since then there is a place in Hollin Wood where nobody argues.")
     else:
-        d.s(f"{third} had found nothing that day and looked very thin. {one} saw it, and {two} saw it too. Neither said a word, but both gave {third} {'one' if half < 3 else 'two'} of their {food}, and the odd one as well.")
-        left = half - (1 if half < 3 else 2)
+        d.s(f"{third} had found nothing that day and looked very thin. {one} saw it, and {two} saw it too. Neither said a word, but both gave {third} two of their {food}, and the odd one as well.")
+        left = half - 2
         d.s(f"now {one} had {number(left)}, {two} had {number(left)}, and {third} had {number(n - 2 * left)}.")
         d.s("nobody argued about the last one any more.", "and they found that it tasted better with three at the table.")

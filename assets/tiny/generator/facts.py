@@ -19,11 +19,11 @@ ANIMALS = (
     ("heron", "chick", "in large nests in the tops of trees", "fish and frogs", "by day", "tall and grey, with long thin legs", "it can stand still in the water for an hour", "stays near open water in winter"),
     ("mole", "pup", "in tunnels under the meadow", "worms and grubs", "by day and by night", "small and black, with hands like shovels", "it is almost blind but feels the smallest tremble", "digs deeper in winter"),
     ("swallow", "chick", "in a cup of mud under the roof", "flies, caught in the air", "by day", "blue-black, with a forked tail", "it flies thousands of miles each year", "flies to warm countries in autumn"),
-    ("hare", "leveret", "in a hollow in the grass", "grass, herbs and bark", "at dusk", "long-legged and brown, with black tips to its ears", "it can run faster than a horse for a short while", "stays awake all winter"),
+    ("hare", "leveret", "in a hollow in the grass", "grass, herbs and bark", "at dusk", "long-legged and brown, with black tips to its ears", "for a short while it can run as fast as a horse", "stays awake all winter"),
     ("bee", "grub", "in a hive with thousands of others", "nectar and pollen", "by day", "small and striped, with four wings", "it tells the others by a dance where flowers are", "keeps warm in a cluster in winter"),
     ("deer", "fawn", "at the edge of the wood", "leaves, grass and buds", "at dawn and at dusk", "brown and slender, with a white spot under its tail", "its young have white spots in their first summer", "grows a thick grey coat in winter"),
     ("snail", "young snail", "under stones and leaves", "leaves and soft fruit", "in wet weather", "soft and slow, with a house on its back", "it can pull in its eyes", "closes its house with a lid in winter"),
-    ("pike", "fry", "among the weeds of Lake Mirrow", "smaller fish", "by day", "long and green, with a mouth full of teeth", "it waits without moving and then shoots forward", "stays deep down in winter"),
+    ("pike", "jack", "among the weeds of Lake Mirrow", "smaller fish", "by day", "long and green, with a mouth full of teeth", "it waits without moving and then shoots forward", "stays deep down in winter"),
     ("goose", "gosling", "in the reeds of Heron Island", "grass and water plants", "by day", "large and grey, with an orange beak", "it flies in a line shaped like the letter V", "flies south in autumn"),
 )
 LEGS = {"heron": 2, "swallow": 2, "goose": 2, "owl": 2, "bat": 2, "bee": 6, "snail": 0, "pike": 0}
@@ -47,12 +47,12 @@ def animal(d):
         d.s(*options)
     d.para()
     child = d.rng.pick(CHILDREN)
-    sight = d.rng.pick(("on the way to school", "behind the orchard wall", "near the water wheel", "from the Stone Bridge", "at the edge of Hollin Wood", "while the rest of the town was asleep"))
-    d.s(f"{child}, who is {number(child.age)}, once saw {'three of them' if name not in ('deer',) else 'three of them'} {sight}.", f"{child} from {child.street} once watched one for a whole hour {sight}.", f"Miss Ansel tells the pupils about it every year, and then they draw it.")
+    sight = d.rng.pick(("on the way to school", "behind the orchard wall", "at the edge of Hollin Wood", "from the Stone Bridge")) if name not in ("pike", "heron", "otter", "beaver", "frog", "goose") else d.rng.pick(("near the water wheel", "from the Stone Bridge", "from the ferry", "by the reeds", "at the ferry landing"))
+    d.s(f"{child}, who is {number(child.age)}, once saw {d.rng.pick(('two', 'three', 'four'))} of them {sight}.", f"{child} from {child.street} once watched one for a whole hour {sight}.", f"Miss Ansel tells the pupils about it every year, and then they draw it.")
     for options in order[4:]:
         d.s(*options)
     d.para()
-    asked = d.rng.sample(((f"What does the {name} eat?", f"It eats {eats}."), (f"Where does the {name} live?", f"It lives {home}."), (f"How many legs has the {name}?", f"It has {number(legs)} legs." if legs else "It has none."),
+    asked = d.rng.sample(((f"What does the {name} eat?", f"It eats {eats}."), (f"Where does the {name} live?", f"It lives {home}."), (f"How many legs does the {name} have?", f"It has {number(legs)} legs." if legs else "It has none."),
                           (f"What does the {name} look like?", f"It is {look}."), (f"What is special about the {name}?", f"{special[0].upper()}{special[1:]}.")), 2)
     for question, answer in asked:
         d.line(f"Question: {question}").line(f"Answer: {answer}")

@@ -137,7 +137,7 @@ def upper_first(text):
 IRREGULAR_VERBS = {
     "be": ("was", "been"), "begin": ("began", "begun"), "bend": ("bent", "bent"), "bind": ("bound", "bound"),
     "bite": ("bit", "bitten"), "blow": ("blew", "blown"), "break": ("broke", "broken"),
-    "bring": ("brought", "brought"), "build": ("built", "built"), "buy": ("bought", "bought"),
+    "beat": ("beat", "beaten"), "bring": ("brought", "brought"), "build": ("built", "built"), "buy": ("bought", "bought"),
     "catch": ("caught", "caught"), "choose": ("chose", "chosen"), "climb": ("climbed", "climbed"),
     "come": ("came", "come"), "cut": ("cut", "cut"), "dig": ("dug", "dug"), "do": ("did", "done"),
     "draw": ("drew", "drawn"), "drink": ("drank", "drunk"), "drive": ("drove", "driven"), "eat": ("ate", "eaten"),
@@ -151,18 +151,25 @@ IRREGULAR_VERBS = {
     "put": ("put", "put"), "read": ("read", "read"), "ride": ("rode", "ridden"), "ring": ("rang", "rung"),
     "run": ("ran", "run"), "say": ("said", "said"), "see": ("saw", "seen"), "sell": ("sold", "sold"),
     "set": ("set", "set"), "sew": ("sewed", "sewn"), "shake": ("shook", "shaken"), "show": ("showed", "shown"),
-    "sing": ("sang", "sung"), "sit": ("sat", "sat"), "sleep": ("slept", "slept"), "speak": ("spoke", "spoken"),
-    "spend": ("spent", "spent"), "stand": ("stood", "stood"), "sweep": ("swept", "swept"),
+    "sing": ("sang", "sung"), "slide": ("slid", "slid"), "tear": ("tore", "torn"), "tread": ("trod", "trodden"), "sit": ("sat", "sat"), "sleep": ("slept", "slept"), "speak": ("spoke", "spoken"),
+    "spend": ("spent", "spent"), "stand": ("stood", "stood"), "spread": ("spread", "spread"), "stick": ("stuck", "stuck"), "sweep": ("swept", "swept"),
     "swim": ("swam", "swum"), "take": ("took", "taken"), "teach": ("taught", "taught"), "tell": ("told", "told"),
     "think": ("thought", "thought"), "throw": ("threw", "thrown"), "wake": ("woke", "woken"),
     "wear": ("wore", "worn"), "win": ("won", "won"), "wind": ("wound", "wound"), "write": ("wrote", "written"),
 }
-DOUBLED = set("beg chat chop clap drag drop grab hop hug knit mop nod pat plan plod rub shop skip slip spin stir "
-              "stop swap tap trip trot wag whip wrap dig cut get hit let put run set sit swim win begin forget".split())
+DOUBLED = set("beg chat chop clap dip drag drop grab hop hug knit mop nod pat plan plod rub shop skip slip spin stir "
+              "scrub stop swap tap trip trot wag whip wrap dig cut get hit let put run set sit swim win begin forget".split())
+
+
+# regular verbs that may stand after "and" in a verb phrase ("lie down and look up")
+ALSO_VERBS = set("look stir pour close add turn press open nail rake glue dry pick wash fold pull tie fill help".split())
 
 
 def conjugate(phrase, form):
-    """A verb phrase given in its base form ('sweep the floor') in another: past, part, ing, s."""
+    """A verb phrase given in its base form ('sweep the floor and light the stove') in another: past, part, ing, s."""
+    first, joint, second = phrase.partition(" and ")
+    if joint and second.split()[0] in ALSO_VERBS | set(IRREGULAR_VERBS):
+        return conjugate(first, form) + joint + conjugate(second, form)
     verb, _, rest = phrase.partition(" ")
     rest = " " + rest if rest else ""
     if form == "base":
@@ -242,15 +249,15 @@ class Person:
 
 # mood: (tag verbs, tails after "said", beats before the words); {n} is the name, {his} the possessive
 MOODS = {
-    "plain": (("said", "said", "said", "answered", "replied"), ("", "", "", " with a nod", " after a moment"),
-              ("{n} thought for a moment.", "{n} looked up.", "{n} turned round.", "{n} was not sure.")),
+    "plain": (("said", "said", "said", "answered", "replied"), ("", "", "", " with a nod"),
+              ("{n} thought for a moment.", "{n} looked up.", "{n} turned round.")),
     "glad": (("said", "cried", "laughed", "said"), (" with a smile", " happily", " with shining eyes", ""),
              ("{n} smiled.", "{n} laughed out loud.", "{n} beamed.")),
     "sad": (("said", "sighed", "said", "whispered"), (" sadly", " in a small voice", ", looking at the ground", ""),
             ("{n} sighed.", "{n} looked at the ground.", "{n} swallowed hard.")),
     "cross": (("said", "snapped", "grumbled", "said"), (" crossly", " with a frown", " in a loud voice", ""),
               ("{n} frowned.", "{n} was not pleased.", "{n} turned away.")),
-    "soft": (("said", "whispered", "murmured", "said"), (" softly", " in a low voice", " gently", " kindly"),
+    "soft": (("said", "whispered", "murmured", "said"), (" softly", " in a low voice", " gently", ""),
              ("{n} smiled.", "{n} spoke softly.", "{n} leaned a little closer.")),
     "brave": (("said", "said", "declared"), (" firmly", " at once", " in a steady voice"),
               ("{n} stood up straight.", "{n} took a deep breath.", "{n} did not blink.")),
@@ -277,7 +284,7 @@ def quote(rng, who, first, rest="", mood="plain", pronoun=False, reply=False):
         verb = rng.pick(verbs)
         if verb in ("answered", "replied") and not reply:
             verb = "said"
-        if verb != "said":
+        if verb != "said" or mood == "plain" and not reply:
             tail = ""
     shown = first[:-1] + "," if first.endswith(".") else first
     after = f' "{rest}"' if rest else ""

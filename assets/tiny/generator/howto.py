@@ -44,6 +44,13 @@ GUIDES = (
 )
 
 
+def told(step, child):
+    """A step as something that happened: what stands in the present goes into the past."""
+    for now, then in ((" are ", " were "), (" is ", " was "), (" has ", " had "), (" can ", " could "), (" will ", " would "), (" your ", f" {child.his} "), (" runs ", " ran "), (" stays ", " stayed "), (" you sit", f" {child.he} sat")):
+        step = (step + " ").replace(now, then).strip()
+    return step
+
+
 def guide(d):
     name, place, needs, steps, times, sign = d.rng.pick(GUIDES)
     adult = adult_of(place)
@@ -71,7 +78,7 @@ def guide(d):
             lead = "first" if n == 0 else d.rng.pick(("then", "next", "after that", "now")) if n < len(steps) - 1 else d.rng.pick(("finally", "at last", "at the end"))
             d.s(f"{lead}{',' if lead in ('finally', 'at last', 'at the end', 'after that') else ''} {step}.")
     elif style == 2:
-        d.did(child, steps)
+        d.did(child, [told(step, child) for step in steps])
         d.s(f"{adult} looked on and helped only once.")
     else:
         rest = list(steps)

@@ -1,6 +1,6 @@
 """All kinds of documents, each with its share of the corpus. A new kind is a function of a `Doc` and a line here."""
 
-from . import fables, facts, howto, letters, recall, stories_heart, stories_town, sums, talk
+from . import fables, facts, howto, letters, recall, stories_clues, stories_heart, stories_town, sums, talk
 from .grammar import Doc, Rng
 
 KINDS = (
@@ -9,6 +9,7 @@ KINDS = (
     ("story-race", stories_town.race, 5), ("story-market", stories_town.market, 6), ("story-building", stories_heart.building, 5),
     ("story-stranger", stories_heart.stranger, 4), ("story-rescue", stories_heart.rescue, 5), ("story-night", stories_heart.night, 3),
     ("story-gift", stories_heart.gift, 5), ("story-learning", stories_heart.learning, 4), ("story-owning-up", stories_heart.owning_up, 4),
+    ("story-treasure", stories_clues.treasure_hunt, 4), ("story-mystery", stories_clues.mystery, 5), ("story-school", stories_clues.first_day, 4),
     ("fable-trick", fables.trick, 3), ("fable-boast", fables.boast, 3), ("fable-helper", fables.small_helper, 3), ("fable-sharing", fables.sharing, 2),
     ("facts-animal", facts.animal, 3), ("facts-place", facts.place, 4), ("facts-person", facts.person, 4), ("facts-town", facts.town, 3),
     ("recall-outing", recall.outing, 5), ("recall-parcels", recall.parcels, 3), ("recall-pegs", recall.pegs, 3), ("recall-secret", recall.secret, 3),

@@ -13,7 +13,7 @@ DEEDS = (
     "climb the old lime tree", "help at the ferry landing", "feed the ducks on the lake", "draw a map of the street", "learn a new song", "pick a basket of berries",
     "read a whole book", "walk to the windmill and back", "sweep the yard", "catch a fish and let it go", "make a crown of daisies", "write a poem", "find a bird's nest",
     "build a dam in the stream", "visit the bell tower", "bake biscuits", "wash the windows", "play hide and seek in the orchard", "carry letters for Miss Finch", "sit in the tea house",
-    "mend a torn sleeve", "count the boats in the harbour", "watch the blacksmith at work", "plant beans along the fence", "stack firewood", "skip stones across the water",
+    "mend a torn sleeve", "count the boats in the harbour", "watch the smith at work", "plant beans along the fence", "stack firewood", "skip stones across the water",
     "fly a kite on Gorse Hill", "polish the brass lamp", "practise the flute", "knit half a sock", "look for chestnuts", "paint a picture of the bridge", "ride to the mill on the flour cart",
     "listen to a story at the library", "buy a bun at the bakery", "swim to the first post", "help to pick pears", "clean the hen house", "take a parcel to the doctor", "lie in the grass and look at the clouds",
 )
@@ -23,6 +23,10 @@ SUMMER_ONLY = ("swim to the first post", "pick a basket of berries", "make a cro
 
 def deeds(d, k):
     pool = [deed for deed in DEEDS if deed not in SUMMER_ONLY] + list(WINTER_ONLY) if d.season == "winter" else list(DEEDS)
+    if d.season in ("spring", "autumn"):
+        pool = [deed for deed in pool if deed not in ("swim to the first post",)]
+    if d.season == "spring":
+        pool = [deed for deed in pool if deed not in ("pick a basket of berries",)]
     if d.season != "autumn":
         pool = [deed for deed in pool if deed not in ("look for chestnuts", "help to pick pears")]
     return d.rng.sample(pool, k)
@@ -53,7 +57,7 @@ def letter(d):
         d.s(f"and I have a new treasure: a~ {thing.full}. I spend every free hour {thing.use.replace(' the neck', ' my neck')}.", f"just think, I have been given a~ {thing.full}!")
         d.para()
         d.s("what is new with you? Please write soon.", "when will you come and visit us? The ferry leaves at nine and at four.", "do you still have the little dog? Tell me everything.", f"will you come to the {'Apple Fair' if d.season in ('summer', 'autumn') else 'Lantern Feast'} this year?")
-        d.line(d.rng.pick(("With love,", "Many greetings,", "Your", "Yours,")).rstrip(",") + ("," if d.current == [] else ","))
+        d.line(d.rng.pick(("With love,", "Many greetings,", "Yours,")))
         d.line(f"{writer}.")
     elif kind == 1:    # invitation
         day, hour = d.rng.pick(DAYS), d.rng.between(2, 5)
@@ -67,6 +71,7 @@ def letter(d):
         guests = others(d, 2, (writer, friend))
         d.s(f"{guests[0]} and {guests[1]} are coming too.", f"I have also asked {guests[0]} and {guests[1]}.")
         d.s(f"if it rains, we shall be at my house on {writer.street}.")
+        d.s(f"you can find the place easily: it is not far from {d.rng.pick(PLACES_OUT)}, and I shall hang my {thing.short} in a tree.", f"my {writer.relation} knows about it and has promised to help.", f"do not tell {others(d, 1, (writer, friend, guests[0], guests[1]))[0]} yet, for it is a surprise.")
         d.line("Your friend,").line(f"{writer}.")
         d.line(f"Dear {writer},")
         d.s("thank you for the invitation.", "what a lovely letter!", "your letter came this morning.")
@@ -86,7 +91,8 @@ def letter(d):
         d.s(f"the first thing that I did with it was to show it to {friend}.", f"{friend} would like to have one too.", f"{writer.animal} the {writer.pet} has already sniffed at it.")
         d.s(f"since I saw you I have been busy. I {conjugate(one, 'past')}, and I {conjugate(two, 'past')}.", f"yesterday I wanted to visit you, but I {conjugate(one, 'past')} instead.")
         d.s(f"I often think of what you always say: {adult.saying}", f"I hope that all is well at {adult.place}.", f"may I come to {adult.place} again and watch you?")
-        d.s(f"I have drawn a picture for you. It shows you, {d.rng.pick(adult.works)}." if True else "")
+        d.s(f"I have drawn a picture for you. It shows you, {d.rng.pick(adult.works)}.")
+        d.s(f"outside {d.sky}, and it is time for supper.", f"{others(d, 1, (writer, friend))[0]} sends greetings too.", f"on {d.rng.pick([day for day in DAYS if day != adult.closed])} I shall pass by and say it once more in person.")
         d.line("With many thanks,").line(f"{writer} from {writer.street}.")
     else:              # asking for help, with an answer
         adult = grown_ups(d, 1, (writer.parent,))[0]
@@ -94,14 +100,16 @@ def letter(d):
         d.s(f"I am writing to you because I need your help.", f"you are the {adult.job}, and so you will surely know what to do.", "I hope that you are not too busy to read this.")
         trouble, advice = d.rng.pick(TROUBLES)
         d.s(trouble.format(pet=writer.animal, kind=writer.pet, thing=thing.short, friend=friend))
+        d.s(f"I have asked my {writer.relation}, who said that I should ask you.", f"{friend} says that it does not matter, but it does.", f"I have thought about it for {number(d.rng.between(2, 6))} days.", f"even {writer.animal} the {writer.pet} looks worried.")
         d.s("what should I do?", "do you know what to do?", "can you help me?")
-        d.line(d.rng.pick(("Your", "Yours truly,", "With greetings,")).rstrip(",") + ",").line(f"{writer}.")
+        d.line(d.rng.pick(("Yours,", "Yours truly,", "With greetings,"))).line(f"{writer}.")
         d.line(f"Dear {writer},")
         d.s("thank you for your letter.", "I was glad to hear from you.", "I sat down at once to answer you.", "your question is a good one.")
         d.s(advice.format(pet=writer.animal, kind=writer.pet, thing=thing.short, friend=friend))
         d.s(f"as I always say: {adult.saying}", f"if that does not help, come to {adult.place}.", f"come and see me at {adult.place}, and we shall talk about it.")
+        d.s(f"here at {adult.place} all is well. Today I was {d.rng.pick(adult.works)} when your letter came.", f"I was just {d.rng.pick(adult.works)} when Miss Finch brought it." if adult.job != "postmistress" else f"I was just {d.rng.pick(adult.works)} when I found it among the others.", f"when I was {number(writer.age)}, I had the very same trouble.")
         d.maybe(0.5, f"in the envelope you will find {adult.gift}." if adult.gift in ("a packet of seeds", "a peppermint", "a bright button", "a pretty stamp", "a set of new strings", "a ribbon in the colours of the town", "a small iron hook") else f"I have {adult.gift} for you when you come.")
-        d.line("Your").paragraphs[-1] += ","
+        d.line("Yours,")
         d.line(f"{adult}.")
 
 
@@ -182,7 +190,7 @@ def lists(d):
         d.s(f"the list hung over {owner.his} bed, next to the {thing.short}.", f"{owner} wrote it with a new pencil and hung it on the wall.")
         d.s(f"by the end of the {d.season} {owner.he} had done three of them: number {listing([number(i + 1) for i in sorted(done)])}.")
         d.did(owner, [plans[i] for i in sorted(done)])
-        d.s("the others will have to wait for another year.", f"{friend} had a list too, but it was still empty, for {friend} had been too busy playing." if d.season != "x" else "")
+        d.s("the others will have to wait for another year.", f"{friend} had a list too, but it was still empty, for {friend} had been too busy playing.")
         left = [plans[i] for i in range(k) if i not in done]
         d.line(f"What is left to do? {owner} still wants to {listing(left)}.")
     else:

@@ -95,23 +95,22 @@ def pegs(d):
     """A table of pairs, told in words, and looked up again."""
     k = d.rng.between(4, 7)
     kids = others(d, k)
-    d.sort = None
     kind = d.rng.below(3)
     if kind == 0:
         values = [f"peg {number(n)}" for n in d.rng.sample(range(1, 32), k)]
         d.s("in the hall of the school every pupil has a peg.", "there are thirty-one pegs in the hall of the school.", "before the lessons the coats are hung up in the hall.")
         lines = [d.rng.pick((f"{c} has {v}.", f"{c}'s coat hangs on {v}.", f"{v} belongs to {c}.")) for c, v in zip(kids, values)]
-        pairs = [(f"Which peg has {c}?", f"{c} has {v}.") for c, v in zip(kids, values)] + [(f"Whose is {v}?", f"It is {c}'s.") for c, v in zip(kids, values)]
+        pairs = [(f"Which peg does {c} have?", f"{c} has {v}.") for c, v in zip(kids, values)] + [(f"Whose is {v}?", f"It is {c}'s.") for c, v in zip(kids, values)]
     elif kind == 1:
         values = d.rng.sample(PAINTABLE, k)
         d.s("Miss Ansel gave each of them a cup of paint.", "for the picture on the wall, each pupil was given one colour.", "each of them had a brush and a single colour.")
         lines = [d.rng.pick((f"{c} had {v}.", f"{v} was for {c}.", f"{c} painted with {v}.", f"{c} got {v}.")) for c, v in zip(kids, values)]
-        pairs = [(f"Which colour had {c}?", f"{c} had {v}.") for c, v in zip(kids, values)] + [(f"Who painted with {v}?", f"{c} painted with {v}.") for c, v in zip(kids, values)]
+        pairs = [(f"Which colour did {c} have?", f"{c} had {v}.") for c, v in zip(kids, values)] + [(f"Who painted with {v}?", f"{c} painted with {v}.") for c, v in zip(kids, values)]
     else:
         values = d.rng.sample(("the king", "the queen", "the wolf", "the miller", "the moon", "the tree", "the robber", "the giant", "the cat", "the old woman", "the ferryman", "the bear"), k)
         d.s("the school is putting on a play, and everyone has a part.", "the parts for the play were read out in the morning.", "for the Lantern Feast the children are learning a play.")
         lines = [d.rng.pick((f"{c} plays {v}.", f"{v} is played by {c}.", f"the part of {v} goes to {c}.")) for c, v in zip(kids, values)]
-        pairs = [(f"Who plays {v}?", f"{c} plays {v}.") for c, v in zip(kids, values)] + [(f"Whom does {c} play?", f"{c} plays {v}.") for c, v in zip(kids, values)]
+        pairs = [(f"Who plays {v}?", f"{c} plays {v}.") for c, v in zip(kids, values)] + [(f"Which part does {c} play?", f"{c} plays {v}.") for c, v in zip(kids, values)]
     for text in lines:
         d.s(text)
     d.para()
@@ -130,7 +129,7 @@ def secret(d):
     other = others(d, 1, (hero,))[0]
     word = " ".join((d.rng.pick(PAINTABLE), d.rng.pick(("badger", "lantern", "river", "button", "goose", "acorn", "kettle", "anchor", "pepper", "window", "mountain", "feather", "thimble", "walnut", "bridge"))))
     place = d.rng.pick(PLACES_OUT)
-    d.s(f"{hero} and {other} had a <club|secret club> that met near {place}. Nobody could join without the password, and the password changed every week.")
+    d.s(f"{hero} and {other} had a <club|secret club> that met near {place}. <Nobody could join without the password, and the password changed every week.|Every week there was a new password, and whoever forgot it had to stay outside.|The door opened only to those who knew the password of the week.>")
     d.say(other, f"This week the password is {word}.", "<Do not tell anyone.|Do not write it down.|Can you keep that in mind?>")
     d.say(hero, f"{upper_first(word)}.", "<I will remember it.|That is easy.|>", "plain")
     d.para()
@@ -142,7 +141,7 @@ def secret(d):
         d.s(event)
     d.s(f"the whole week was like that.", f"so the days went by.", "soon it was the end of the week.")
     d.para()
-    d.s(f"on Saturday {hero} stood in front of the little door. From inside came a voice.")
+    d.s(f"on Saturday {hero} stood in front of the little door. <From inside came a voice.|{hero.he} knocked three times.|Behind it somebody was breathing.>")
     d.say(other, "What is the password?")
     d.s(f"{hero} thought of all that had happened. Then {hero.he} remembered.", f"{hero} did not have to think for long.", f"for a moment {hero.his} head was quite empty. Then it came back.")
     d.say(hero, f"{upper_first(word)}!", mood="brave")

@@ -1,7 +1,8 @@
 """Scenes that any story may use: weather, how a hero is introduced, a walk through town, a visit, an ending."""
 
 from .grammar import number
-from .world import PLACES_OUT
+from .things import SMALL
+from .world import ADULTS, PLACES_OUT
 
 SEASONS = ("spring", "summer", "autumn", "winter")
 
@@ -20,22 +21,23 @@ SKY = {
 def set_scene(d):
     d.season = d.rng.pick(SEASONS)
     d.part = d.rng.pick(("morning", "afternoon", "evening") if d.season == "summer" else ("morning", "afternoon"))
-    d.sky = d.rng.pick(SKY[d.season])
+    d.sky = d.rng.pick([sky for sky in SKY[d.season] if d.part == "morning" or "already" not in sky])
+    d.quality = d.rng.pick([word for word in QUALITY[d.season] if word[:4] not in d.sky and not (word == "rainy" and "high" in d.sky)])
     return d
 
 
 def when(d):
     """An opening of time, ready to be followed by a comma."""
-    return d.rng.pick((f"one {d.part} in {d.season}", f"one {d.season} {d.part}", f"on a~ {d.rng.pick(QUALITY[d.season])} {d.part}",
-                       f"one day in {d.season}", f"early one {d.season} {d.part}", f"it was {d.season}, and one {d.part}"))
+    return d.rng.pick((f"one {d.part} in {d.season}", f"one {d.season} {d.part}", f"on a~ {d.quality} {d.part}",
+                       f"one day in {d.season}", f"early one {d.season} {d.part}"))
 
 
 QUALITY = {"spring": ("fresh", "bright", "rainy", "windy"), "summer": ("hot", "lazy", "golden", "still"),
            "autumn": ("windy", "misty", "grey", "cool"), "winter": ("cold", "snowy", "frosty", "dark")}
 
 
-def introduce(d, hero):
-    """Who the hero is, from the facts of the world."""
+def introduce(d, hero, known=False):
+    """Who the hero is, from the facts of the world. One who is `known` was named before, so nothing starts afresh."""
     pet = hero.animal
     job = hero.parent.job
     child = "girl" if hero.gender == "f" else "boy"
@@ -52,6 +54,10 @@ def introduce(d, hero):
         ("age pet", f"{hero} was {number(hero.age)}, and {hero.his} best friend was a~ {hero.pet} <called|named> {pet}."),
         ("likes parent", f"{hero}, whose {hero.relation} was the {job} of Pellmere, liked {hero.likes}."),
     )
+    if known:
+        first = [row for row in first if "there was once" not in row[1] and "lived a~" not in row[1] and "of Pellmere" not in row[1]]
+        first.append(("trait", f"{hero} was a~ {hero.trait} {child} and lived on {hero.street}."))
+        first.append(("pet", f"with {hero.him}, as always, was {pet}, {hero.his} {hero.pet}."))
     told, sentence = d.rng.pick(first)
     d.s(sentence)
     he = hero.he
@@ -81,13 +87,13 @@ def opening(d, hero):
     set_scene(d)
     if d.rng.chance(0.6):
         introduce(d, hero)
-        d.maybe(0.35, f"it was a~ {d.rng.pick(QUALITY[d.season])} {d.part}, and {d.sky}.",
+        d.maybe(0.35, f"it was a~ {d.quality} {d.part}, and {d.sky}.",
                 f"that {d.part} {d.sky}.")
     else:
-        d.s(f"it was a~ {d.rng.pick(QUALITY[d.season])} {d.part} in {d.season}<, and {d.sky}|>.",
+        d.s(f"it was a~ {d.quality} {d.part} in {d.season}<, and {d.sky}|>.",
             f"{when_plain(d)}, when {d.sky}, {hero} {d.rng.pick(('woke up with a plan', 'sat on the front steps', 'looked out of the window', 'came running down the stairs', 'put on ' + hero.his + ' boots'))}.",
             f"{d.sky}. It was {d.season} in Pellmere.")
-        introduce(d, hero)
+        introduce(d, hero, hero.name in d.current[-1])
 
 
 def when_plain(d):
@@ -104,6 +110,20 @@ def go_to(d, hero, adult, pronoun=True):
         f"{he} <pushed open the {adult.door} door of|knocked on the {adult.door} door of> {adult.place}. Inside, {adult} was {doing}." if adult.place not in NO_DOOR else
         f"{he} found {adult} {adult.at}, {doing}.",
         f"at {adult.place} {he} found {adult}, who was {doing}.",
+    )
+
+
+    d.maybe(0.3, *sights(d, (hero.parent, adult)))
+
+
+def sights(d, besides):
+    """Something of the town seen in passing: true of the world, and of no weight for the story."""
+    one = d.rng.pick([adult for adult in ADULTS if adult not in besides])
+    hour = number(d.rng.between(2, 11))
+    return (
+        f"on the way there was {one}, {d.rng.pick(one.works)}.", f"{one} waved from {one.place}.", f"a cart with {one.goods[0]} rattled by.",
+        f"the clock in the bell tower struck {hour}.", f"it was four minutes past {hour}, so the clock in the tower began to strike." ,
+        f"somewhere <a dog barked|a baby cried|somebody was singing|a door slammed>.", f"two <cats|pigeons|sparrows> looked on.", f"from {one.place} came the smell of {d.rng.pick(('smoke', 'fresh wood', 'soap', 'soup', 'wet stone'))}.",
     )
 
 
@@ -126,7 +146,7 @@ def feel(d, who, mood, p=1.0, pronoun=True):
         "glad": (f"{he} was so happy that {he} hopped on one leg.", f"{he} could not stop smiling.", f"{his} heart felt as light as a feather.",
                  f"{he} laughed out loud.", f"{he} felt warm from head to toe."),
         "afraid": (f"{his} heart beat fast.", f"{his} knees felt weak.", f"{he} wanted to run away, but {he} stayed.", f"{he} held {his} breath."),
-        "cross": (f"{he} was so cross that {his} ears turned red.", f"{he} kicked a stone all the way down the street.", f"{he} slammed the door."),
+        "cross": (f"{he} was so cross that {his} ears turned red.", f"{he} kicked a stone all the way down the street."),
         "proud": (f"{he} felt <as tall as the bell tower|ten feet tall>.", f"{he} stood very straight and tried not to grin.", f"{he} thought that this was the best day of the year."),
         "tired": (f"{he} was tired, but it was a good kind of tired.", f"{he} yawned all the way home.", f"{his} legs ached, and {his} eyes kept closing."),
     }[mood])
@@ -162,9 +182,11 @@ def moral(d, *lines):
 
 def look_for(d, hero, thing, k):
     """Places searched in vain, told in different shapes."""
-    rooms = d.rng.sample(("under the bed", "behind the stove", "in the woodshed", "under the stairs", "in every pocket",
-                          "between the cushions", "in the garden", "behind the curtain", "on top of the cupboard",
-                          "under the kitchen table", "in the laundry basket", "behind the water barrel"), k + 1)
+    rooms = ("under the bed", "behind the stove", "in the woodshed", "under the stairs", "in the garden", "behind the curtain",
+             "on top of the cupboard", "under the kitchen table", "in the laundry basket", "behind the water barrel", "in the attic")
+    if thing.noun in SMALL:
+        rooms += ("in every pocket", "between the cushions", "in both boots", "under the rug")
+    rooms = d.rng.sample(rooms, k + 1)
     d.s(
         f"{hero.he} looked {rooms[0]} and {rooms[1]}, but the {thing} was not there.",
         f"{hero.he} looked {rooms[0]}. Nothing. {hero.he} looked {rooms[1]}. Nothing again.",

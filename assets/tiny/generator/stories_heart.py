@@ -2,7 +2,7 @@
 
 from .grammar import Person, listing, number
 from .scenes import evening, feel, go_to, introduce, opening, outside, thank, when_plain
-from .things import grown_ups, hero_and_thing, other_gender, others
+from .things import PORTABLE, grown_ups, hero_and_thing, other_gender, others
 from .world import adult_of
 
 
@@ -32,9 +32,9 @@ def building(d):
     d.say(adult, d.rng.pick(("Look behind the house, and take what you like.", "If you sweep the yard first, it is yours.", "I have a little, and I know who has more.")), adult.saying if d.rng.chance(0.5) else "")
     d.s(f"they <swept the yard|carried water|stacked firewood> for an hour and went home with {parts[0]} and {parts[1]}.", f"soon everything lay on a heap: {listing(parts)}.")
     d.did(hero, d.rng.sample(("measure everything twice", "draw a plan in the sand", "roll up both sleeves", "clear a flat place", "sort the pieces by size", "borrow a hammer"), 2))
-    d.s(f"{friend} held, and {hero} hammered.", f"they worked until the sun went down, and again the next day.", f"{hero.animal} the {hero.pet} watched it all and was no help.")
+    d.s(f"{friend} held, and {hero} hammered.", f"they worked until the sun went down, and again the next day.", f"when it got dark, they put a cloth over it and went on in the morning.", f"{friend} hit a thumb only once.", f"it took them {number(d.rng.between(2, 5))} afternoons.", f"{hero.animal} the {hero.pet} watched it all and was no help.")
     d.para()
-    d.s(f"but when they tried it for the first time, {flaw}.", f"at last it was finished. It looked splendid. There was only one trouble: {flaw}.")
+    d.s(f"but when they tried it for the first time, {flaw}.", f"at last it was finished. It looked splendid. There was only one trouble: {flaw}.", f"the first trial did not go well: {flaw}.", f"they stood back and looked at it proudly. That was before they noticed that {flaw}." if flaw[:4] in ("the ", "it s", "one ") else f"then came the first trial, and {flaw}.")
     if d.rng.chance(0.5):
         feel(d, hero, "sad")
         d.say(friend, d.rng.pick(("Then it is not finished yet.", "My uncle says that the first one is always for learning.", "Let us look at it again after lunch.")), mood="soft")
@@ -61,7 +61,7 @@ THING_HELP = {
 
 
 def stranger(d):
-    hero, thing = hero_and_thing(d)
+    hero, thing = hero_and_thing(d, PORTABLE)
     opening(d, hero)
     place, = outside(d)
     who, need, gender = d.rng.pick((("an old woman with a heavy sack", "the way to the ferry", "f"), ("a man with a broken wheel on his cart", "a smith", "m"),
@@ -107,12 +107,12 @@ def rescue(d):
     hero, thing = hero_and_thing(d, ("basket", "scarf", "blanket", "cap", "bucket", "hat", "wagon", "jar"))
     opening(d, hero)
     place, = outside(d)
-    animal, sound, food, trouble = d.rng.pick((
+    animal, sound, food, trouble = d.rng.pick([row for row in (
         ("kitten", "mewed", "milk", "was sitting on a branch and did not dare to come down"), ("young hedgehog", "sniffed", "chopped egg", "lay curled up in the cold, too thin for the time of year"),
         ("duckling", "peeped", "oats in water", "had lost its mother and ran in circles"), ("young owl", "snapped its beak", "bits of meat", "had fallen from its nest"),
         ("lamb", "bleated", "warm milk", "was stuck between two stones"), ("swift", "was silent", "flies", "lay on the ground and could not take off"),
         ("puppy", "whimpered", "bread and broth", "was tied to a post, and nobody was near"), ("toad", "said nothing", "worms", "sat in the middle of the path, where people walk"),
-    ))
+    ) if d.season in {"duckling": ("spring", "summer"), "young owl": ("spring", "summer"), "swift": ("summer",), "lamb": ("spring",), "toad": ("spring", "summer", "autumn"), "young hedgehog": ("autumn",)}.get(row[0], (d.season,))])
     small = animal.split()[-1]
     d.s(f"near {place} {hero.he} heard something.", f"{hero} was walking past {place} when {hero.he} stopped. What was that?", f"{hero.animal} the {hero.pet} noticed it first, near {place}.")
     d.s(f"it was a~ {animal}. It {trouble}.", f"there was a~ {animal}! It {trouble}.")
@@ -194,18 +194,22 @@ def gift(d):
     elder = hero.parent
     opening(d, hero)
     d.s(f"in {number(d.rng.between(2, 6))} days it would be the birthday of {hero.his} friend {friend}.", f"{friend}, {hero.his} friend from {friend.street}, would soon be {number(friend.age + 1)}.")
-    d.s(f"{hero} knew what {friend} wanted: a~ {thing.full}. It stood in a window on {d.rng.pick(('Plum Street', 'Copper Lane', 'Bell Square'))} and cost {number(d.rng.between(11, 30))} pennies.")
-    have = d.rng.between(2, 9)
-    d.s(f"but {hero} had only {number(have)} pennies.", f"{hero} emptied {hero.his} jar on the table and counted {number(have)} pennies. That was not enough.")
+    have, wages = d.rng.between(2, 9), (d.rng.between(2, 6), d.rng.between(2, 6))
+    price = have + sum(wages)
+    shop = d.rng.pick(("Plum Street", "Copper Lane", "Bell Square"))
+    d.s(f"{hero} knew what {friend} wanted: a~ {thing.full}. It stood in a window on {shop} and cost {number(price)} pennies.",
+        f"in a window on {shop} stood a~ {thing.full}, for {number(price)} pennies, and {friend} stopped in front of it every day.")
+    d.s(f"but {hero} had only {number(have)} pennies.", f"{hero} emptied {hero.his} jar on the table and counted {number(have)} pennies. That was not enough.",
+        f"{hero} had {number(have)} pennies, which left {number(price - have)} to be found somewhere.")
     d.para()
     jobs = grown_ups(d, 2, (elder,))
-    for n, adult in enumerate(jobs):
-        task = d.rng.pick(TASKS.get(adult.job, ("sweep the floor", "wash the windows", "carry water")))
-        pay = d.rng.between(2, 6)
+    for n, (adult, pay) in enumerate(zip(jobs, wages)):
+        task = d.rng.pick(TASKS[adult.job])
         d.s(f"{'so' if n == 0 else 'the next day'} {hero.he} helped {adult}, the {adult.job}, to {task}, and got {number(pay)} pennies for it.",
-            f"{'first' if n == 0 else 'then'} {hero.he} went to {adult.place} to {task}. {adult} gave {hero.him} {number(pay)} pennies.")
+            f"{'first' if n == 0 else 'then'} {hero.he} went to {adult.place} to {task}. {adult} gave {hero.him} {number(pay)} pennies.",
+            f"{adult} paid {number(pay)} pennies to anyone who would {task}, and {hero} did it.")
         have += pay
-        d.maybe(0.3, f"now {hero} had {number(have)} pennies.")
+        d.maybe(0.3, f"now {hero} had {number(have)} pennies.", f"that made {number(have)} pennies.")
     d.para()
     turn = d.rng.below(3)
     if turn == 0:
@@ -221,7 +225,7 @@ def gift(d):
         d.s(f"and who stood at the door that evening? {other}, with a parcel under one arm. In it was the {thing.short}.")
     else:
         d.s(f"on the last day {hero.he} counted once more and had just enough. {hero.his} hands shook a little as {hero.he} paid.")
-        d.s(f"{friend} opened the paper slowly<, fold by fold|>. Then came a shout that the whole street could hear.")
+        d.s(f"{friend} opened the paper slowly<, fold by fold|>. <Then came a shout that the whole street could hear.|For a moment there was no sound at all.|The paper fell to the floor, and nobody picked it up.>")
         d.say(friend, "How did you know?", mood="glad")
         d.say(hero, "I saw you looking at it.", "<Every day, on the way to school.|>", "soft")
     d.s("a present is a thing, but the giving lasts longer.", f"{friend} still has it.", f"they ate cake with {friend.animal} the {friend.pet} and talked until the lamps were lit.",
@@ -256,9 +260,10 @@ def learning(d):
     d.say(hero, "<I will never learn it.|It is too hard.|I am no good at this.>", mood="sad")
     d.para()
     go_to(d, hero, teacher, False)
-    d.say(teacher, d.rng.pick(("How often have you tried?", "And how long did it take you to learn to walk?", "Show me.")))
-    d.say(hero, d.rng.pick(("Once.", "Three times.", "Five times, or maybe four.")))
-    d.say(teacher, d.rng.pick((f"When I was your age, I tried a hundred times.", "Then you have only ninety-five more to go.", "Do it a little worse on purpose, and see what happens.", "Do only the first bit, and do it slowly.")), teacher.saying if d.rng.chance(0.5) else "")
+    d.say(teacher, d.rng.pick(("How often have you tried?", "How many times did you try?", "And how often did you try it?")))
+    tries = d.rng.between(2, 9)
+    d.say(hero, d.rng.pick((f"{number(tries)} times.", f"{number(tries)} times, I think.")))
+    d.say(teacher, d.rng.pick((f"When I was your age, I tried a hundred times.", f"Then you have {number(100 - tries)} more to go before you may complain.", "Do it a little worse on purpose, and see what happens.", "Do only the first bit, and do it slowly.")), teacher.saying if d.rng.chance(0.5) else "")
     d.s(f"so {hero} practised, <every day after school|in the mornings, before anyone was up|behind the house, where nobody could hear>.")
     d.s("on Monday it was no better. On Tuesday it was worse. On Wednesday there was a moment, no longer than a blink, when it was right.", "a week went by, and then another.", f"sometimes {hero.he} wanted to throw the {thing} into the lake. {hero.he.capitalize()} did not do it.")
     d.para()

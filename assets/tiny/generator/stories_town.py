@@ -2,12 +2,12 @@
 
 from .grammar import count, listing, number, plural
 from .scenes import evening, feel, go_to, introduce, look_for, opening, outside, set_scene, thank, when_plain, QUALITY
-from .things import THINGS, grown_ups, hero_and_thing, other_gender, others
+from .things import PORTABLE, SMALL, grown_ups, hero_and_thing, other_gender, others
 from .world import adult_of
 
 
 def lost_and_found(d):
-    hero, thing = hero_and_thing(d)
+    hero, thing = hero_and_thing(d, PORTABLE)
     friend = others(d, 1, (hero,), other_gender(hero))[0]
     lost_at, = outside(d)
     opening(d, hero)
@@ -26,12 +26,12 @@ def lost_and_found(d):
         d.say(hero, f"I have lost my {thing.short}.", "<I have looked everywhere.|I cannot find it anywhere.|>", "sad")
         d.say(friend, "Think back.", f"<Where did you have it last?|When did you see it last?>", "soft")
     else:
-        d.say(hero.parent, f"Where did you have it last?")
+        d.say(hero.parent, "<Where did you have it last?|Now, when did you last see it?|What were you doing when you last had it?|Have you looked with your head, and not only with your eyes?>")
     d.s(f"{hero} shut {hero.his} eyes and thought. {hero.he.capitalize()} had gone past {lost_at} <yesterday|that morning>.",
         f"{hero} thought and thought. There had been a game near {lost_at}.",
         f"{hero} remembered the day before: the sun, the running, and {lost_at}.")
     d.para()
-    finder = d.rng.below(4)
+    finder = d.rng.pick((0, 1, 2, 3) if thing.noun in SMALL else (0, 1, 3))
     if finder == 0:
         d.s(f"{'together they' if friend.name in ' '.join(d.paragraphs) else hero.he} <ran|went> straight to {lost_at}.")
         d.s(f"there, <half hidden in the leaves|between two stones|under a bush|in the grass>, something {thing.look} <shone|peeped out>.",
@@ -41,8 +41,8 @@ def lost_and_found(d):
         adult = grown_ups(d, 1, (hero.parent,))[0]
         d.s(f"near {lost_at}, {hero.he} <met|came upon> {adult}, the {adult.job}.")
         d.say(hero, f"Have you seen a~ {thing.short}?", "<It is mine.|I lost it.|>")
-        d.say(adult, f"<Is it|Does it look like> a~ {thing.full}?" if not thing.full.startswith("one") else "This one?", "<I found it this morning.|Somebody left it here.|>")
-        d.s(f"{adult.he} <reached into a bag|put a hand into a deep pocket|opened a drawer> and there it was.")
+        d.say(adult, f"<Is it|Does it look like> a~ {thing.full}?", "<I found it this morning.|Somebody left it here.|>")
+        d.s(f"{adult.he} <reached into a bag|looked behind a crate|opened a chest> and there it was.")
         thank(d, hero, adult)
     elif finder == 2:
         d.s(f"but the {thing} was not at {lost_at}. In its place {hero.he} found a line of small <muddy|wet> footprints.")
@@ -67,7 +67,7 @@ def lost_and_found(d):
 
 
 def quarrel(d):
-    hero, thing = hero_and_thing(d)
+    hero, thing = hero_and_thing(d, PORTABLE)
     friend = others(d, 1, (hero,))[0]
     same = friend.gender == hero.gender
     opening(d, hero)
@@ -94,7 +94,7 @@ def quarrel(d):
         d.say(hero, "My plan is better.", "", "cross")
         d.say(friend, "You always want to decide everything!", "", "cross")
         hurt = "the plan"
-    d.s(f"then they both said things that they did not mean.", f"for a moment nobody said a word. Then they both shouted at once.", f"it was the worst quarrel that they had ever had.")
+    d.s(f"one word led to another.", f"nobody remembers who shouted first.", f"things were said that could not be unsaid.", f"then they both said things that they did not mean.", f"for a moment nobody said a word. Then they both shouted at once.", f"it was the worst quarrel that they had ever had.")
     feel(d, hero, "cross", 0.5, False)
     d.s(f"{hero} went home one way, and {friend} went home the other way.", f"they walked home on different sides of the street.", f"{friend} ran off without looking back.")
     d.para()
@@ -179,12 +179,12 @@ def storm(d):
 def race(d):
     hero, thing = hero_and_thing(d, ("scarf", "cap", "feather", "button", "bracelet", "coin", "hat", "whistle", "marble"))
     rival, second = others(d, 2, (hero,))
-    kind = d.rng.pick((("foot race", "run", "round Bell Square, over the Stone Bridge and back"), ("rowing race", "row", "from the ferry landing to Heron Island and back"),
-                       ("cart race", "roll", "from the windmill down Gorse Hill to the first house"), ("kite race", "fly", "from one end of the meadow to the other"),
-                       ("raft race", "paddle", "down the Ouzel from the water wheel to the Stone Bridge")))
     prize = d.rng.pick(("a honey cake as big as a wheel", "a ribbon in the colours of the town", "a silver cup", "a basket of pears", "a ride in the mayor's boat"))
     opening(d, hero)
-    d.s(f"every year <at the Apple Fair|in the first week of {d.season}> there was a~ {kind[0]} {kind[2]}. The prize was {prize}.",
+    kind = d.rng.pick((("foot race", "run", "round Bell Square, over the Stone Bridge and back"), ("cart race", "roll", "from the windmill down Gorse Hill to the first house"),
+                       ("kite race", "fly", "from one end of the meadow to the other"), ("rowing race", "row", "from the ferry landing to Heron Island and back"),
+                       ("raft race", "paddle", "down the Ouzel from the water wheel to the Stone Bridge"))[:3 if d.season == "winter" else 5])
+    d.s(f"every year {'at the Apple Fair' if d.season == 'autumn' else 'in the first week of ' + d.season} there was a~ {kind[0]} {kind[2]}. The prize was {prize}.",
         f"a sign hung on the lime tree in Bell Square: Great {kind[0]}, {kind[2]}! The winner gets {prize}.")
     d.s(f"{number(d.rng.between(6, 14))} children <put down their names|wanted to take part>. Among them were {hero}, {rival} and {second}.",
         f"{hero} wanted to win, but so did {rival}, who had won the year before.")
@@ -192,7 +192,8 @@ def race(d):
     d.para()
     d.say(rival, d.rng.pick(("I shall be first again.", "You will only see my back!", "Nobody is faster than I am.")), mood="brave")
     d.say(hero, d.rng.pick(("We shall see.", "I only want to try my best.", "The race is not over before it has begun.")))
-    d.s("the mayor raised a flag. <One, two, three, and off they went!|When it fell, they were off.>", "Mayor Stone rang a bell, and the race began.")
+    d.s("the mayor raised a flag. <One, two, three, and off they went!|When it fell, they were off.>", "Mayor Stone rang a bell, and the race began.", "everyone counted down from ten, and at zero the crowd roared.",
+        f"somebody dropped a handkerchief, and {number(d.rng.between(10, 40))} people shouted at once.", "then it was quiet for the space of a breath, and then they were gone.", "Mayor Stone made a short speech. Nobody heard a word of it, for all of them were looking at the line.")
     d.s(f"at first {rival} was far ahead. {second} came next, and {hero} was <fifth|fourth|sixth>.", f"{rival} <shot|flew> away like an arrow. {hero} kept a steady pace and saved {hero.his} strength.",
         f"everyone pushed and splashed and shouted. {hero} was stuck in the middle, behind {second}." if kind[0] in ("rowing race", "raft race") else f"everyone pushed and shouted. {hero} was stuck in the middle, behind {second}.")
     d.s(f"halfway there, {hero} had passed all but two.", f"little by little {hero} caught up.", f"one after the other the rest grew tired, but {hero} did not.")
@@ -216,7 +217,7 @@ def race(d):
         d.s(f"{hero} and {rival} came to the last stretch side by side. Neither was faster. Neither gave up.")
         d.s(f"the mayor looked, blinked, and looked again. It was a tie! <That had never happened before.|Nobody knew what to do.>")
         d.say(hero, "Then we share it.", "", "glad")
-        d.s(f"so {prize} was shared by two, and two enemies became friends." if prize.startswith("a basket") or "cake" in prize else f"so they had {prize} in turns, one week on {hero.street} and the next on {rival.street}." if prize in ("a silver cup", "a ribbon in the colours of the town") else "so they rode in the mayor's boat together, one in the front and one in the back.")
+        d.s(f"so {prize} was shared by two, and two enemies became friends." if prize.startswith("a basket") or "cake" in prize else f"so they kept the prize in turns, one week on {hero.street} and the next on {rival.street}." if prize in ("a silver cup", "a ribbon in the colours of the town") else "so they rode in the mayor's boat together, one in the front and one in the back.")
     else:
         d.s(f"but {rival} was simply faster, and {hero} came in {d.rng.pick(('second', 'third'))}.")
         feel(d, hero, "sad", 0.6)
@@ -236,7 +237,8 @@ def market(d):
     amounts = [d.rng.between(2, 9) for _ in items]
     wanted = [count(n, item) for n, item in zip(amounts, items)]
     opening(d, hero)
-    d.s("it was Saturday, market day, and Bell Square was full of stalls.", "every Saturday there is a market in Bell Square, and this was a Saturday.")
+    d.s("it was Saturday, market day, and Bell Square was full of stalls.", "on market day, which is Saturday, nobody in Pellmere stays at home.", "it was Saturday, and since sunrise carts had been rolling into Bell Square.", "Saturday had come at last, and with it the market. "
+        "Awnings were going up all round the lime tree.", "every Saturday there is a market in Bell Square, and this was a Saturday.")
     d.say(hero.parent, f"Please bring me {listing(wanted)}.", "<Can you remember that?|Do not forget anything.|>")
     d.say(hero, f"{listing(wanted)}.".capitalize(), "I will not forget.")
     d.s(f"{hero} took {hero.his} {thing.short} and <set off|went out into the crowd>, <saying the words over and over|counting on {hero.his} fingers>.")

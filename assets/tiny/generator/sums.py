@@ -1,7 +1,8 @@
 """Word problems with small numbers, worked out step by step; every answer is computed."""
 
 from .grammar import count, number, plural
-from .things import grown_ups, others
+from .things import others
+from .world import adult_of
 
 FRUIT = ("apple", "pear", "plum", "walnut", "chestnut", "cherry", "bun", "egg", "button", "marble", "shell", "candle", "stamp", "acorn", "pebble", "feather", "nail", "bowl")
 
@@ -9,7 +10,7 @@ FRUIT = ("apple", "pear", "plum", "walnut", "chestnut", "cherry", "bun", "egg", 
 def add(d, rng, a, b):
     item = rng.pick(FRUIT)
     x, y = rng.between(2, 20), rng.between(2, 20)
-    return (rng.pick((f"{a} has {count(x, item)}. {b} gives {a.him} {number(y)} more. How many {plural(item)} has {a} now?",
+    return (rng.pick((f"{a} has {count(x, item)}. {b} gives {a.him} {number(y)} more. How many {plural(item)} does {a} have now?",
                       f"{a} found {count(x, item)} in the morning and {number(y)} in the afternoon. How many {plural(item)} did {a} find that day?",
                       f"there are {count(x, item)} in one basket and {number(y)} in another. How many {plural(item)} are there in both baskets?")),
             f"{number(x)} and {number(y)} make {number(x + y)}.", count(x + y, item))
@@ -44,11 +45,10 @@ def share(d, rng, a, b):
 
 
 def money(d, rng, a, b):
-    adult = grown_ups(d, 1)[0]
-    item = rng.pick(FRUIT)
+    item = rng.pick(("apple", "pear", "bun", "egg", "button", "candle", "stamp", "nail", "bowl"))
     price, n = rng.between(2, 6), rng.between(2, 6)
     have = price * n + rng.between(1, 15)
-    return (f"{a} goes to the market with {count(have, 'penny')} and buys {count(n, item)} for {count(price, 'penny')} each. How many pennies has {a} left?",
+    return (f"{a} goes to the market with {count(have, 'penny')} and buys {count(n, item)} for {count(price, 'penny')} each. How many pennies does {a} have left?",
             f"{number(n)} times {number(price)} is {number(n * price)}, and {number(have)} take away {number(n * price)} is {number(have - n * price)}.", count(have - n * price, "penny"))
 
 
@@ -56,7 +56,7 @@ def compare(d, rng, a, b):
     item = rng.pick(FRUIT)
     x = rng.between(5, 25)
     y = rng.between(2, x - 2)
-    return (rng.pick((f"{a} has {count(x, item)}, and {b} has {number(y)}. How many more has {a} than {b}?", f"{b} picked {count(y, item)}, but {a} picked {number(x)}. How many fewer did {b} pick?")),
+    return (rng.pick((f"{a} has {count(x, item)}, and {b} has {number(y)}. How many more does {a} have than {b}?", f"{b} picked {count(y, item)}, but {a} picked {number(x)}. How many fewer did {b} pick?")),
             f"{number(x)} take away {number(y)} is {number(x - y)}.", count(x - y, item))
 
 
@@ -92,7 +92,6 @@ def problems(d):
 
 def lesson(d):
     """A sum talked over."""
-    from .world import adult_of
     rng = d.rng
     a, b = others(d, 2)
     teacher = adult_of("the school")

@@ -2,9 +2,9 @@
 
 from .facts import shop_facts
 from .grammar import Person, count, expand, number, settle, upper_first
-from .scenes import set_scene, when
+from .scenes import introduce, set_scene, when, when_plain
 from .stories_town import SOLD
-from .things import grown_ups, hero_and_thing, others
+from .things import PORTABLE, grown_ups, hero_and_thing, others
 from .world import ADULTS, PLACES_OUT, TOWN_FACTS
 
 
@@ -173,15 +173,17 @@ def riddles(d):
 
 def disagreement(d):
     """Two ways to see a small thing, and an end to it."""
-    one, thing = hero_and_thing(d)
+    one, thing = hero_and_thing(d, PORTABLE)
     two = others(d, 1, (one,))[0]
     place = d.rng.pick(PLACES_OUT)
     named = d.rng.chance(0.3)
     topic = d.rng.below(5)
-    d.s(f"{one} and {two} met near {place}.", f"{two} came to see {one} on {one.street}.", f"{one} and {two} were walking home from school.")
+    set_scene(d)
+    introduce(d, one)
+    d.s(f"{when_plain(d)} {one} and {two} met near {place}.", f"that {d.part} {two} came to see {one}.", f"{one} and {two} were walking home from school, and {d.sky}.", f"{two} <waited for|met> {one} near {place}, and {d.sky}.")
     d.para()
     if topic == 0:
-        lines = [f"Look what I have found! It is a~ {thing.full}.", "Then you must give it back.", "But nobody was there.", p(d, "Somebody is looking for it at this moment.", "Somebody is sad because of it."), p(d, "How do you know that?", "Maybe nobody wants it."),
+        lines = [f"Look what I have found! It is a~ {thing.full}.", "Then you must give it back.", "But nobody was there.", p(d, "Somebody is looking for it at this moment.", "It did not fall from the sky.", "Somebody is sad because of it."), p(d, "How do you know that?", "Maybe nobody wants it."),
                  f"When I lost my {d.rng.pick(('cap', 'coin', 'ball', 'mitten'))}, I cried for two days.", p(d, "You are right. Where shall we ask first?", "All right. Let us ask at the post office."), p(d, "Let us hang a note on the lime tree.", "Miss Finch knows everyone. We shall ask her.")]
         end = (f"before the evening the {thing} was back with its owner, who gave them {d.rng.pick(('a bag of cherries', 'a penny each', 'a hug'))}.", f"they wrote the note together: Found, a~ {thing.short}. Ask for {one}.")
     elif topic == 1:

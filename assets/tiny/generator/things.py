@@ -101,6 +101,12 @@ THINGS = [Thing(*row) for row in (
     ("penknife", "carving little boats with it", ("with two blades", "with a bone handle"), ("small", "sharp", "old"), ()),
 )]
 
+# fits into a pocket, a nest or a hole in a tree
+SMALL = ("whistle", "marble", "key", "button", "watch", "bracelet", "ring", "feather", "shell", "bell", "coin", "stamp", "penknife", "compass")
+# what nobody would carry through the town for fun
+AT_HOME = ("teapot", "blanket", "pillow", "mug", "mirror", "wagon", "sledge", "bucket", "spoon", "jar")
+PORTABLE = tuple(thing.noun for thing in THINGS if thing.noun not in AT_HOME)
+
 for _i, _thing in enumerate(THINGS):
     _thing.index = _i
 for _i, _child in enumerate(CHILDREN):

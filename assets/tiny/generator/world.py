@@ -110,7 +110,7 @@ ADULTS = [Adult(*row) for row in (
      "nine", "Wednesday", "a mirror taller than the tailor stands in the corner", ("sewing a sleeve",
      "cutting blue cloth"), "A stitch in time saves nine.", "a bright button"),
     ("Wilma Tallow", "f", "Mrs", "candlemaker", "the candle shop", "Lantern Street", ("candles", "lamps", "soap"),
-     "purple", "ten", "Thursday", "it smells of honey and smoke", ("dipping candles", "trimming a wick"),
+     "purple", "ten", "Thursday", "the air smells of honey and smoke", ("dipping candles", "trimming a wick"),
      "One small light is enough to begin with.", "a beeswax candle"),
     ("Agnes Holm", "f", "Doctor", "doctor", "the doctor's house", "Willow Walk", ("syrup", "bandages", "good advice"),
      "white", "nine", "Sunday", "a jar of peppermints stands on the table", ("rolling bandages",
