@@ -100,7 +100,7 @@ def place(d):
 def person(d):
     child = d.rng.pick(CHILDREN)
     a = child.parent
-    he, his = child.he.capitalize(), child.his
+    his = child.his
     kid = "girl" if child.gender == "f" else "boy"
     facts = d.rng.shuffled((
         (f"How old is {child}?", f"{child} is {number(child.age)} years old.", f"{child} is {number(child.age)} years old."),

@@ -145,7 +145,7 @@ IRREGULAR_VERBS = {
     "fly": ("flew", "flown"), "forget": ("forgot", "forgotten"), "get": ("got", "got"), "give": ("gave", "given"),
     "go": ("went", "gone"), "grow": ("grew", "grown"), "hang": ("hung", "hung"), "have": ("had", "had"),
     "hear": ("heard", "heard"), "hide": ("hid", "hidden"), "hold": ("held", "held"), "keep": ("kept", "kept"),
-    "know": ("knew", "known"), "lay": ("laid", "laid"), "learn": ("learned", "learned"), "leave": ("left", "left"),
+    "kneel": ("knelt", "knelt"), "know": ("knew", "known"), "lay": ("laid", "laid"), "learn": ("learned", "learned"), "leave": ("left", "left"),
     "lend": ("lent", "lent"), "let": ("let", "let"), "lie": ("lay", "lain"), "light": ("lit", "lit"),
     "lose": ("lost", "lost"), "make": ("made", "made"), "meet": ("met", "met"), "pay": ("paid", "paid"),
     "put": ("put", "put"), "read": ("read", "read"), "ride": ("rode", "ridden"), "ring": ("rang", "rung"),

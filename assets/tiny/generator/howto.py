@@ -37,8 +37,8 @@ GUIDES = (
      ("saw the boards to the right length", "cut a round hole in the front, as wide as a walnut", "nail the sides to the back", "put in the bottom and nail on the front", "lay the roof on top, a little aslant", "hang it up on the side that is away from the wind"), ("a few weeks", "a month"), "the first birds move in"),
     ("a lantern for the feast", "the lamp house", ("a large jar", "thin coloured paper", "glue", "wire", ("small candle", 1, 2)),
      ("wash the jar and dry it well", "tear the paper into small pieces", "glue the pieces all over the jar", "bend the wire into a handle", "let it dry overnight", "put the candle inside and light it with the help of a grown-up"), ("one night", "a day"), "the paper no longer feels sticky"),
-    ("a rope swing", "the boatyard", ("a long rope", "a smooth board", "a drill", ("knot", 2, 4)),
-     ("find a strong branch that is alive", "drill a hole in each end of the board", "throw the rope over the branch", "thread the ends through the holes", "tie the knots under the board", "pull on it with all your weight before you sit down"), ("half an hour", "an hour"), "it hangs straight"),
+    ("a rope swing", "the boatyard", ("a long rope", "a smooth board", "a drill", ("iron ring", 2, 4)),
+     ("find a strong branch that is alive", "drill a hole in each end of the board", "throw the rope over the branch", "thread the ends through the holes", "tie them to the rings under the board", "pull on it with all your weight before you sit down"), ("half an hour", "an hour"), "it hangs straight"),
     ("dried apples", "the orchard", (("apple", 5, 12), "a sharp knife", "a clean string", "a warm place"),
      ("wash the apples and cut out the cores", "slice them into rings as thick as a finger", "thread the rings on the string", "hang the string up near the stove", "turn the rings every day"), ("five days", "a week"), "they bend like leather"),
 )

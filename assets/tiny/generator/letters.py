@@ -92,7 +92,7 @@ def letter(d):
         d.s(f"since I saw you I have been busy. I {conjugate(one, 'past')}, and I {conjugate(two, 'past')}.", f"yesterday I wanted to visit you, but I {conjugate(one, 'past')} instead.")
         d.s(f"I often think of what you always say: {adult.saying}", f"I hope that all is well at {adult.place}.", f"may I come to {adult.place} again and watch you?")
         d.s(f"I have drawn a picture for you. It shows you, {d.rng.pick(adult.works)}.")
-        d.s(f"outside {d.sky}, and it is time for supper.", f"{others(d, 1, (writer, friend))[0]} sends greetings too.", f"on {d.rng.pick([day for day in DAYS if day != adult.closed])} I shall pass by and say it once more in person.")
+        d.s(f"this morning {d.sky}, and now it is time for supper.", f"{others(d, 1, (writer, friend))[0]} sends greetings too.", f"on {d.rng.pick([day for day in DAYS if day != adult.closed])} I shall pass by and say it once more in person.")
         d.line("With many thanks,").line(f"{writer} from {writer.street}.")
     else:              # asking for help, with an answer
         adult = grown_ups(d, 1, (writer.parent,))[0]
@@ -142,7 +142,9 @@ def diary(d):
     for n, day in enumerate(days):
         d.s(f"{day}. <{SKY[d.season][n]}.|{SKY[d.season][(n + 2) % 6]}.|Nothing much happened.|A good day.|Up early today.|Rain in the morning, sun in the afternoon.>" if d.season != "winter" else f"{day}. <{SKY[d.season][n]}.|{SKY[d.season][(n + 2) % 6]}.|A good day.|Up early today.>")
         one, two = plans[2 * n], plans[2 * n + 1]
-        d.s(f"I {conjugate(one, 'past')}, and later I {conjugate(two, 'past')}.", f"after school {friend} and I {conjugate(one, 'past')}.", f"in the morning I {conjugate(one, 'past')}. In the evening I was too tired to do anything.", f"I wanted to {one}, but there was no time. So I {conjugate(two, 'past')} instead.",
+        d.s(f"I {conjugate(one, 'past')}, and later I {conjugate(two, 'past')}.", f"after school {friend} and I {conjugate(one, 'past')}.", f"in the morning I {conjugate(one, 'past')}. In the evening <I was too tired to do anything|we had guests and sat together for a long time|my {writer.relation} read to me>.",
+            f"{friend} came by in the afternoon, and we {conjugate(one, 'past')}. It was already dark when {friend} had to go.", f"I {conjugate(one, 'past')}, all by myself. Nobody believed me when I told them.",
+            f"my plan was to {one} and to {two}. I managed only the first, but it was worth it.", f"{others(d, 1, (writer, friend))[0]} asked me to {one}, and I did. It was easier than I had thought.", f"I wanted to {one}, but there was no time. So I {conjugate(two, 'past')} instead.",
             f"before {conjugate(one, 'ing')}, I had to help my {writer.relation} {writer.parent.at}.")
         last = n == len(days) - 1
         if thread == 0:
@@ -194,7 +196,6 @@ def lists(d):
         left = [plans[i] for i in range(k) if i not in done]
         d.line(f"What is left to do? {owner} still wants to {listing(left)}.")
     else:
-        cooks = grown_ups(d, 1)[0]
         rows = d.rng.sample(("the lamps", "the tables", "the music", "the soup", "the cake", "the benches", "the sweeping", "the games", "the apples", "the flowers"), 5)
         people = others(d, 5)
         feast = d.rng.pick(("Lantern Feast", "Apple Fair", "school play", "boat race"))

@@ -26,6 +26,11 @@ def allowed_things(d, child, k, colours=True):
     return [thing.drawn(d.rng) for thing in d.rng.sample(pool, k)]
 
 
+def also(phrase):
+    """'also' at its place in a past verb phrase."""
+    return "had also " + phrase[4:] if phrase.startswith("had ") else "also " + phrase
+
+
 def outing(d):
     """Children meet; each has a colour, a thing, a number and a place."""
     kids = others(d, 3)
@@ -44,7 +49,7 @@ def outing(d):
     for child, colour, thing, n, item, spot in d.rng.shuffled(rows):
         bits = [f"wore a~ {colour} {wear}", f"had brought a~ {thing.short}", f"carried {count(n, item)} in a bag"]
         bits = d.rng.shuffled(bits)
-        d.s(f"{child} {bits[0]} and {bits[1]}. {child.he} also {bits[2]}.", f"{child} {listing(bits)}.", f"{child}, who {bits[0]}, {bits[1]} and {bits[2]}.")
+        d.s(f"{child} {bits[0]} and {bits[1]}. {child.he} {also(bits[2])}.", f"{child} {listing(bits)}.", f"{child}, who {bits[0]}, {bits[1]} and {bits[2]}.")
     d.para()
     for child, colour, thing, n, item, spot in d.rng.shuffled(rows):
         d.s(f"<at noon|later|in the afternoon|for a while> {child} sat down near {spot}<, to rest|, where it was quiet|>.", f"{child} waited near {spot}.", f"near {spot} {child} stopped to look at <a beetle|the clouds|a snail>.")

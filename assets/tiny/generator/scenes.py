@@ -18,8 +18,8 @@ SKY = {
 }
 
 
-def set_scene(d):
-    d.season = d.rng.pick(SEASONS)
+def set_scene(d, seasons=SEASONS):
+    d.season = d.rng.pick(seasons)
     d.part = d.rng.pick(("morning", "afternoon", "evening") if d.season == "summer" else ("morning", "afternoon"))
     d.sky = d.rng.pick([sky for sky in SKY[d.season] if d.part == "morning" or "already" not in sky])
     d.quality = d.rng.pick([word for word in QUALITY[d.season] if word[:4] not in d.sky and not (word == "rainy" and "high" in d.sky)])
@@ -82,9 +82,9 @@ def kin(hero):
     return "granddaughter" if girl else "grandson"
 
 
-def opening(d, hero):
+def opening(d, hero, seasons=SEASONS):
     """Hero and day, in either order."""
-    set_scene(d)
+    set_scene(d, seasons)
     if d.rng.chance(0.6):
         introduce(d, hero)
         d.maybe(0.35, f"it was a~ {d.quality} {d.part}, and {d.sky}.",

@@ -1,7 +1,7 @@
 """Stories of the children of Pellmere, second part: building, a stranger, a rescue, the dark, a gift, learning, owning up."""
 
 from .grammar import Person, listing, number
-from .scenes import evening, feel, go_to, introduce, opening, outside, thank, when_plain
+from .scenes import feel, go_to, introduce, opening, outside
 from .things import PORTABLE, grown_ups, hero_and_thing, other_gender, others
 from .world import adult_of
 
@@ -112,7 +112,8 @@ def rescue(d):
         ("duckling", "peeped", "oats in water", "had lost its mother and ran in circles"), ("young owl", "snapped its beak", "bits of meat", "had fallen from its nest"),
         ("lamb", "bleated", "warm milk", "was stuck between two stones"), ("swift", "was silent", "flies", "lay on the ground and could not take off"),
         ("puppy", "whimpered", "bread and broth", "was tied to a post, and nobody was near"), ("toad", "said nothing", "worms", "sat in the middle of the path, where people walk"),
-    ) if d.season in {"duckling": ("spring", "summer"), "young owl": ("spring", "summer"), "swift": ("summer",), "lamb": ("spring",), "toad": ("spring", "summer", "autumn"), "young hedgehog": ("autumn",)}.get(row[0], (d.season,))])
+    ) if d.season in {"duckling": ("spring", "summer"), "young owl": ("spring", "summer"), "swift": ("summer",), "lamb": ("spring",), "toad": ("spring", "summer", "autumn"), "young hedgehog": ("autumn",)}.get(row[0], (d.season,))
+        and not (thing.noun in ("cap", "hat", "jar") and row[0] in ("puppy", "lamb"))])
     small = animal.split()[-1]
     d.s(f"near {place} {hero.he} heard something.", f"{hero} was walking past {place} when {hero.he} stopped. What was that?", f"{hero.animal} the {hero.pet} noticed it first, near {place}.")
     d.s(f"it was a~ {animal}. It {trouble}.", f"there was a~ {animal}! It {trouble}.")
@@ -126,8 +127,14 @@ def rescue(d):
     else:
         go_to(d, hero, adult, False)
     d.say(adult, f"<That is|So you have found> a~ {animal}.", f"<It needs warmth, and it needs {food}.|Give it {food}, but only a little at a time.|Keep it warm and quiet.>")
-    d.say(hero, "<Will it live?|Can I keep it?|What shall I call it?>", mood="soft")
-    d.say(adult, d.rng.pick(("We shall know in a few days.", "Wild things belong outside, but first it must grow strong." if small not in ("kitten", "puppy", "lamb") else "First let us find out who is missing it.", "That depends on you.")))
+    question, answers = d.rng.pick((
+        ("Will it live?", ("We shall know in a few days.", "If you are patient, it will.", "It has a strong heart. I think so.")),
+        ("Can I keep it?", ("That depends on you.", "First let us find out who is missing it.") if small in ("kitten", "puppy", "lamb") else
+         ("Only until it is strong. Wild things belong outside.", "For a while. Then it must go home.")),
+        ("What shall I call it?", ("Look at it, and a name will come.", "You found it, so you must choose.")),
+    ))
+    d.say(hero, question, mood="soft")
+    d.say(adult, d.rng.pick(answers))
     name = d.rng.pick(("Pebble", "Button", "Mouse", "Acorn", "Star", "Patch", "Whisper", "Bean"))
     d.s(f"{hero} called it {name}. Every {d.rng.pick(('two', 'three', 'four'))} hours it was given {food}, even in the middle of the night.",
         f"because it was so small, {hero} called it {name}. It slept in the {thing} beside the stove.", f"{hero} named it {name}, and {hero.animal} the {hero.pet} pretended not to care.")
@@ -135,7 +142,7 @@ def rescue(d):
     d.para()
     if small in ("kitten", "puppy", "lamb"):
         other = others(d, 1, (hero,))[0]
-        d.s(f"then {other} came along {hero.street}, calling and calling. It was {other.his} {small} that had been lost!", f"nobody came to ask for {name}, though there was a note on the lime tree for a whole month.") 
+        d.s(f"then {other} came along {hero.street}, calling and calling. It was the {small} of {other.his} cousin, lost for days!", f"nobody came to ask for {name}, though there was a note on the lime tree for a whole month.") 
         if other.name in d.current[-1]:
             feel(d, hero, "sad", 0.5, False)
             d.say(other, "You saved it!", f"<Please come and see it as often as you like.|You may visit {name} every day.>", "glad")
@@ -219,7 +226,7 @@ def gift(d):
         d.say(friend, f"You made this?", "<Then there is only one like it in the world!|It is better than the one in the window.>", "glad")
     elif turn == 1:
         other = grown_ups(d, 1, tuple(jobs) + (elder,))[0]
-        d.s(f"on the way to the shop {hero} met {other}, who <had lost a purse|looked worried>. {other.he.capitalize()} needed {number(min(5, have))} pennies for the ferry, to see a sick sister. {hero} looked at the pennies for a long time and gave them away.")
+        d.s(f"on the way to the shop {hero} met {other}, who <had lost a purse|looked worried>. {other.he} <had to send medicine to a sick sister and could not pay for it|needed {number(have - 1)} pennies by noon to pay the rent>. {hero} looked at the pennies for a long time and gave them away.")
         d.s(f"there was no {thing} for {friend} on that birthday. There was only {hero}, with empty hands, telling what had happened.")
         d.say(friend, d.rng.pick(("That is the best present that nobody ever gave me.", "I would have done the same.", "A friend like that is better than anything in a window.")), mood="soft")
         d.s(f"and who stood at the door that evening? {other}, with a parcel under one arm. In it was the {thing.short}.")

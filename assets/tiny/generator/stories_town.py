@@ -1,7 +1,7 @@
 """Stories of the children of Pellmere, first part: lost and found, a quarrel mended, a storm, a race, market day."""
 
-from .grammar import count, listing, number, plural
-from .scenes import evening, feel, go_to, introduce, look_for, opening, outside, set_scene, thank, when_plain, QUALITY
+from .grammar import count, listing, number
+from .scenes import evening, feel, look_for, opening, outside, thank, when_plain
 from .things import PORTABLE, SMALL, grown_ups, hero_and_thing, other_gender, others
 from .world import adult_of
 
@@ -69,7 +69,6 @@ def lost_and_found(d):
 def quarrel(d):
     hero, thing = hero_and_thing(d, PORTABLE)
     friend = others(d, 1, (hero,))[0]
-    same = friend.gender == hero.gender
     opening(d, hero)
     d.s(f"{hero} and {friend} were <best friends|the best of friends>. <They met every day after school.|They did everything together.|Where one was, the other was not far away.>",
         f"{hero.his} best friend was {friend}, who lived on {friend.street} and liked {friend.likes}.")
@@ -128,9 +127,9 @@ def storm(d):
     hero, thing = hero_and_thing(d, ("lantern", "rope", "bell", "whistle", "drum", "umbrella", "blanket", "compass", "mirror"))
     friend = others(d, 1, (hero,), other_gender(hero))[0]
     adult = d.rng.pick([adult_of(p) for p in ("the ferry landing", "the windmill", "the orchard", "the bee garden", "Clover Farm", "the boatyard")])
-    opening(d, hero)
+    opening(d, hero, ("spring", "summer", "autumn"))
     d.s(f"in {hero.his} <bag|pack> {hero.he} carried a~ {thing.full}, <as always|for no special reason|which had once belonged to {hero.his} {hero.relation}>.",
-        f"{hero.his} {hero.relation} had told {hero.him} to take the {thing.full} along. {hero} did not know what for.")
+        f"{hero.his} {hero.relation} had told {hero.him} to take along the {thing.full}. {hero} did not know what for.")
     if adult is hero.parent:
         d.s(f"{hero.he} was <on the way|going> to {adult.place}, to bring {hero.his} {hero.relation} some lunch.")
     else:

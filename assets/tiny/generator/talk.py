@@ -177,10 +177,12 @@ def disagreement(d):
     two = others(d, 1, (one,))[0]
     place = d.rng.pick(PLACES_OUT)
     named = d.rng.chance(0.3)
-    topic = d.rng.below(5)
+    topic = d.rng.below(8)
+    if topic == 4:
+        place = d.rng.pick(("the Stone Bridge", "the water wheel on Mill Lane", "the stepping stones in the river"))
     set_scene(d)
     introduce(d, one)
-    d.s(f"{when_plain(d)} {one} and {two} met near {place}.", f"that {d.part} {two} came to see {one}.", f"{one} and {two} were walking home from school, and {d.sky}.", f"{two} <waited for|met> {one} near {place}, and {d.sky}.")
+    d.s(f"{when_plain(d)} {one} and {two} met near {place}.", f"that {d.part} {two} came to see {one}, and they went for a walk to {place}.", f"{one} and {two} were walking home past {place}, and {d.sky}.", f"{two} <waited for|met> {one} near {place}, and {d.sky}.")
     d.para()
     if topic == 0:
         lines = [f"Look what I have found! It is a~ {thing.full}.", "Then you must give it back.", "But nobody was there.", p(d, "Somebody is looking for it at this moment.", "It did not fall from the sky.", "Somebody is sad because of it."), p(d, "How do you know that?", "Maybe nobody wants it."),
@@ -199,8 +201,21 @@ def disagreement(d):
                  p(d, "All right. But take good care of it.", "Good. On Sunday, then."), p(d, "I will. You will not be sorry.", "You are a good friend."), "I hope that it is a good surprise."]
         one, two = two, one
         end = (f"on Sunday {one} stood at the door with the {thing}, and with a plum cake in the other hand.", f"on Saturday already, one day early, the {thing} was back.")
+    elif topic == 4:
+        lines = [p(d, "Where does all the water of the river go?", "Look how fast the river is today. Where is it going?"), "It flows into Lake Mirrow.", p(d, "And why is the lake never full?", "Then the lake must run over one day."), p(d, "I think that the sun drinks some of it.", "Some of it goes up into the clouds. Miss Ansel told us."),
+                 p(d, "And the clouds carry it back?", "So the rain is old lake water?"), p(d, "Yes, they rain on the hills, and it runs down again.", "Exactly, and it comes down on Gorse Hill, and begins from the start."), p(d, "So this water has been here before?", "Then I may have washed my hands with it already."), p(d, "Maybe a hundred times.", "You, and your grandmother before you.")]
+        end = ("they threw in a leaf and said goodbye to it until next year.", f"{one} looked at the river quite differently after that.", "a duck came by and did not care where the water went.")
+    elif topic == 5:
+        late = d.rng.between(2, 9)
+        lines = ["You are late!", p(d, f"I am not. The clock in the tower shows {number(late)}.", f"No, look at the tower. It is {number(late)} o'clock."), "The clock in the tower is four minutes slow. Everybody knows that.", p(d, "Why does nobody put it right?", "Then why does Mr Penn not mend it?"),
+                 p(d, "Mr Penn says that the town likes it that way.", "The mayor once put it to a vote, and most people were against it."), p(d, "But then everyone is four minutes late.", "So all of us are late together?"), p(d, "And so nobody is.", "That is why nobody minds."), p(d, "Then I was not late at all.", "In that case, good morning."), p(d, "You were four minutes late, and six more.", "Let us go, before it strikes.")]
+        end = ("behind them the clock struck, four minutes late, as it should.", f"they had to laugh, and then they ran.")
+    elif topic == 6:
+        lines = [p(d, f"{one.animal} can understand every word that I say.", f"{one.animal} knows what I think."), p(d, f"A~ {one.pet} cannot do that.".replace("A ", "A~ "), f"Nonsense. {one.animal} is a~ {one.pet}."), "Then watch.", p(d, "What am I to see?", "I am watching."), f"{one.animal}, if you understand me, do nothing at all.", p(d, "But nothing happened.", f"{one.animal} is only sitting there."), p(d, "Exactly! That is what I asked for.", "You see? Not a move."), p(d, f"Now ask {one.animal.him} to dance.", "That is a trick."),
+                 p(d, f"{one.animal.he} does not like to dance on {d.rng.pick(('Mondays', 'Fridays', 'Sundays'))}.", f"{one.animal.he} only dances when nobody is looking.")]
+        end = (f"{one.animal} yawned.", f"{two} went home and tried it with {two.animal} the {two.pet}.", f"whether {one.animal} had understood it, nobody knows but {one.animal}.")
     else:
-        lines = [p(d, "It is going to rain.", "I think that a storm is coming."), p(d, "How do you know? The sky is blue.", "Nonsense, the sun is shining."), p(d, "The swallows are flying low.", "The bees have all gone home.", "The cows at Clover Farm are lying down."), p(d, "Maybe they are only tired.", "That means nothing."), p(d, "Shall we bet? The loser carries the bags.", "Wait and see."), p(d, "Agreed.", "I am waiting."),
+        lines = [p(d, "It is going to rain.", "I think that a storm is coming."), p(d, "How do you know? The sky is blue.", "Nonsense, the sun is shining."), p(d, "I can smell it.", "The cows at Clover Farm are lying down.", *(("The swallows are flying low.", "The bees have all gone home.") if d.season == "summer" else ("The gulls have come inland.",))), p(d, "I do not believe in signs.", "That means nothing."), p(d, "Shall we bet? The loser carries the bags.", "Wait and see."), p(d, "Agreed.", "I am waiting."),
                  "There! Did you feel that?", p(d, "That was one drop.", "It was only a bird.")]
         end = ("ten minutes later they were both wet to the skin, and laughing.", "then it poured. They ran for the nearest roof.")
     voices(d, one, two, lines, named)

@@ -118,13 +118,11 @@ def is_held_out(child, thing):
     return (child.index * 5 + thing.index * 7) % 13 == 0
 
 
-def hero_and_thing(doc, allowed=None, heroes=None):
+def hero_and_thing(doc, allowed=None):
     """A hero and a thing of the kind that this split may join. `allowed` limits the nouns."""
     things = [thing for thing in THINGS if allowed is None or thing.noun in allowed]
-    pairs = [(child, thing) for child in (heroes or CHILDREN) for thing in things
+    pairs = [(child, thing) for child in CHILDREN for thing in things
              if is_held_out(child, thing) == (doc.split == "held_out")]
-    if not pairs:
-        pairs = [(child, thing) for child in (heroes or CHILDREN) for thing in things]
     child, thing = doc.rng.pick(pairs)
     return child, thing.drawn(doc.rng)
 
