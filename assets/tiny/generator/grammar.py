@@ -221,6 +221,7 @@ def settle(text):
     text = re.sub(r" ([,.;:?!])", r"\1", text)
     text = re.sub(r"\b([aA])~ (\S+)",
                   lambda m: ("A" if m[1] == "A" else "a") + article(m[2])[1:] + " " + m[2], text)
+    text = re.sub(r"\b((?:Question|Answer|sum|Q|A): )([a-z])", lambda m: m[1] + m[2].upper(), text)
     text = re.sub(r"([.?!] |\.\" |^)([\"']?[a-z])", lambda m: m[1] + upper_first(m[2]), text)
     return text
 

@@ -18,9 +18,9 @@ SKY = {
 }
 
 
-def set_scene(d, seasons=SEASONS):
+def set_scene(d, seasons=SEASONS, parts=("morning", "afternoon", "evening")):
     d.season = d.rng.pick(seasons)
-    d.part = d.rng.pick(("morning", "afternoon", "evening") if d.season == "summer" else ("morning", "afternoon"))
+    d.part = d.rng.pick([part for part in parts if part != "evening" or d.season == "summer"])
     d.sky = d.rng.pick([sky for sky in SKY[d.season] if d.part == "morning" or "already" not in sky])
     d.quality = d.rng.pick([word for word in QUALITY[d.season] if word[:4] not in d.sky and not (word == "rainy" and "high" in d.sky)])
     return d
@@ -82,16 +82,16 @@ def kin(hero):
     return "granddaughter" if girl else "grandson"
 
 
-def opening(d, hero, seasons=SEASONS):
+def opening(d, hero, seasons=SEASONS, parts=("morning", "afternoon", "evening")):
     """Hero and day, in either order."""
-    set_scene(d, seasons)
+    set_scene(d, seasons, parts)
     if d.rng.chance(0.6):
         introduce(d, hero)
         d.maybe(0.35, f"it was a~ {d.quality} {d.part}, and {d.sky}.",
                 f"that {d.part} {d.sky}.")
     else:
         d.s(f"it was a~ {d.quality} {d.part} in {d.season}<, and {d.sky}|>.",
-            f"{when_plain(d)}, when {d.sky}, {hero} {d.rng.pick(('woke up with a plan', 'sat on the front steps', 'looked out of the window', 'came running down the stairs', 'put on ' + hero.his + ' boots'))}.",
+            f"{when_plain(d)}, when {d.sky}, {hero} {d.rng.pick(('woke up with a plan' if d.part == 'morning' else 'came home with a plan', 'sat on the front steps', 'looked out of the window', 'came running down the stairs', 'put on ' + hero.his + ' boots'))}.",
             f"{d.sky}. It was {d.season} in Pellmere.")
         introduce(d, hero, hero.name in d.current[-1])
 

@@ -93,14 +93,17 @@ def mystery(d):
 def first_day(d):
     """Somebody new at school."""
     hero, thing = hero_and_thing(d, PORTABLE)
-    set_scene(d)
+    set_scene(d, parts=("morning",))
     new, gender = d.rng.pick((("Alma", "f"), ("Piet", "m"), ("Sanna", "f"), ("Joris", "m"), ("Yara", "f"), ("Emre", "m"), ("Lotte", "f"), ("Anders", "m")))
     fresh = Person(new, gender)
     origin = d.rng.pick(("from the mountains", "from a town by the sea", "from the other side of the lake", "from a house on wheels", "from far in the north"))
     talent = d.rng.pick((("whistle with two fingers", "whistled so loudly that the windows rang"), ("walk on both hands", "walked across the yard upside down"), ("tie eleven kinds of knots", "untied the knot that nobody had been able to open"),
                          ("call birds", "called softly, and a thrush came down and sat on the fence"), ("tell what the weather will do", "looked up and said that it would rain in ten minutes, and it did"), ("draw faces", "drew everyone in the room with ten lines each")))
     d.s(f"{when_plain(d)} Miss Ansel brought somebody new into the school on Willow Walk.", f"there was a new face in the school on Willow Walk.", f"on Monday a new chair stood in the classroom.")
-    d.s(f"{'her' if gender == 'f' else 'his'} name was {new}, and {fresh.he} came {origin}.", f"it was for {new}, who had come {origin}." if "chair" in d.current[-1] else f"{new} had come {origin}.")
+    if "chair" in d.current[-1]:
+        d.s(f"it was for {new}, who had come {origin}.")
+    else:
+        d.s(f"{'her' if gender == 'f' else 'his'} name was {new}, and {fresh.he} came {origin}.", f"{new} had come {origin}.")
     d.s(f"{new} did not say a word.", f"nobody knew what to say, and so nobody said anything.", f"{fresh.he} looked at {fresh.his} shoes the whole morning.")
     d.para()
     introduce(d, hero)

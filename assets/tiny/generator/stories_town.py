@@ -133,7 +133,7 @@ def storm(d):
     if adult is hero.parent:
         d.s(f"{hero.he} was <on the way|going> to {adult.place}, to bring {hero.his} {hero.relation} some lunch.")
     else:
-        d.s(f"{hero.he} was <on the way|going> to {adult.place} to fetch <something|some {adult.goods[0]}> for {hero.his} {hero.relation}.")
+        d.s(f"{hero.he} was <on the way|going> to {adult.place} to fetch something for {hero.his} {hero.relation}.")
     d.para()
     d.s("then the wind dropped. <The birds fell silent.|Not a leaf moved.> Over Lake Mirrow the sky turned <black|as dark as slate|a strange yellow>.",
         "first there was one drop, then ten, then too many to count.", f"<far away|over the hill> the thunder began to roll, like {d.rng.pick(('barrels on a wooden floor', 'a wagon on the bridge', 'a giant clearing its throat'))}.")
@@ -187,7 +187,10 @@ def race(d):
         f"a sign hung on the lime tree in Bell Square: Great {kind[0]}, {kind[2]}! The winner gets {prize}.")
     d.s(f"{number(d.rng.between(6, 14))} children <put down their names|wanted to take part>. Among them were {hero}, {rival} and {second}.",
         f"{hero} wanted to win, but so did {rival}, who had won the year before.")
-    d.s(f"for luck {hero} <carried|had> a~ {thing.full}{' in ' + hero.his + ' pocket' if thing.noun not in ('scarf', 'cap', 'hat') else ' on'}.")
+    if thing.noun in ("scarf", "cap", "hat"):
+        d.s(f"for luck {hero} wore a~ {thing.full}.", f"{hero} had put on {hero.his} {thing.short}, which had always brought {hero.him} luck.")
+    else:
+        d.s(f"for luck {hero} <carried|had> a~ {thing.full} in {hero.his} pocket.", f"in {hero.his} pocket {hero} had a~ {thing.full}, for luck.")
     d.para()
     d.say(rival, d.rng.pick(("I shall be first again.", "You will only see my back!", "Nobody is faster than I am.")), mood="brave")
     d.say(hero, d.rng.pick(("We shall see.", "I only want to try my best.", "The race is not over before it has begun.")))
@@ -235,7 +238,7 @@ def market(d):
         items.append(d.rng.pick(SOLD[adult.job]))
     amounts = [d.rng.between(2, 9) for _ in items]
     wanted = [count(n, item) for n, item in zip(amounts, items)]
-    opening(d, hero)
+    opening(d, hero, parts=("morning",))
     d.s("it was Saturday, market day, and Bell Square was full of stalls.", "on market day, which is Saturday, nobody in Pellmere stays at home.", "it was Saturday, and since sunrise carts had been rolling into Bell Square.", "Saturday had come at last, and with it the market. "
         "Awnings were going up all round the lime tree.", "every Saturday there is a market in Bell Square, and this was a Saturday.")
     d.say(hero.parent, f"Please bring me {listing(wanted)}.", "<Can you remember that?|Do not forget anything.|>")
