@@ -51,14 +51,16 @@ pub fn ramp(n: usize) -> Vec<f32> {
     (0..n).map(|i| i as f32 * 0.25 - 3.0).collect()
 }
 
+/// Name, axes in the file's order, kind's number, bytes, and an offset that replaces the right one.
+pub type GgufTensor = (String, Vec<u64>, u32, Vec<u8>, Option<u64>);
+
 /// A GGUF file in the making.
 #[derive(Clone)]
 pub struct Gguf {
     pub version: u32,
     pub alignment: usize,
     entries: Vec<Vec<u8>>,
-    /// Name, axes in the file's order, kind's number, bytes, and an offset that replaces the right one.
-    pub tensors: Vec<(String, Vec<u64>, u32, Vec<u8>, Option<u64>)>,
+    pub tensors: Vec<GgufTensor>,
 }
 
 fn text(text: &str) -> Vec<u8> {
