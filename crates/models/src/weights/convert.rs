@@ -65,6 +65,9 @@ pub(crate) fn f32_to_plain(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Resu
         "lengths were checked by the writer"
     );
     let size = dtype.block().1;
+    if values.len() <= CHUNK {
+        return chunk_to_plain(dtype, values, out).map_or(Ok(()), Err);
+    }
     let overflow = out
         .par_chunks_mut(CHUNK * size)
         .zip(values.par_chunks(CHUNK))

@@ -120,10 +120,12 @@ pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
 /// [`WeightsError::NonFinite`] with the first place and the count.
 pub fn check_finite(name: &str, values: &[f32]) -> Result<(), WeightsError> {
     use rayon::prelude::*;
-    let count: usize = values
-        .par_chunks(1 << 16)
-        .map(|c| c.iter().filter(|v| !v.is_finite()).count())
-        .sum();
+    let count_in = |part: &[f32]| part.iter().filter(|v| !v.is_finite()).count();
+    let count = if values.len() <= 1 << 16 {
+        count_in(values)
+    } else {
+        values.par_chunks(1 << 16).map(count_in).sum()
+    };
     match values.iter().position(|v| count > 0 && !v.is_finite()) {
         Some(index) => Err(WeightsError::NonFinite {
             name: name.to_owned(),

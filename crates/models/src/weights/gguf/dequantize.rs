@@ -47,18 +47,23 @@ fn blocks<const B: usize, const E: usize>(
     out: &mut [f32],
     block: impl Fn(&[u8; B], &mut [f32; E]) + Sync,
 ) {
+    let share = |out: &mut [f32], bytes: &[u8]| {
+        for (o, b) in out
+            .as_chunks_mut::<E>()
+            .0
+            .iter_mut()
+            .zip(bytes.as_chunks::<B>().0)
+        {
+            block(b, o);
+        }
+    };
+    if out.len() <= CHUNK {
+        // Not worth waking another thread.
+        return share(out, bytes);
+    }
     out.par_chunks_mut(CHUNK)
         .zip(bytes.par_chunks(CHUNK / E * B))
-        .for_each(|(out, bytes)| {
-            for (o, b) in out
-                .as_chunks_mut::<E>()
-                .0
-                .iter_mut()
-                .zip(bytes.as_chunks::<B>().0)
-            {
-                block(b, o);
-            }
-        });
+        .for_each(|(out, bytes)| share(out, bytes));
 }
 
 /// The half at `at`.

@@ -22,6 +22,7 @@ pub(super) enum NonFinite {
 }
 
 /// Why a plan could not be written: an error of its own, or of the place it is written to.
+#[derive(Debug)]
 pub(super) enum WriteError {
     Weights(WeightsError),
     Io(io::Error),
@@ -248,8 +249,7 @@ mod tests {
         for room in (0..total).step_by(7).chain([total - 1]) {
             let error = plan()
                 .write(&mut SmallDisk(room as usize), NonFinite::Refuse)
-                .err()
-                .expect("no room");
+                .expect_err("no room");
             match error.at(Path::new("out"), total) {
                 WeightsError::StorageFull { path, needed } => {
                     assert_eq!((path.as_path(), needed), (Path::new("out"), total));

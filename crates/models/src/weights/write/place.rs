@@ -199,7 +199,17 @@ pub(super) fn persist_folder(temporary: TempDir, target: &Path) -> Result<(), We
         let _ = temporary.close();
         return Ok(());
     }
-    // Without an exchange there is a moment without a model at the target; never a half one.
+    replace_in_two_steps(temporary, target)
+}
+
+/// For systems without an exchange: there is a moment without a model at the target, but never a
+/// half one, and a failure puts the old one back.
+fn replace_in_two_steps(temporary: TempDir, target: &Path) -> Result<(), WeightsError> {
+    let failed = |source| WeightsError::Io {
+        path: target.to_owned(),
+        action: "put the finished folder there",
+        source,
+    };
     let aside = temporary_folder(target)?;
     let old = aside.path().join("old");
     fs::rename(target, &old).map_err(failed)?;
@@ -256,4 +266,29 @@ fn sync_folder(folder: &Path) -> Result<(), WeightsError> {
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_steps_replace_a_folder_or_put_the_old_one_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let target = folder.path().join("m");
+        let names = || fs::read_dir(folder.path()).expect("lists").count();
+        fs::create_dir(&target).expect("creates");
+        fs::write(target.join("config.json"), "old").expect("writes");
+        let content = || fs::read_to_string(target.join("config.json")).expect("reads");
+
+        let lost = temporary_folder(&target).expect("creates");
+        fs::remove_dir(lost.path()).expect("removes");
+        assert!(replace_in_two_steps(lost, &target).is_err());
+        assert_eq!((content().as_str(), names()), ("old", 1));
+
+        let new = temporary_folder(&target).expect("creates");
+        fs::write(new.path().join("config.json"), "new").expect("writes");
+        replace_in_two_steps(new, &target).expect("replaces");
+        assert_eq!((content().as_str(), names()), ("new", 1));
+    }
 }
