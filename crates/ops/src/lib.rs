@@ -9,14 +9,14 @@
 //! Everything internal to burn (extension traits, `FlexTensor`, `Autodiff`) stays in this crate;
 //! other crates see only [`burn::Tensor`](burn::tensor::Tensor) and `Device`.
 
-//pub mod adamw;
+pub mod adamw;
 pub mod attention;
 pub mod cpu;
 //pub mod decay;
 //pub mod delta_rule;
 mod glue;
-//pub mod group_norm;
-//pub mod key_norm;
+pub mod group_norm;
+pub mod key_norm;
 pub mod linear;
 pub mod rms_norm;
 pub mod rope;
