@@ -90,7 +90,7 @@ pub struct Block {
     mixer: Box<dyn Mixer>,
     post_norm: Param<1>,
     feed_forward: FeedForward,
-    epsilon: f32,
+    epsilon: f64,
 }
 
 impl Block {

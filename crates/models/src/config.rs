@@ -25,7 +25,7 @@ pub struct ModelConfig {
     /// Channels of a head (N).
     pub head_size: usize,
     /// Epsilon of every RMSNorm.
-    pub norm_epsilon: f32,
+    pub norm_epsilon: f64,
     /// Rotary embedding.
     pub rope: RopeConfig,
     /// Whether the head is the embedding.

@@ -112,7 +112,7 @@ impl<const D: usize> Parameter for Cell<D> {
 
 /// The elements of a tensor, without a copy where it is the only owner.
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().into_vec::<f32>().expect("parameters and activations are f32")
+    tensor.into_data().try_into_vec::<f32>().expect("parameters and activations are f32")
 }
 
 /// Makes every handle a leaf.

@@ -33,7 +33,7 @@ pub fn parse(raw: &Map<String, Value>, family: &str) -> Result<ModelConfig, Mode
         heads,
         kv_heads: keys.optional_size("num_key_value_heads")?.unwrap_or(heads),
         head_size,
-        norm_epsilon: keys.number("rms_norm_eps", 1e-6)? as f32,
+        norm_epsilon: keys.number("rms_norm_eps", 1e-6)?,
         rope: RopeConfig::parse(raw, head_size, max_positions)?,
         tied: keys.flag("tie_word_embeddings", false)?,
         qkv_bias: false,

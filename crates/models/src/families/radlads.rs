@@ -5,6 +5,7 @@ use crate::config::{Keys, MixerSpec, ModelConfig};
 use crate::error::ModelError;
 use serde_json::{Map, Value, json};
 
+/// Reads a released config.
 pub fn parse_rwkv6(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let mut config = body(raw, "rwkv6qwen2")?;
     let keys = Keys(raw);
@@ -26,6 +27,7 @@ pub fn parse_rwkv6(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> 
     Ok(config)
 }
 
+/// Reads a released config.
 pub fn parse_rwkv7(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let mut config = body(raw, "rwkv7qwen2")?;
     let keys = Keys(raw);

@@ -5,6 +5,7 @@ use crate::config::{MixerSpec, ModelConfig};
 use crate::error::ModelError;
 use serde_json::{Map, Value};
 
+/// Reads Recast's own config.
 pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let mut inner = raw.clone();
     let Some(base) = raw.get("base_model_type").and_then(Value::as_str) else {

@@ -55,7 +55,7 @@ pub struct LayerContext {
     /// RMSNorm on each head of q and k.
     pub qk_norm: bool,
     /// Its epsilon.
-    pub norm_epsilon: f32,
+    pub norm_epsilon: f64,
     /// Rotary tables, shared by the layers.
     pub rope: Arc<Rope>,
 }

@@ -194,8 +194,8 @@ pub(super) fn output_norm(wanted: bool, layer: &LayerContext, builder: &Builder<
 }
 
 /// Epsilon of the output norm: 1e-5 * N.
-pub(super) fn output_norm_epsilon(layer: &LayerContext) -> f32 {
-    1e-5 * layer.head_size as f32
+pub(super) fn output_norm_epsilon(layer: &LayerContext) -> f64 {
+    1e-5 * layer.head_size as f64
 }
 
 impl Mixer for Rwkv6 {

@@ -1,0 +1,74 @@
+//! What can stop a run.
+
+use std::path::PathBuf;
+
+/// Errors of the training floor.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A model could not be loaded, built or written.
+    #[error(transparent)]
+    Model(#[from] recast_models::ModelError),
+    /// Weights could not be read or written.
+    #[error(transparent)]
+    Weights(#[from] recast_models::weights::WeightsError),
+    /// Text could not be read, tokenised or packed.
+    #[error(transparent)]
+    Text(#[from] recast_text::TextError),
+    /// A loss over the vocabulary could not be computed.
+    #[error(transparent)]
+    Loss(#[from] recast_ops::vocab_loss::VocabLossError),
+    /// The recipe asks for something impossible.
+    #[error("recipe: {0}")]
+    Recipe(String),
+    /// The loss or the gradient is NaN or infinite.
+    #[error(
+        "stage `{stage}`, step {step}: the {what} is {value}; the last checkpoint ({checkpoint}) is intact: \
+         lower the learning rate or raise the clip, then `convert --resume`"
+    )]
+    NotFinite {
+        /// Name of the stage.
+        stage: String,
+        /// Step in the stage.
+        step: u64,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// What it was.
+        value: f64,
+        /// Where to go on from.
+        checkpoint: String,
+    },
+    /// The folder to resume is no run, or another one.
+    #[error("{path}: {message}")]
+    Resume {
+        /// The run's folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The observer asked to stop (a signal): state is saved.
+    #[error("stopped at stage `{stage}`, step {step}; go on with `convert --resume {path}`")]
+    Stopped {
+        /// Name of the stage.
+        stage: String,
+        /// Steps done in it.
+        step: u64,
+        /// The run's folder.
+        path: PathBuf,
+    },
+    /// A file operation failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+}
+
+impl TrainError {
+    /// Adapter for file operations on `path`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

@@ -1,0 +1,86 @@
+//! Objectives: what a loss asks. Each file is a function of a batch and one or two models that
+//! returns a loss and adds gradients; it does not know the stage it serves.
+//!
+//! To add one: a file with such a function and an arm in [`Objective::gradients`]. Held to the
+//! PyTorch values of `tests/golden/train` by `tests/losses.rs`.
+
+mod alignment;
+mod logits;
+
+use crate::error::TrainError;
+use crate::optimizer::Gradients;
+use recast_models::Model;
+use recast_models::param::Named;
+use recast_models::state::Documents;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The objectives, by the name recipes use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Each mixer imitates the teacher's attention output, fed with the teacher's hidden states
+    /// (RADLADS step 1).
+    OutputAlignment,
+    /// KL from the teacher's next-token distribution (RADLADS step 2).
+    LogitKl,
+    /// Cross-entropy of the next token (RADLADS step 3, and training without a teacher).
+    NextToken,
+}
+
+/// A micro-batch of packed rows.
+pub struct MicroBatch {
+    /// Rows, B.
+    pub rows: usize,
+    /// Inputs, `[B, T]`.
+    pub inputs: Vec<u32>,
+    /// The token after each input, `[B, T]`.
+    pub targets: Arc<[u32]>,
+    /// Boundaries, when state and loss are to stop there.
+    pub documents: Option<Documents>,
+    /// Weight of each position's loss, `[B, T]`, when some do not count.
+    pub weights: Option<Arc<[f32]>>,
+    /// Positions that count over the whole batch that this is a part of.
+    pub denominator: f32,
+}
+
+/// What a micro-batch gave.
+#[derive(Clone, Debug, Default)]
+pub struct Loss {
+    /// This micro-batch's share of the mean loss of the batch.
+    pub value: f64,
+    /// Its layers, where the objective has one loss a layer.
+    pub layers: Vec<f64>,
+}
+
+impl Objective {
+    /// Whether it needs a teacher.
+    pub fn needs_teacher(self) -> bool {
+        !matches!(self, Objective::NextToken)
+    }
+
+    /// Loss of a micro-batch; its gradients with respect to `trainable` are added to `gradients`.
+    ///
+    /// # Errors
+    /// When a token is outside the vocabulary, or there is no teacher and one is needed.
+    pub fn gradients(
+        self,
+        student: &Model,
+        teacher: Option<&Model>,
+        batch: &MicroBatch,
+        trainable: &[Named],
+        gradients: &mut Gradients,
+    ) -> Result<Loss, TrainError> {
+        let teacher = || teacher.ok_or_else(|| TrainError::Recipe("this objective needs a teacher".into()));
+        recast_models::param::track(trainable);
+        let result = match self {
+            Objective::OutputAlignment => alignment::gradients(student, teacher()?, batch, trainable, gradients),
+            Objective::LogitKl => logits::teacher(student, teacher()?, batch, trainable, gradients),
+            Objective::NextToken => logits::next_token(student, batch, trainable, gradients),
+        };
+        trainable.iter().for_each(|(_, p)| {
+            p.untrack(None);
+        });
+        result
+    }
+}

@@ -1,0 +1,418 @@
+//! Recipes: a teacher, a student, a list of stages, in TOML.
+//!
+//! `load.rs` reads a file with what it extends and what `--set` changes, and refuses unknown keys
+//! with the nearest known one; this file says what there is to set. `recast recipe-schema` prints
+//! the JSON Schema for editors.
+
+mod load;
+mod patterns;
+
+pub use load::{load, load_text};
+pub use patterns::Patterns;
+
+use crate::error::TrainError;
+use crate::objectives::Objective;
+use crate::schedule::Shape;
+use recast_models::MixerSpec;
+use recast_models::convert::TiedEmbeddings;
+use recast_text::Shuffle;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+/// Path that stands for the model or the text inside the binary.
+pub const EMBEDDED: &str = "embedded";
+
+/// Everything one run does.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run.
+    pub name: String,
+    /// One sentence for the report.
+    #[serde(default)]
+    pub about: String,
+    /// Decides initial values and the order of samples.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// The model to learn from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<Teacher>,
+    /// What it becomes.
+    #[serde(default)]
+    pub student: Student,
+    /// A model that starts from nothing, instead of a teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Scratch>,
+    /// What is read.
+    pub text: Text,
+    /// The stages, in order.
+    pub stages: Vec<Stage>,
+    /// Held-out measurements.
+    #[serde(default)]
+    pub validation: Validation,
+    /// When training state is saved.
+    #[serde(default)]
+    pub checkpoints: Checkpoints,
+    /// The finished model.
+    #[serde(default)]
+    pub export: Export,
+    /// Text written by each model for the report.
+    #[serde(default)]
+    pub samples: Samples,
+}
+
+fn default_seed() -> u64 {
+    1337
+}
+
+/// The teacher.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    /// Hugging Face folder, GGUF file, or `embedded`.
+    pub path: PathBuf,
+}
+
+/// The student.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Student {
+    /// The mixer of every layer that is not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixer: Option<MixerSpec>,
+    /// The mixer of each layer, instead of `mixer`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mixers: Vec<MixerSpec>,
+    /// Layers that stay softmax, by index.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep_softmax: Vec<usize>,
+    /// What happens to a tied head.
+    pub tied: TiedEmbeddings,
+}
+
+/// A model without a teacher.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scratch {
+    /// config.json of the model, as a table; `vocab_size` is taken from the tokenizer.
+    pub config: Map<String, Value>,
+    /// Size of a byte-level BPE vocabulary to train on the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<usize>,
+    /// Folder with a tokenizer, instead of training one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// What is read.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// Files or folders (.txt, .jsonl, each also .zst or .gz, binidx, parquet), or `embedded`.
+    pub train: Vec<PathBuf>,
+    /// Files to measure on; without them some documents of `train` are kept out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<PathBuf>,
+    /// Tokens to keep out of `train` when there are no held-out files.
+    #[serde(default = "default_held_out")]
+    pub held_out_tokens: u64,
+    /// Reads no more than this many tokens of `train`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u64>,
+    /// Order of samples: `feistel`, `cubic` (RADLADS) or `none`.
+    #[serde(default = "default_shuffle")]
+    pub shuffle: String,
+    /// Folder for tokenised text; default beside the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+}
+
+fn default_held_out() -> u64 {
+    50_000
+}
+
+fn default_shuffle() -> String {
+    "feistel".into()
+}
+
+impl Text {
+    /// The order of samples.
+    ///
+    /// # Errors
+    /// When the name is unknown.
+    pub fn shuffle(&self) -> Result<Shuffle, TrainError> {
+        self.shuffle.parse().map_err(|_| {
+            TrainError::Recipe(format!("text.shuffle is `{}`, expected feistel, cubic or none", self.shuffle))
+        })
+    }
+}
+
+/// One phase of training.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Its name in the run folder.
+    pub name: String,
+    /// What the loss asks.
+    pub objective: Objective,
+    /// Parameters that train: patterns, `*` matches anything, `!` excludes.
+    #[serde(default = "everything")]
+    pub train: Vec<String>,
+    /// Tokens of training.
+    pub tokens: u64,
+    /// Tokens a sample.
+    pub context: usize,
+    /// Samples a step.
+    pub batch: usize,
+    /// Samples at a time (gradients are summed); default all of the batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// Learning rate after warm-up.
+    pub learning_rate: f64,
+    /// Learning rate at the end; default the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_learning_rate: Option<f64>,
+    /// How it gets there.
+    #[serde(default)]
+    pub schedule: Shape,
+    /// Steps of warm-up.
+    #[serde(default)]
+    pub warmup: u64,
+    /// Share of the progress before the rate moves.
+    #[serde(default)]
+    pub wait: f64,
+    /// Share of the progress after which it stands still.
+    #[serde(default = "one")]
+    pub end: f64,
+    /// Parameters with rates of their own; the first match counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
+    /// AdamW's first decay.
+    #[serde(default = "default_beta1")]
+    pub beta1: f64,
+    /// AdamW's second decay.
+    #[serde(default = "default_beta2")]
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    #[serde(default = "default_epsilon")]
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient; 0 does not clip.
+    #[serde(default = "one")]
+    pub clip: f64,
+    /// Stop state, attention and loss at document boundaries.
+    #[serde(default)]
+    pub reset_documents: bool,
+    /// Steps between measurements on held-out text; 0 measures at the end only.
+    #[serde(default)]
+    pub validate_every: u64,
+}
+
+/// Parameters with learning rates of their own.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// Which parameters.
+    pub pattern: String,
+    /// Learning rate after warm-up.
+    pub learning_rate: f64,
+    /// Learning rate at the end; default the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_learning_rate: Option<f64>,
+    /// How it gets there.
+    #[serde(default)]
+    pub schedule: Shape,
+    /// Share of the progress before the rate moves.
+    #[serde(default)]
+    pub wait: f64,
+    /// Share of the progress after which it stands still.
+    #[serde(default = "one")]
+    pub end: f64,
+}
+
+fn everything() -> Vec<String> {
+    vec!["*".into()]
+}
+fn one() -> f64 {
+    1.0
+}
+fn default_beta1() -> f64 {
+    0.9
+}
+fn default_beta2() -> f64 {
+    0.95
+}
+fn default_epsilon() -> f64 {
+    1e-8
+}
+
+impl Stage {
+    /// Steps, rounding up so that no fewer tokens are seen than asked.
+    pub fn steps(&self) -> u64 {
+        self.tokens.div_ceil((self.context * self.batch).max(1) as u64)
+    }
+}
+
+/// Held-out measurements.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Validation {
+    /// Tokens measured each time.
+    pub tokens: u64,
+    /// Tokens a window.
+    pub context: usize,
+}
+
+impl Default for Validation {
+    fn default() -> Self {
+        Self { tokens: 20_000, context: 512 }
+    }
+}
+
+/// When training state is saved.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoints {
+    /// Seconds between checkpoints.
+    pub every_seconds: u64,
+    /// Steps between checkpoints, beside that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    /// How many are kept.
+    pub keep: usize,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { every_seconds: 300, every_steps: None, keep: 2 }
+    }
+}
+
+/// The finished model.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Export {
+    /// `f32` (default), `bf16` or `f16`: type of trained tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+}
+
+/// Text written by each model for the report.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Samples {
+    /// Beginnings to continue.
+    pub prompts: Vec<String>,
+    /// Tokens to write.
+    pub tokens: usize,
+}
+
+impl Default for Samples {
+    fn default() -> Self {
+        Self { prompts: Vec::new(), tokens: 60 }
+    }
+}
+
+impl Recipe {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// With the key and what was expected.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let fail = |message: String| Err(TrainError::Recipe(message));
+        if self.teacher.is_some() == self.scratch.is_some() {
+            return fail("expected either [teacher] or [scratch]".into());
+        }
+        if self.teacher.is_some() && self.student.mixer.is_none() && self.student.mixers.is_empty() {
+            return fail("student: expected `mixer` or `mixers`".into());
+        }
+        if self.text.train.is_empty() {
+            return fail("text.train is empty: expected files or folders".into());
+        }
+        self.text.shuffle()?;
+        if self.stages.is_empty() {
+            return fail("expected at least one [[stages]]".into());
+        }
+        let mut names = std::collections::HashSet::new();
+        for stage in &self.stages {
+            let at = |key: &str| format!("stage `{}`: {key}", stage.name);
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if stage.name.is_empty() || !stage.name.chars().all(plain) {
+                return fail(format!("stage name `{}`: expected letters, digits, - and _", stage.name));
+            }
+            if !names.insert(&stage.name) {
+                return fail(format!("two stages are named `{}`", stage.name));
+            }
+            if stage.context == 0 || stage.batch == 0 || stage.tokens == 0 {
+                return fail(at("context, batch and tokens must be at least 1"));
+            }
+            if stage.micro_batch.is_some_and(|m| m == 0 || stage.batch % m != 0) {
+                return fail(at(&format!("micro_batch must divide the batch of {}", stage.batch)));
+            }
+            for (key, value) in [("beta1", stage.beta1), ("beta2", stage.beta2)] {
+                if !(0.0..1.0).contains(&value) {
+                    return fail(at(&format!("{key} is {value}, expected at least 0 and below 1")));
+                }
+            }
+            let rates = std::iter::once((stage.learning_rate, stage.final_learning_rate))
+                .chain(stage.groups.iter().map(|g| (g.learning_rate, g.final_learning_rate)));
+            for (first, last) in rates {
+                if !(first > 0.0 && first.is_finite()) || last.is_some_and(|l| !(l > 0.0 && l.is_finite())) {
+                    return fail(at("learning rates must be positive numbers"));
+                }
+            }
+            if stage.objective.needs_teacher() && self.teacher.is_none() {
+                return fail(at("this objective needs a [teacher]"));
+            }
+        }
+        if let Some(dtype) = &self.export.dtype
+            && !matches!(dtype.as_str(), "f32" | "bf16" | "f16")
+        {
+            return fail(format!("export.dtype is `{dtype}`, expected f32, bf16 or f16"));
+        }
+        Ok(())
+    }
+
+    /// The mixer of every layer of a student of `layers` layers.
+    ///
+    /// # Errors
+    /// When the lists do not fit the model.
+    pub fn mixers(&self, layers: usize) -> Result<Vec<MixerSpec>, TrainError> {
+        let mut mixers = if self.student.mixers.is_empty() {
+            let mixer = self.student.mixer.clone().unwrap_or_else(|| MixerSpec::new("softmax"));
+            vec![mixer; layers]
+        } else {
+            self.student.mixers.clone()
+        };
+        if mixers.len() != layers {
+            return Err(TrainError::Recipe(format!("student.mixers has {} entries, the teacher {layers} layers", mixers.len())));
+        }
+        for &l in &self.student.keep_softmax {
+            match mixers.get_mut(l) {
+                Some(mixer) => *mixer = MixerSpec::new("softmax"),
+                None => return Err(TrainError::Recipe(format!("student.keep_softmax names layer {l} of {layers}"))),
+            }
+        }
+        Ok(mixers)
+    }
+
+    /// The resolved recipe as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// sha256 of the resolved recipe.
+    pub fn hash(&self) -> String {
+        use sha2::{Digest, Sha256};
+        Sha256::digest(self.to_toml()).iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// JSON Schema of recipes.
+    pub fn schema() -> Value {
+        schemars::schema_for!(Recipe).to_value()
+    }
+}
