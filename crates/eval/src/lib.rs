@@ -11,6 +11,7 @@
 pub mod error;
 pub mod journal;
 pub mod metrics;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod scorer;

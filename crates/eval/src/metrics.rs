@@ -84,7 +84,8 @@ impl fmt::Display for MetricKind {
 /// A value with its standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// The value.
+    /// The value. Not finite is written as `null`.
+    #[serde(deserialize_with = "crate::report::null_is_nan")]
     pub value: f64,
     /// Standard error over items; absent for a single item.
     pub std_error: Option<f64>,
