@@ -40,7 +40,7 @@ fn stage(name: &str, quantity: &str, tokens: u64, from: f64, to: f64) -> StageCu
         stage: name.into(),
         quantity: quantity.into(),
         training: curve(tokens, 900, from, to, 9.0, 0.12),
-        held_out: curve(tokens, 14, from * 0.4, to * 1.03, 5.0, 0.0),
+        held_out: curve(tokens, 14, to + (from - to) * 0.6, to * 1.02, 6.0, 0.0),
         layers: Vec::new(),
     }
 }

@@ -2,7 +2,7 @@
 //! the page's variables, so that one drawing serves light, dark and print.
 
 use super::html::escape;
-use super::number::{Axis, Scale, short};
+use super::number::{Axis, Scale, grouped, short};
 
 /// How a line is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,8 @@ impl Lines<'_> {
     pub(super) fn svg(&self) -> Option<String> {
         let points = || self.series.iter().flat_map(|s| &s.points);
         let shown = || points().filter(|(x, y)| self.x_scale.shows(*x) && self.y_scale.shows(*y));
-        let x = Axis::over(shown().map(|p| p.0), self.x_scale, false, 5)?;
+        let x_ticks = if self.x_scale == Scale::Log2 { 8 } else { 5 };
+        let x = Axis::over(shown().map(|p| p.0), self.x_scale, false, x_ticks)?;
         let y = Axis::over(shown().map(|p| p.1), self.y_scale, true, 5)?;
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
         let at_x = |value: f64| x.place(value).map(|p| LEFT + p * (right - LEFT));
@@ -224,7 +225,7 @@ pub(super) fn bars(id: &str, title: &str, description: &str, bars: &[Bar]) -> Op
             Some(most.map_or(v, |m| m.max(v)))
         })?
         .max(f64::MIN_POSITIVE);
-    let (row, left, room) = (30.0, 176.0, 230.0);
+    let (row, left, room) = (30.0, 176.0, 212.0);
     let height = row * bars.len() as f64 + 8.0;
     let mut out = open(id, "bars", (WIDTH, height), title, description);
     for (index, bar) in bars.iter().enumerate() {
@@ -295,7 +296,8 @@ pub(super) fn heat_map(
         .filter(|v| v.is_finite())
         .fold(f64::NEG_INFINITY, f64::max);
     let longest = rows.iter().map(|r| r.points.len()).max().unwrap_or(0);
-    let columns = longest.clamp(1, COLUMNS);
+    // As many columns as runs of equal length make.
+    let columns = longest.div_ceil(longest.div_ceil(COLUMNS).max(1)).max(1);
     let span = (width - left - right) / columns as f64;
     let height = top + rows.len() as f64 * CELL + 26.0;
     let mut out = open(id, "heat", (width, height), title, description);
@@ -314,9 +316,9 @@ pub(super) fn heat_map(
     ));
     for step in 0..40 {
         let share = f64::from(step) / 39.0;
+        let x = (width / 2.0 - 60.0).round() + f64::from(step) * 3.0;
         out.push_str(&format!(
-            "<rect class=\"cell\" x=\"{:.1}\" y=\"4\" width=\"3.1\" height=\"9\" fill-opacity=\"{:.2}\"/>",
-            width / 2.0 - 60.0 + share * 117.0,
+            "<rect class=\"cell\" x=\"{x:.0}\" y=\"4\" width=\"3\" height=\"9\" shape-rendering=\"crispEdges\" fill-opacity=\"{:.2}\"/>",
             0.06 + 0.94 * share
         ));
     }
@@ -328,10 +330,18 @@ pub(super) fn heat_map(
         width / 2.0 + 67.0,
         short(high)
     ));
+    // The last values share their digits, so that they stand under each other.
+    let least = rows
+        .iter()
+        .filter_map(|r| Some(r.points.last()?.1))
+        .filter(positive)
+        .fold(f64::INFINITY, f64::min);
+    let digits = (1.0 - least.log10().floor()).clamp(0.0, 8.0) as usize;
     let every = if rows.len() > 16 { 4 } else { 1 };
     for (index, row) in rows.iter().enumerate() {
         let y = top + index as f64 * CELL;
-        if index % every == 0 || index + 1 == rows.len() {
+        let last = rows.len() - 1;
+        if index == last || (index % every == 0 && last - index >= every.div_ceil(2)) {
             out.push_str(&format!(
                 "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 left - 8.0,
@@ -357,7 +367,7 @@ pub(super) fn heat_map(
                 "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
                 width - 2.0,
                 y + 10.0,
-                escape(&short(*value))
+                escape(&grouped(*value, digits))
             ));
         }
     }

@@ -32,12 +32,16 @@ use crate::error::{EvalError, Result};
 /// # Errors
 /// A file cannot be written.
 pub fn write(folder: &Path, report: &Report) -> Result<()> {
-    let json = serde_json::to_string_pretty(report)
+    let json = serde_json::to_string(report)
         .map_err(|error| EvalError::Setting(format!("cannot write the report as JSON: {error}")))?;
     for (name, text) in [("report.json", json), ("report.html", render(report))] {
         let path = folder.join(name);
         let write = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            let mut builder = tempfile::Builder::new();
+            // A report is for others to read, which temporary files are not by default.
+            #[cfg(unix)]
+            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+            let mut file = builder.tempfile_in(folder)?;
             file.write_all(text.as_bytes())?;
             file.persist(&path)?;
             Ok(())

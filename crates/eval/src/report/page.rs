@@ -96,9 +96,14 @@ fn figures(report: &Report) -> String {
         out.push((
             percent(kept.iter().sum::<f64>() / kept.len() as f64),
             "of the teacher's score above chance",
-            match kept.len() {
-                1 => "on one task".into(),
-                n => format!("mean over {n} tasks"),
+            if kept.len() < report.tasks.len() {
+                format!(
+                    "mean over {} of {} tasks: those where the teacher is clearly above it",
+                    kept.len(),
+                    report.tasks.len()
+                )
+            } else {
+                format!("mean over all {} tasks", kept.len())
             },
         ));
     }
@@ -267,7 +272,7 @@ fn kept(task: &Comparison) -> Cell {
         .std_error
         .map(|e| {
             format!(
-                " <span class=\"soft\">± {}</span>",
+                " <span class=\"soft error\">± {}</span>",
                 escape(&grouped(e * 100.0, 0))
             )
         })
@@ -326,7 +331,7 @@ fn samples(report: &Report) -> String {
             out.push_str(&format!(
                 "<div class=\"{class}\"><h4 dir=\"auto\">{}</h4><pre dir=\"auto\">{}</pre></div>\n",
                 escape(&written.model),
-                escape(&written.text)
+                escape(written.text.trim_start())
             ));
         }
         out.push_str("</div>\n</article>\n");
@@ -399,7 +404,7 @@ fn memory(report: &Report) -> String {
     let rows: Vec<_> = lengths
         .iter()
         .map(|length| {
-            let mut cells = vec![number(&context(*length))];
+            let mut cells = vec![text(&context(*length))];
             cells.extend(report.memory.iter().map(|m| {
                 let at = m.points.iter().find(|p| p.0 == *length);
                 number(&at.map(|p| bytes(p.1 as f64)).unwrap_or_default())
@@ -692,7 +697,7 @@ fn layers(report: &Report) -> String {
             ),
             None => String::new(),
         };
-        let title = format!("{}: loss of each layer, darker is larger", stage.stage);
+        let title = format!("{}: loss of each layer, stronger is larger", stage.stage);
         if let Some(svg) = heat_map(&format!("heat-{index}"), &title, &description, count, &rows) {
             out.push_str(&format!(
                 "<figure><figcaption>{}</figcaption><div class=\"scroll\">{svg}</div></figure>\n",
