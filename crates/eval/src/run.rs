@@ -317,8 +317,9 @@ fn sum_up(
                 ))
             })?;
         measures.push(measure);
-        truncated +=
-            usize::from(could_be_cut(card, item) && prepare(scorer, loaded, item)?.truncated);
+        truncated += usize::from(
+            could_be_cut(card, loaded, item) && prepare(scorer, loaded, item)?.truncated,
+        );
     }
     let metrics = |measures: &[Measure]| -> Vec<Metric> {
         let one = |kind: &MetricKind| {
@@ -373,9 +374,15 @@ fn sum_up(
     })
 }
 
-/// A token is at least a byte, so shorter texts need no second tokenisation to know they fit.
-fn could_be_cut(card: &ModelCard, item: &Prompted) -> bool {
-    !matches!(item.body, Body::Text(_)) && item.bytes() + 1024 > card.max_context
+/// A token is at least a byte, so texts of fewer bytes than the model reads tokens fit without
+/// being tokenised again.
+fn could_be_cut(card: &ModelCard, loaded: &Loaded, item: &Prompted) -> bool {
+    let written = match loaded.task.prompt {
+        tasks::Prompt::Perplexity { .. } => return false,
+        tasks::Prompt::Generate { max_tokens, .. } => max_tokens,
+        _ => 0,
+    };
+    item.bytes() + written + 1 >= card.max_context
 }
 
 #[cfg(test)]

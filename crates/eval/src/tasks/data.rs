@@ -77,7 +77,7 @@ pub struct Item {
 }
 
 /// Reads all items of a file.
-pub(super) fn read(
+pub(crate) fn read(
     path: &Path,
     format: Format,
     fields: &BTreeMap<String, FieldType>,
@@ -179,20 +179,17 @@ fn document(line: usize, text: String, title: String) -> Item {
     Item { line, fields }
 }
 
-/// Cuts a WikiText file at its article headings (` = Title = ` alone between blank lines). The
-/// texts joined are the file, byte for byte.
+/// Cuts a WikiText file at its article headings: ` = Title = ` with a blank line after it (one
+/// article ends without a blank line before the next, and one holds a formula that looks like a
+/// heading but for that). The texts joined are the file, byte for byte.
 fn articles(text: &str) -> Vec<Item> {
     let mut items = Vec::new();
     let mut begin = (0, 1, String::new());
     let mut offset = 0;
     let mut lines = text.split_inclusive('\n').zip(1..).peekable();
-    let mut before_is_blank = true;
     while let Some((line, number)) = lines.next() {
         let after_is_blank = lines.peek().is_none_or(|(next, _)| next.trim().is_empty());
-        if before_is_blank
-            && after_is_blank
-            && let Some(title) = heading(line)
-        {
+        if after_is_blank && let Some(title) = heading(line) {
             if !text[begin.0..offset].trim().is_empty() {
                 items.push(document(begin.1, text[begin.0..offset].into(), begin.2));
                 begin = (offset, number, title);
@@ -200,7 +197,6 @@ fn articles(text: &str) -> Vec<Item> {
                 begin.2 = title;
             }
         }
-        before_is_blank = line.trim().is_empty();
         offset += line.len();
     }
     if begin.0 < text.len() {
@@ -267,13 +263,13 @@ mod tests {
 
     #[test]
     fn wikitext_is_cut_at_articles_and_loses_no_byte() {
-        let text = " = One = \n \n a\n \n = = Sub = = \n \n b\n \n = 1 rad / s = \n c \n \n = Two = \n \n d\n";
+        let text = " = One = \n \n a\n \n = = Sub = = \n \n b\n \n = 1 rad / s = \n c \n = Two = \n \n d\n";
         let items = articles(text);
         let field = |i: usize, key: &str| items[i].fields[key].as_str().unwrap().to_string();
         assert_eq!(items.len(), 2);
         assert_eq!(field(0, "title"), "One");
         assert_eq!(field(1, "title"), "Two");
-        assert_eq!(items[1].line, 12);
+        assert_eq!(items[1].line, 11);
         assert_eq!(field(0, "text") + &field(1, "text"), text);
         assert_eq!(articles("no heading").len(), 1);
         assert!(articles("").is_empty());
