@@ -1,10 +1,10 @@
 //! The report of a conversion run: one HTML page without any outside resource, and the same
 //! numbers as JSON.
 //!
-//! [`Report`] is the data (`data.rs`, which is also `report.json`); `page.rs` lays it out, one
-//! function a section; `chart.rs` draws; `number.rs` words numbers and finds round ticks;
-//! `style.css` holds light, dark and print. To add a section, add its data to [`Report`], a
-//! function to `page.rs` and its line to `render`. The tests at the end hold the page to: no
+//! [`Report`] is the data (`data.rs`, which is also `report.json`); `page.rs`,
+//! `serving.rs` and `training.rs` lay it out, one function a section; `chart.rs` draws;
+//! `number.rs` words numbers and finds round ticks; `style.css` holds light, dark and print. To
+//! add a section, add its data to [`Report`], a function, and its line to `render`. The tests at the end hold the page to: no
 //! outside resource, all text escaped, every drawing with title and description, any part of the
 //! data missing.
 
@@ -13,6 +13,8 @@ mod data;
 mod html;
 mod number;
 mod page;
+mod serving;
+mod training;
 
 use std::io::Write;
 use std::path::Path;

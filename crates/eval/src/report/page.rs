@@ -1,9 +1,11 @@
-//! The page, section by section: what came out first, how it was made after.
+//! The page: what came out first, what it costs (`serving.rs`) and how it was made (`training.rs`)
+//! after.
 
-use super::chart::{Bar, Lines, Row, Series, Style, bars, heat_map, legend, thin};
-use super::data::{Point, Report, Role, StageCurves};
+use super::data::{Report, Role};
 use super::html::{Cell, escape, facts, html, number, table, text};
-use super::number::{Scale, bytes, count, grouped, short};
+use super::number::{bytes, count, grouped, short};
+use super::serving::{context, memory, speed};
+use super::training::{layers, plan, training};
 use crate::metrics::{Estimate, MetricKind};
 use crate::results::Comparison;
 
@@ -309,7 +311,7 @@ fn estimate(value: Option<Estimate>, digits: usize) -> Cell {
     )
 }
 
-fn row_class(role: Role) -> &'static str {
+pub(super) fn row_class(role: Role) -> &'static str {
     match role {
         Role::Teacher => "teacher",
         _ => "",
@@ -339,99 +341,15 @@ fn samples(report: &Report) -> String {
     out
 }
 
-fn memory(report: &Report) -> String {
-    let series: Vec<Series> = report
-        .memory
-        .iter()
-        .map(|curve| Series {
-            name: curve.label.clone(),
-            style: match curve.role {
-                Role::Student => Style::Strong,
-                Role::Teacher => Style::Reference,
-                Role::Other => Style::Faint,
-            },
-            points: curve
-                .points
-                .iter()
-                .map(|(tokens, bytes)| (*tokens as f64, *bytes as f64))
-                .collect(),
-        })
-        .collect();
-    let description = series
-        .iter()
-        .filter_map(|s| {
-            let (first, last) = (s.points.first()?, s.points.last()?);
-            Some(format!(
-                "{}: {} at {} tokens, {} at {} tokens.",
-                s.name,
-                bytes(first.1),
-                context(first.0 as u64),
-                bytes(last.1),
-                context(last.0 as u64)
-            ))
-        })
-        .collect::<Vec<_>>()
-        .join(" ");
-    let chart = |id: &str, scale| {
-        Lines {
-            id,
-            title: "Bytes that one sequence carries, against its length",
-            description: &description,
-            x_label: "tokens in the context",
-            y_label: "bytes",
-            x_format: |v| context(v as u64),
-            y_format: bytes,
-            x_scale: scale,
-            y_scale: scale,
-            series: &series,
-        }
-        .svg()
-    };
-    let Some(log) = chart("memory-log", Scale::Log2) else {
-        return String::new();
-    };
-    let linear = chart("memory-linear", Scale::Linear).unwrap_or_default();
-    let mut lengths: Vec<u64> = report
-        .memory
-        .iter()
-        .flat_map(|m| m.points.iter().map(|p| p.0))
-        .collect();
-    lengths.sort_unstable();
-    lengths.dedup();
-    let mut heads = vec!["context".to_string()];
-    heads.extend(report.memory.iter().map(|m| format!("#{}", m.label)));
-    let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
-    let rows: Vec<_> = lengths
-        .iter()
-        .map(|length| {
-            let mut cells = vec![text(&context(*length))];
-            cells.extend(report.memory.iter().map(|m| {
-                let at = m.points.iter().find(|p| p.0 == *length);
-                number(&at.map(|p| bytes(p.1 as f64)).unwrap_or_default())
-            }));
-            ("", cells)
-        })
-        .collect();
-    let table = table(
-        "Bytes that one sequence carries from token to token.",
-        &heads,
-        &rows,
-    );
-    format!(
-        "<div class=\"pair\">{}<div>{table}</div></div>\n",
-        figure(
-            "memory",
-            "Memory of one sequence",
-            &legend(&series),
-            &linear,
-            &log,
-            true
-        )
-    )
-}
-
 /// A figure; with two drawings, one on linear and one on logarithmic axes, and a choice of them.
-fn figure(id: &str, title: &str, legend: &str, linear: &str, log: &str, log_first: bool) -> String {
+pub(super) fn figure(
+    id: &str,
+    title: &str,
+    legend: &str,
+    linear: &str,
+    log: &str,
+    log_first: bool,
+) -> String {
     let title = escape(title);
     if linear.is_empty() || log.is_empty() {
         return format!(
@@ -447,265 +365,6 @@ fn figure(id: &str, title: &str, legend: &str, linear: &str, log: &str, log_firs
         checked(!log_first),
         checked(log_first)
     )
-}
-
-/// `32 k` for 32,768: lengths are powers of two.
-fn context(tokens: u64) -> String {
-    if tokens >= 1024 && tokens.is_multiple_of(1024) {
-        format!("{} k", grouped((tokens / 1024) as f64, 0))
-    } else {
-        grouped(tokens as f64, 0)
-    }
-}
-
-fn speed(report: &Report) -> String {
-    let items: Vec<Bar> = report
-        .speed
-        .iter()
-        .map(|s| Bar {
-            label: format!("{}, {} tokens", s.label, context(s.context)),
-            value: s.tokens_per_second,
-            shown: format!("{} tok/s", short(s.tokens_per_second)),
-            accent: s.role == Role::Student,
-        })
-        .collect();
-    let description = items
-        .iter()
-        .map(|b| format!("{}: {}.", b.label, b.shown))
-        .collect::<Vec<_>>()
-        .join(" ");
-    let title = "Tokens written a second, by context already read";
-    match bars("speed-bars", title, &description, &items) {
-        None => String::new(),
-        Some(svg) => {
-            let rows: Vec<_> = report
-                .speed
-                .iter()
-                .map(|s| {
-                    let cells = vec![
-                        text(&s.label),
-                        number(&context(s.context)),
-                        number(&grouped(s.tokens_per_second, 1)),
-                    ];
-                    (row_class(s.role), cells)
-                })
-                .collect();
-            let table = table(
-                "Generation, one sequence.",
-                &["model", "#context", "#tokens a second"],
-                &rows,
-            );
-            format!(
-                "<div class=\"pair\"><figure><figcaption>{title}</figcaption><div class=\"scroll\">{svg}</div></figure><div>{table}</div></div>\n"
-            )
-        }
-    }
-}
-
-fn plan(report: &Report) -> String {
-    if report.plan.is_empty() {
-        return String::new();
-    }
-    let rows: Vec<_> = report
-        .plan
-        .iter()
-        .map(|stage| {
-            let share = match stage.total_parameters {
-                0 => String::new(),
-                total => format!(
-                    "<span class=\"pm\">of {}</span>",
-                    escape(&count(total as f64))
-                ),
-            };
-            let cells = vec![
-                text(&stage.name),
-                text(&stage.objective),
-                text(&stage.trains),
-                html(
-                    format!(
-                        "{}{share}",
-                        escape(&count(stage.trainable_parameters as f64))
-                    ),
-                    "num",
-                ),
-                number(&count(stage.tokens as f64)),
-                number(&grouped(stage.steps as f64, 0)),
-                number(&grouped(stage.sequence_length as f64, 0)),
-                text(&stage.learning_rate),
-            ];
-            ("", cells)
-        })
-        .collect();
-    table(
-        "The stages, in order.",
-        &[
-            "stage",
-            "objective",
-            "trains",
-            "#parameters",
-            "#tokens",
-            "#steps",
-            "#length",
-            "learning rate",
-        ],
-        &rows,
-    )
-}
-
-fn pairs(points: &[Point]) -> Vec<(f64, f64)> {
-    points.iter().map(|p| (p.tokens as f64, p.value)).collect()
-}
-
-fn training(report: &Report) -> String {
-    let mut out = String::new();
-    for (index, stage) in report.curves.iter().enumerate() {
-        let mut series = Vec::new();
-        if !stage.training.is_empty() {
-            series.push(Series {
-                name: "training".into(),
-                style: if stage.held_out.is_empty() {
-                    Style::Strong
-                } else {
-                    Style::Faint
-                },
-                points: pairs(&stage.training),
-            });
-        }
-        if !stage.held_out.is_empty() {
-            series.push(Series {
-                name: "held out".into(),
-                style: Style::Marked,
-                points: pairs(&stage.held_out),
-            });
-        }
-        let description = describe(stage);
-        let title = match stage.quantity.as_str() {
-            "" => stage.stage.clone(),
-            quantity => format!("{}: {quantity}", stage.stage),
-        };
-        let chart = |id: &str, y_scale| {
-            Lines {
-                id,
-                title: &title,
-                description: &description,
-                x_label: "tokens",
-                y_label: "loss",
-                x_format: count,
-                y_format: short,
-                x_scale: Scale::Linear,
-                y_scale,
-                series: &series,
-            }
-            .svg()
-            .unwrap_or_default()
-        };
-        let id = format!("loss-{index}");
-        let linear = chart(&format!("{id}-linear"), Scale::Linear);
-        let log = chart(&format!("{id}-log"), Scale::Log10);
-        if linear.is_empty() && log.is_empty() {
-            continue;
-        }
-        out.push_str("<div class=\"stage\">\n");
-        out.push_str(&figure(
-            &id,
-            &title,
-            &legend(&series),
-            &linear,
-            &log,
-            steep(&series),
-        ));
-        out.push_str(&curve_table(stage));
-        out.push_str("</div>\n");
-    }
-    if out.is_empty() {
-        return out;
-    }
-    format!("<div class=\"grid\">\n{out}</div>\n")
-}
-
-/// Whether the values span so much that a linear axis would show only the first of them.
-fn steep(series: &[Series]) -> bool {
-    let values = || {
-        series
-            .iter()
-            .flat_map(|s| s.points.iter().map(|p| p.1))
-            .filter(|v| v.is_finite() && *v > 0.0)
-    };
-    values().fold(0.0, f64::max) > 8.0 * values().fold(f64::INFINITY, f64::min)
-}
-
-fn describe(stage: &StageCurves) -> String {
-    let one = |name: &str, points: &[Point]| {
-        let (first, last) = (points.first()?, points.last()?);
-        Some(format!(
-            "{name} loss from {} to {} over {} tokens.",
-            short(first.value),
-            short(last.value),
-            count(last.tokens as f64)
-        ))
-    };
-    [
-        one("Training", &stage.training),
-        one("Held-out", &stage.held_out),
-    ]
-    .into_iter()
-    .flatten()
-    .collect::<Vec<_>>()
-    .join(" ")
-}
-
-/// The curve in at most a dozen numbers, for those who cannot or would not look at it.
-fn curve_table(stage: &StageCurves) -> String {
-    let mut rows = Vec::new();
-    for (name, points) in [("training", &stage.training), ("held out", &stage.held_out)] {
-        for (tokens, value) in thin(&pairs(points), 6) {
-            let cells = vec![text(name), number(&count(tokens)), number(&short(value))];
-            rows.push(("", cells));
-        }
-    }
-    format!(
-        "<details><summary>Numbers</summary>{}</details>\n",
-        table(
-            "Means over equal stretches.",
-            &["curve", "#tokens", "#loss"],
-            &rows
-        )
-    )
-}
-
-fn layers(report: &Report) -> String {
-    let mut out = String::new();
-    for (index, stage) in report.curves.iter().enumerate() {
-        let rows: Vec<Row> = stage
-            .layers
-            .iter()
-            .map(|layer| Row {
-                label: layer.layer.to_string(),
-                points: pairs(&layer.points),
-            })
-            .collect();
-        let last = |row: &Row| row.points.last().map(|p| p.1).filter(|v| v.is_finite());
-        let worst = rows
-            .iter()
-            .filter_map(|r| Some((last(r)?, &r.label)))
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let description = match worst {
-            Some((value, label)) => format!(
-                "Loss of each of {} layers over the stage; at its end the largest is that of layer {label}, {}.",
-                rows.len(),
-                short(value)
-            ),
-            None => String::new(),
-        };
-        let title = format!("{}: loss of each layer, stronger is larger", stage.stage);
-        if let Some(svg) = heat_map(&format!("heat-{index}"), &title, &description, count, &rows) {
-            out.push_str(&format!(
-                "<figure><figcaption>{}</figcaption><div class=\"scroll\">{svg}</div></figure>\n",
-                escape(&title)
-            ));
-        }
-    }
-    out
 }
 
 fn notes(report: &Report) -> String {

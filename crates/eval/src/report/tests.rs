@@ -117,7 +117,7 @@ fn hostile_text_stays_text() {
     let page = render(&full(HOSTILE, 2.0));
     assert!(!page.contains("<script") && !page.contains("<img") && !page.contains('\0'));
     assert_eq!(count(&page, "</style>"), 1);
-    // 46 is every place where `full` puts a word and the page shows it, some twice.
+    // As often as a tame word, so every place escapes.
     let tame = render(&full("wordword", 2.0));
     assert_eq!(
         count(&page, "&lt;script&gt;alert(1)"),
