@@ -1,0 +1,79 @@
+//! The report of a conversion run: one HTML page without any outside resource, and the same
+//! numbers as JSON.
+//!
+//! [`Report`] is the data (`data.rs`, which is also `report.json`); `page.rs`,
+//! `serving.rs` and `training.rs` lay it out, one function a section; `chart.rs` draws;
+//! `number.rs` words numbers and finds round ticks; `style.css` holds light, dark and print. To
+//! add a section, add its data to [`Report`], a function, and its line to `render`. The tests at the end hold the page to: no
+//! outside resource, all text escaped, every drawing with title and description, any part of the
+//! data missing.
+
+mod chart;
+mod data;
+mod html;
+mod number;
+mod page;
+mod serving;
+mod training;
+
+use std::io::Write;
+use std::path::Path;
+
+pub(crate) use data::null_is_nan;
+pub use data::{
+    FORMAT, Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance,
+    Report, Role, Sample, SampleText, Speed, StageCurves, StagePlan,
+};
+pub use page::render;
+
+use crate::error::{EvalError, Result};
+
+/// Writes `report.html` and `report.json` into a folder, each beside its place and renamed into
+/// it.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write(folder: &Path, report: &Report) -> Result<()> {
+    let json = serde_json::to_string(report)
+        .map_err(|error| EvalError::Setting(format!("cannot write the report as JSON: {error}")))?;
+    for (name, text) in [("report.json", json), ("report.html", render(report))] {
+        let path = folder.join(name);
+        let write = || -> std::io::Result<()> {
+            let mut builder = tempfile::Builder::new();
+            // A report is for others to read, which temporary files are not by default.
+            #[cfg(unix)]
+            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+            let mut file = builder.tempfile_in(folder)?;
+            file.write_all(text.as_bytes())?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(EvalError::io("cannot write", &path))?;
+    }
+    Ok(())
+}
+
+/// Reads a `report.json`.
+///
+/// # Errors
+/// The file cannot be read or is not a report of this format.
+pub fn read(path: &Path) -> Result<Report> {
+    let text = std::fs::read_to_string(path).map_err(EvalError::io("cannot read", path))?;
+    let report: Report = serde_json::from_str(&text).map_err(|error| {
+        EvalError::Setting(format!(
+            "{}: expected a report, found {error}",
+            path.display()
+        ))
+    })?;
+    if report.format != FORMAT {
+        return Err(EvalError::Setting(format!(
+            "{}: expected report format {FORMAT}, found {}; read it with the version that wrote it",
+            path.display(),
+            report.format
+        )));
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests;

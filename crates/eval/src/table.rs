@@ -1,0 +1,145 @@
+//! Plain-text tables for a terminal: columns wide enough for every cell as the terminal draws it
+//! (wide and combining characters counted), numbers to the right, no colour unless asked for.
+
+use unicode_width::UnicodeWidthStr;
+
+/// Side a column's cells stand at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Align {
+    /// Text.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A table: headers and rows of cells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    columns: Vec<(String, Align)>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// An empty table with these columns.
+    #[must_use]
+    pub fn new(columns: &[(&str, Align)]) -> Self {
+        Self {
+            columns: columns
+                .iter()
+                .map(|(name, align)| (clean(name), *align))
+                .collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row; missing cells are empty, cells beyond the columns are left out.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let mut cells: Vec<String> = cells.into_iter().map(|c| clean(&c)).collect();
+        cells.resize(self.columns.len(), String::new());
+        self.rows.push(cells);
+    }
+
+    /// The table as text without any escape sequence.
+    #[must_use]
+    pub fn plain(&self) -> String {
+        self.render(false)
+    }
+
+    /// The table as text, the header in bold if `colour`.
+    #[must_use]
+    pub fn render(&self, colour: bool) -> String {
+        let widths: Vec<usize> = (0..self.columns.len())
+            .map(|index| {
+                self.rows
+                    .iter()
+                    .map(|row| row[index].width())
+                    .chain([self.columns[index].0.width()])
+                    .max()
+                    .unwrap_or(0)
+            })
+            .collect();
+        let line = |cells: &mut dyn Iterator<Item = &str>| {
+            let mut line = String::new();
+            for ((cell, width), (_, align)) in cells.zip(&widths).zip(&self.columns) {
+                let gap = " ".repeat(width - cell.width());
+                match align {
+                    Align::Left => line.push_str(&format!("{cell}{gap}  ")),
+                    Align::Right => line.push_str(&format!("{gap}{cell}  ")),
+                }
+            }
+            line.trim_end().to_string()
+        };
+        let mut text = String::new();
+        let header = line(&mut self.columns.iter().map(|(name, _)| name.as_str()));
+        if colour {
+            text.push_str(&format!("\u{1b}[1m{header}\u{1b}[0m\n"));
+        } else {
+            text.push_str(&header);
+            text.push('\n');
+        }
+        let rules: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
+        text.push_str(&line(&mut rules.iter().map(String::as_str)));
+        text.push('\n');
+        for row in &self.rows {
+            text.push_str(&line(&mut row.iter().map(String::as_str)));
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// A number with so many digits after the point; `-` for what is not finite.
+#[must_use]
+pub fn fixed(value: f64, digits: usize) -> String {
+    if value.is_finite() {
+        format!("{value:.digits$}")
+    } else {
+        "-".into()
+    }
+}
+
+/// `0.612 ± 0.014`.
+#[must_use]
+pub fn with_error(value: f64, std_error: Option<f64>, digits: usize) -> String {
+    match std_error {
+        Some(error) => format!("{} ± {}", fixed(value, digits), fixed(error, digits)),
+        None => fixed(value, digits),
+    }
+}
+
+/// Control characters (line breaks, escape sequences of a hostile name) become spaces.
+fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_by_drawn_width() {
+        let mut table = Table::new(&[("name", Align::Left), ("n", Align::Right)]);
+        table.row(["日本".into(), "7".into()]);
+        table.row(["e\u{301}".into(), "1234".into()]);
+        table.row(["x\u{1b}[31m\ny".into()]);
+        assert_eq!(
+            table.plain(),
+            "name         n\n\
+             ────────  ────\n\
+             日本         7\n\
+             e\u{301}         1234\n\
+             x [31m y\n"
+        );
+        assert!(table.render(true).starts_with("\u{1b}[1mname"));
+        assert!(!table.plain().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn numbers_that_are_none() {
+        assert_eq!(fixed(f64::NAN, 2), "-");
+        assert_eq!(with_error(0.5, Some(0.25), 2), "0.50 ± 0.25");
+        assert_eq!(with_error(0.5, None, 1), "0.5");
+    }
+}
