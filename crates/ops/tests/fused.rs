@@ -39,9 +39,10 @@ fn evaluate(inputs: &[Vec<f32>], f: &dyn Fn(&[Tensor<1>]) -> Tensor<1>) -> (Vec<
 
 fn close(name: &str, fast: &[f32], slow: &[f32], tolerance: f32) {
     assert_eq!(fast.len(), slow.len(), "{name}: length");
-    let scale = slow.iter().fold(1e-2f32, |m, v| m.max(v.abs()));
+    let scale = slow.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
     for (i, (a, b)) in fast.iter().zip(slow).enumerate() {
-        assert!((a - b).abs() <= tolerance * scale, "{name}[{i}]: fast {a}, slow {b} (largest {scale})");
+        // The constant allows for gradients that are zero but for rounding.
+        assert!((a - b).abs() <= tolerance * scale + 2e-6, "{name}[{i}]: fast {a}, slow {b} (largest {scale})");
     }
 }
 
