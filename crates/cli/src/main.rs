@@ -1,2 +1,122 @@
-//! recast
-fn main() {}
+//! `recast`: convert, train, run and judge language models. One file a verb in `commands/`.
+
+mod commands;
+mod output;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+// Activations are allocated and freed at every operator; the system allocator returns such blocks
+// to the kernel each time, which costs more than the arithmetic on small models.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Converts pretrained softmax transformers into recurrent models, and runs and judges them.
+#[derive(Parser)]
+#[command(name = "recast", version, propagate_version = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Global {
+    /// Print one JSON object with the results on standard output.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Threads to compute on; default all cores. Results are bit-equal for equal counts.
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Precision of matrix products: f32, or bf16 operands with f32 accumulation.
+    #[arg(long, global = true, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
+    /// Device to compute on.
+    #[arg(long, global = true, value_enum, default_value_t = DeviceName::Cpu)]
+    pub device: DeviceName,
+    /// No progress bars.
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+/// Precision of matrix products.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit throughout.
+    F32,
+    /// Operands rounded to bfloat16.
+    Bf16,
+}
+
+/// Devices this binary can compute on.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The processor.
+    Cpu,
+}
+
+impl Global {
+    /// The device, after threads and precision are set for the process.
+    pub fn device(&self) -> anyhow::Result<burn::tensor::Device> {
+        if let Some(threads) = self.threads {
+            anyhow::ensure!(threads > 0, "--threads 0: expected at least 1");
+            recast_ops::cpu::set_threads(threads)?;
+        }
+        recast_ops::linear::set_precision(match self.precision {
+            Precision::F32 => recast_ops::linear::Precision::F32,
+            Precision::Bf16 => recast_ops::linear::Precision::Bf16,
+        });
+        match self.device {
+            DeviceName::Cpu => Ok(burn::tensor::Device::flex()),
+        }
+    }
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Convert a teacher into a student by a recipe (without arguments: the embedded teacher).
+    Convert(commands::convert::Args),
+    /// Show what a recipe will cost, before it costs anything.
+    Plan(commands::plan::Args),
+    /// Train a model without a teacher.
+    Train(commands::train::Args),
+    /// Continue a prompt.
+    Generate(commands::generate::Args),
+    /// Score a model on tasks, against its teacher if given.
+    Eval(commands::eval::Args),
+    /// Write the logits of a text or of token ids.
+    Logits(commands::logits::Args),
+    /// Describe a model: family, mixers, parameters, state sizes.
+    Info(commands::info::Args),
+    /// Print the JSON Schema of recipes, or of a mixer's options.
+    Schema(commands::schema::Args),
+}
+
+fn main() -> ExitCode {
+    // A closed pipe (`recast ... | head`) ends the program quietly instead of with a panic.
+    #[cfg(unix)]
+    // SAFETY: called before any thread starts; restores the default action of SIGPIPE.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+    let Arguments { global, verb } = Arguments::parse();
+    let result = match verb {
+        Verb::Convert(args) => commands::convert::run(&args, &global),
+        Verb::Plan(args) => commands::plan::run(&args, &global),
+        Verb::Train(args) => commands::train::run(&args, &global),
+        Verb::Generate(args) => commands::generate::run(&args, &global),
+        Verb::Eval(args) => commands::eval::run(&args, &global),
+        Verb::Logits(args) => commands::logits::run(&args, &global),
+        Verb::Info(args) => commands::info::run(&args, &global),
+        Verb::Schema(args) => commands::schema::run(&args, &global),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("recast: {error:#}");
+            ExitCode::from(output::exit_code(&error))
+        }
+    }
+}

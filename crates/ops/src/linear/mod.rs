@@ -4,8 +4,30 @@ mod flex;
 pub mod reference;
 
 use crate::glue::operator;
+use std::sync::atomic::{AtomicBool, Ordering};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
+
+/// Precision of matrix products with weights; accumulation and weights are f32 in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 operands.
+    F32,
+    /// Operands rounded to bfloat16, forward and backward.
+    Bf16,
+}
+
+static BF16: AtomicBool = AtomicBool::new(false);
+
+/// Sets the precision of the process.
+pub fn set_precision(precision: Precision) {
+    BF16.store(precision == Precision::Bf16, Ordering::Relaxed);
+}
+
+/// The precision in use.
+pub fn precision() -> Precision {
+    if BF16.load(Ordering::Relaxed) { Precision::Bf16 } else { Precision::F32 }
+}
 
 operator!(LinearBackend, (), linear_forward, linear_backward, flex, 2, [x, weight]);
 

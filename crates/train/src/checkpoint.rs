@@ -1,0 +1,169 @@
+//! Training state on disk: every file is written beside its place and renamed into it, so that a
+//! killed process leaves either the old checkpoint or the new one.
+//!
+//! A checkpoint is one folder `checkpoints/NNNNNN-STAGE-STEP` with `model.safetensors` (every
+//! parameter, f32), `moments.safetensors` and `state.json`, which is written last: a folder without
+//! it does not count.
+
+use crate::error::TrainError;
+use crate::optimizer::{Moments, Optimizer};
+use crate::validate::HeldOutLoss;
+use recast_models::param::Named;
+use recast_models::weights::{self, Dtype, NamedTensor, write_safetensors};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Index of the stage.
+    pub stage: usize,
+    /// Steps done in it.
+    pub step: u64,
+    /// Tokens seen over all stages.
+    pub tokens: u64,
+    /// Lines of metrics.jsonl written when the checkpoint was taken.
+    pub metrics: u64,
+    /// Seconds of training so far.
+    pub seconds: f64,
+    /// Held-out losses after the start and after each finished stage, by name.
+    pub held_out: Vec<(String, HeldOutLoss)>,
+    /// Hash of the resolved recipe.
+    pub recipe_hash: String,
+}
+
+const STATE: &str = "state.json";
+
+/// The folder of checkpoints of a run.
+pub struct Store {
+    folder: PathBuf,
+    keep: usize,
+}
+
+impl Store {
+    /// Checkpoints of the run in `run`, of which the newest `keep` stay.
+    pub fn new(run: &Path, keep: usize) -> Self {
+        Self { folder: run.join("checkpoints"), keep: keep.max(1) }
+    }
+
+    /// Complete checkpoints, oldest first.
+    pub fn list(&self) -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> = std::fs::read_dir(&self.folder)
+            .into_iter()
+            .flatten()
+            .filter_map(|e| e.ok().map(|e| e.path()))
+            .filter(|p| p.join(STATE).is_file() && !is_temporary(p))
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// Name of the newest checkpoint, for messages.
+    pub fn newest(&self) -> String {
+        self.list().last().map_or_else(|| "none yet".into(), |p| p.display().to_string())
+    }
+
+    /// Saves everything needed to go on, then removes the oldest checkpoints.
+    ///
+    /// # Errors
+    /// When the disk refuses; older checkpoints are then untouched.
+    pub fn save(&self, position: &Position, params: &[Named], optimizer: &Optimizer) -> Result<PathBuf, TrainError> {
+        std::fs::create_dir_all(&self.folder).map_err(TrainError::io(&self.folder))?;
+        let name = format!("{:02}-{:08}", position.stage, position.step);
+        let place = self.folder.join(&name);
+        let temporary = self.folder.join(format!(".{name}.tmp"));
+        // Left over from a process that was killed while writing.
+        let _ = std::fs::remove_dir_all(&temporary);
+        let written = self.write(&temporary, position, params, optimizer);
+        if let Err(error) = written {
+            let _ = std::fs::remove_dir_all(&temporary);
+            return Err(error);
+        }
+        if place.exists() {
+            std::fs::remove_dir_all(&place).map_err(TrainError::io(&place))?;
+        }
+        std::fs::rename(&temporary, &place).map_err(TrainError::io(&place))?;
+        sync(&self.folder)?;
+        let all = self.list();
+        for old in &all[..all.len().saturating_sub(self.keep)] {
+            // Made incomplete first, so that a kill in between leaves nothing that looks whole.
+            let _ = std::fs::remove_file(old.join(STATE));
+            let _ = std::fs::remove_dir_all(old);
+        }
+        Ok(place)
+    }
+
+    fn write(&self, folder: &Path, position: &Position, params: &[Named], optimizer: &Optimizer) -> Result<(), TrainError> {
+        std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
+        let model = params
+            .iter()
+            .map(|(name, p)| NamedTensor::lazy(name, p.stored_shape(), Dtype::F32, move || Ok(p.read())))
+            .collect();
+        write_safetensors(&folder.join("model.safetensors"), model, &BTreeMap::new())?;
+        let moments = optimizer
+            .params()
+            .zip(&optimizer.moments)
+            .flat_map(|((name, _), m)| {
+                let part = |kind: &str, values: &'_ [f32]| (format!("{name}.{kind}"), values.len());
+                [(part("m", &m.m), &m.m), (part("v", &m.v), &m.v)]
+            })
+            .map(|((name, len), values)| NamedTensor::f32(name, &[len], Dtype::F32, values.as_slice()))
+            .collect();
+        write_safetensors(&folder.join("moments.safetensors"), moments, &BTreeMap::new())?;
+        let state = serde_json::to_vec_pretty(position).unwrap_or_default();
+        let path = folder.join(STATE);
+        std::fs::write(&path, state).map_err(TrainError::io(&path))?;
+        sync(&path)
+    }
+
+    /// The newest complete checkpoint's position.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn latest(&self) -> Result<Option<(PathBuf, Position)>, TrainError> {
+        let Some(place) = self.list().pop() else { return Ok(None) };
+        let path = place.join(STATE);
+        let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
+        let position = serde_json::from_slice(&bytes)
+            .map_err(|e| TrainError::Resume { path, message: format!("not a checkpoint's state ({e}); delete that folder to go on from the one before") })?;
+        Ok(Some((place, position)))
+    }
+}
+
+/// Puts a checkpoint's parameters back.
+///
+/// # Errors
+/// When a parameter is missing or has another size.
+pub fn load_params(place: &Path, params: &[Named]) -> Result<(), TrainError> {
+    let file = weights::open(&place.join("model.safetensors"))?;
+    for (name, param) in params {
+        param.write(&file.read_shaped(name, param.stored_shape())?);
+    }
+    Ok(())
+}
+
+/// Puts a checkpoint's moments back.
+///
+/// # Errors
+/// When a moment is missing or has another size.
+pub fn load_moments(place: &Path, optimizer: &mut Optimizer) -> Result<(), TrainError> {
+    let file = weights::open(&place.join("moments.safetensors"))?;
+    let names: Vec<(String, usize)> = optimizer.params().map(|(n, p)| (n.clone(), p.elements())).collect();
+    for ((name, size), moments) in names.into_iter().zip(&mut optimizer.moments) {
+        *moments = Moments {
+            m: file.read_shaped(&format!("{name}.m"), &[size])?,
+            v: file.read_shaped(&format!("{name}.v"), &[size])?,
+        };
+    }
+    Ok(())
+}
+
+fn is_temporary(path: &Path) -> bool {
+    path.file_name().and_then(|n| n.to_str()).is_none_or(|n| n.starts_with('.'))
+}
+
+/// Flushes a file or folder to the disk.
+fn sync(path: &Path) -> Result<(), TrainError> {
+    std::fs::File::open(path).and_then(|f| f.sync_all()).map_err(TrainError::io(path))
+}

@@ -1,0 +1,116 @@
+//! Opening what a recipe names: the teacher with its tokenizer, or a model from nothing.
+
+use crate::error::TrainError;
+use crate::recipe::{Recipe, Scratch};
+use burn::tensor::Device;
+use recast_models::convert::{student, student_config};
+use recast_models::source::{FromCheckpoint, FromParams, Missing};
+use recast_models::weights::{self, Checkpoint};
+use recast_models::{Model, families};
+use recast_text::{Content, CorpusOptions, Tokenizer};
+use std::path::Path;
+
+/// A teacher: its files, its model, its tokenizer.
+pub struct Teacher {
+    /// The opened files.
+    pub checkpoint: Box<dyn Checkpoint>,
+    /// The model.
+    pub model: Model,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+impl Teacher {
+    /// Opens a Hugging Face folder or a GGUF file.
+    ///
+    /// # Errors
+    /// When model or tokenizer cannot be used, or do not belong together.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, TrainError> {
+        let checkpoint = weights::open(path)?;
+        let config = families::parse(&checkpoint.config()?)?;
+        let tokenizer = tokenizer(checkpoint.as_ref())?;
+        let model = Model::build(config, &FromCheckpoint(checkpoint.as_ref()), Missing::Refuse, device)?;
+        fits(&tokenizer, &model)?;
+        Ok(Self { checkpoint, model, tokenizer })
+    }
+
+    /// The student of a recipe, started from this teacher.
+    ///
+    /// # Errors
+    /// When the recipe's mixers do not fit.
+    pub fn student(&self, recipe: &Recipe, device: &Device) -> Result<Model, TrainError> {
+        let mixers = recipe.mixers(self.model.config.layers)?;
+        let config = student_config(&self.model.config, mixers, recipe.student.tied)?;
+        let source = FromCheckpoint(self.checkpoint.as_ref());
+        Ok(student(config, &source, recipe.seed, device)?)
+    }
+}
+
+/// The tokenizer of a checkpoint: of its folder, or inside its GGUF file.
+///
+/// # Errors
+/// When there is none or it cannot be used.
+pub fn tokenizer(checkpoint: &dyn Checkpoint) -> Result<Tokenizer, TrainError> {
+    match (checkpoint.gguf_vocab(), checkpoint.folder()) {
+        (Some(vocab), _) => Ok(Tokenizer::from_gguf(vocab)?),
+        (None, Some(folder)) => Ok(Tokenizer::from_dir(folder)?),
+        (None, None) => Err(TrainError::Recipe(format!(
+            "{}: a single file of weights has no tokenizer; name its folder",
+            checkpoint.path().display()
+        ))),
+    }
+}
+
+fn fits(tokenizer: &Tokenizer, model: &Model) -> Result<(), TrainError> {
+    if tokenizer.vocab_size() > model.config.vocabulary {
+        return Err(TrainError::Recipe(format!(
+            "the tokenizer has {} tokens, the model's embedding {} rows",
+            tokenizer.vocab_size(),
+            model.config.vocabulary
+        )));
+    }
+    Ok(())
+}
+
+/// Text that a tokenizer is trained on.
+const TOKENIZER_BYTES: usize = 20_000_000;
+
+/// A model that starts from nothing, with its tokenizer.
+///
+/// # Errors
+/// When the config is not complete or the text cannot be read.
+pub fn from_scratch(scratch: &Scratch, recipe: &Recipe, device: &Device) -> Result<(Model, Tokenizer), TrainError> {
+    let tokenizer = match (&scratch.tokenizer, scratch.vocabulary) {
+        (Some(folder), _) => Tokenizer::from_dir(folder)?,
+        (None, Some(size)) => {
+            let mut left = TOKENIZER_BYTES;
+            let mut texts = Vec::new();
+            for document in recast_text::open(&recipe.text.train, CorpusOptions::default())? {
+                if let Content::Text(text) = document?.content {
+                    if text.len() > left {
+                        break;
+                    }
+                    left -= text.len();
+                    texts.push(text);
+                }
+            }
+            let end = "<|endoftext|>";
+            let tokenizer = Tokenizer::train_bpe(texts.into_iter(), size, &[end])?;
+            let id = tokenizer.token_to_id(end);
+            tokenizer.with_special_tokens(None, id.into_iter().collect())?
+        }
+        (None, None) => return Err(TrainError::Recipe("scratch: expected `vocabulary` or `tokenizer`".into())),
+    };
+    let mut config = scratch.config.clone();
+    config.insert("vocab_size".into(), tokenizer.vocab_size().into());
+    if let Some(&eos) = tokenizer.eos_ids().first() {
+        config.insert("eos_token_id".into(), eos.into());
+    }
+    let mut config = families::parse(&serde_json::Value::Object(config))?;
+    if recipe.student.mixer.is_some() || !recipe.student.mixers.is_empty() {
+        config.mixers = recipe.mixers(config.layers)?;
+        config.family = "recast".into();
+    }
+    let model = Model::build(config, &FromParams::default(), Missing::Initialise { seed: recipe.seed }, device)?;
+    Ok((model, tokenizer))
+}

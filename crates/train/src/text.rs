@@ -1,0 +1,99 @@
+//! The recipe's text as packed batches, and the held-out side as windows.
+
+use crate::error::TrainError;
+use crate::objectives::MicroBatch;
+use crate::recipe::{Recipe, Stage};
+use recast_models::state::Documents;
+use recast_text::{CorpusOptions, HeldOut, Packing, PackingOptions, Progress, TokenFile, TokenFileOptions, TokenStream, Tokenizer};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Tokenised text, split into a training and a held-out side.
+pub struct RunText {
+    /// To train on.
+    pub train: TokenStream,
+    /// To measure on.
+    pub held_out: TokenStream,
+}
+
+impl RunText {
+    /// Tokenises (or opens the cached file of) the recipe's text.
+    ///
+    /// # Errors
+    /// When a source cannot be read, is empty, or holds ids outside the vocabulary.
+    pub fn open(recipe: &Recipe, tokenizer: &Tokenizer, cache: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Self, TrainError> {
+        let options = |max_tokens| -> Result<TokenFileOptions, TrainError> {
+            Ok(TokenFileOptions {
+                corpus: CorpusOptions { chat_template: tokenizer.chat_template()?, ..Default::default() },
+                separator: tokenizer.document_separator(),
+                max_tokens,
+            })
+        };
+        let mut build = |sources: &[PathBuf], max| -> Result<Arc<TokenFile>, TrainError> {
+            Ok(Arc::new(TokenFile::build(sources, tokenizer, &options(max)?, cache, progress)?))
+        };
+        let train = build(&recipe.text.train, recipe.text.max_tokens)?;
+        if recipe.text.held_out.is_empty() {
+            let split = HeldOut::Tokens(recipe.text.held_out_tokens).split(&train, recipe.seed)?;
+            Ok(Self { train: split.train, held_out: split.held_out })
+        } else {
+            let held_out = build(&recipe.text.held_out, None)?;
+            Ok(Self { train: TokenStream::whole(train), held_out: TokenStream::whole(held_out) })
+        }
+    }
+
+    /// The batches of a stage; stages of one run read in different orders.
+    ///
+    /// # Errors
+    /// When the text is too short for one sample.
+    pub fn packing(&self, recipe: &Recipe, stage: usize) -> Result<Packing, TrainError> {
+        let Stage { context, batch, .. } = recipe.stages[stage];
+        let options = PackingOptions {
+            context,
+            batch,
+            seed: recipe.seed.wrapping_add(stage as u64),
+            shuffle: recipe.text.shuffle()?,
+            reset_positions: false,
+        };
+        Ok(Packing::new(self.train.clone(), options)?)
+    }
+}
+
+/// The micro-batches of one step, whose losses and gradients add up to the batch's mean.
+pub fn micro_batches(packing: &Packing, stage: &Stage, step: u64) -> Vec<MicroBatch> {
+    let batch = packing.batch(step);
+    let (context, columns) = (batch.columns - 1, batch.columns);
+    let rows = stage.micro_batch.unwrap_or(batch.rows);
+    // Position t predicts token t + 1; it does not count when that token begins a document.
+    let counts = |row: usize, t: usize| !stage.reset_documents || !batch.document_starts[row * columns + t + 1];
+    let all = (0..batch.rows).flat_map(|row| (0..context).map(move |t| (row, t)));
+    let denominator = all.filter(|&(row, t)| counts(row, t)).count().max(1) as f32;
+    (0..batch.rows)
+        .step_by(rows)
+        .map(|start| {
+            let rows = start..(start + rows).min(batch.rows);
+            let pick = |shift: usize| -> Vec<u32> {
+                rows.clone()
+                    .flat_map(|row| batch.tokens[row * columns + shift..row * columns + shift + context].iter().copied())
+                    .collect()
+            };
+            let starts = || {
+                rows.clone()
+                    .flat_map(|row| batch.document_starts[row * columns..row * columns + context].iter().copied())
+                    .collect()
+            };
+            let weights = || {
+                let weight = |row, t| if counts(row, t) { 1.0 } else { 0.0 };
+                rows.clone().flat_map(|row| (0..context).map(move |t| weight(row, t)).collect::<Vec<f32>>()).collect()
+            };
+            MicroBatch {
+                rows: rows.len(),
+                inputs: pick(0),
+                targets: pick(1).into(),
+                documents: stage.reset_documents.then(|| Documents::new(rows.len(), context, starts())),
+                weights: stage.reset_documents.then(weights),
+                denominator,
+            }
+        })
+        .collect()
+}
