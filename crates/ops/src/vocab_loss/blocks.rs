@@ -1,7 +1,7 @@
 //! What the losses share: blocks of logits, log-sum-exp, and gradients that wait for the backward
 //! pass.
 
-use crate::cpu::{Array, Matrix, View, exp, matmul_threads, maximum, simd, split_rows, sum_by};
+use crate::cpu::{Array, Matrix, View, exp, matmul_threads, maximum, simd, split_rows, sum_of};
 use std::sync::{Arc, Mutex};
 
 /// Logits of one block. Larger blocks read the vocabulary weight less often and keep the matrix
@@ -118,7 +118,7 @@ simd! {
         // Partial sums in f64: 150 000 f32 additions would lose two digits.
         let mut total = 0.0f64;
         for x in x.chunks(4096) {
-            total += f64::from(sum_by(x.len(), |i| exp(x[i] - largest)));
+            total += f64::from(sum_of([x], |[x]| exp(x - largest)));
         }
         (largest + total.ln() as f32, largest)
     }
