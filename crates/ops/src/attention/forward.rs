@@ -1,7 +1,7 @@
 //! CPU: online softmax over blocks of keys; one task a query head and block of queries.
 
 use super::{Options, decode};
-use crate::cpu::{Array, Matrix, View, exp, matmul, maximum, simd, split_rows, sum_by};
+use crate::cpu::{Array, Matrix, View, dot, exp, matmul, maximum, simd, split_rows};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -193,8 +193,7 @@ simd! {
     /// Dot products of the rows of two blocks.
     pub fn row_dots(a: &[f32], b: &[f32], size: usize, out: &mut [f32]) {
         for (row, out) in out.iter_mut().enumerate() {
-            let (a, b) = (&a[row * size..][..size], &b[row * size..][..size]);
-            *out = sum_by(size, |i| a[i] * b[i]);
+            *out = dot::<FMA>(&a[row * size..][..size], &b[row * size..][..size]);
         }
     }
 }

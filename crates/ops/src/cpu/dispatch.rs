@@ -155,20 +155,23 @@ fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// Sum of `term(i)` for `i` in `0..n`, in a fixed order; inline it into a [`simd!`](crate::cpu::simd) body.
+/// Sum of `term([a[i], b[i], ..])` over the common length of the slices, in a fixed order. For
+/// the body of a [`simd!`](crate::cpu::simd) function.
 #[inline(always)]
-pub fn sum_by(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub fn sum_of<const K: usize>(slices: [&[f32]; K], term: impl Fn([f32; K]) -> f32) -> f32 {
+    let n = slices.iter().map(|slice| slice.len()).min().unwrap_or(0);
     let mut lanes = [0.0f32; LANES];
-    let whole = n - n % LANES;
     let mut start = 0;
-    while start < whole {
+    while start + LANES <= n {
+        // One bounds check a block: a check an element would keep the loop from vectorising.
+        let blocks = slices.map(|slice| &slice[start..start + LANES]);
         for l in 0..LANES {
-            lanes[l] += term(start + l);
+            lanes[l] += term(blocks.map(|block| block[l]));
         }
         start += LANES;
     }
-    for i in whole..n {
-        lanes[i - whole] += term(i);
+    for i in start..n {
+        lanes[i - start] += term(slices.map(|slice| slice[i]));
     }
     fold(lanes, |a, b| a + b)
 }
@@ -237,7 +240,7 @@ mod tests {
             for (y, &x) in y.iter_mut().zip(x) {
                 *y = multiply_add::<FMA>(x, N as f32, *y);
             }
-            dot::<FMA>(x, y) + sum(x) + maximum(y) + sum_by(x.len(), |i| x[i])
+            dot::<FMA>(x, y) + sum(x) + maximum(y) + sum_of([x, x], |[a, b]| 0.5 * (a + b))
         }
     }
 

@@ -7,7 +7,10 @@
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.3, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, where the last line
+    // takes it from: a conversion by `as i32` saturates, and that does not vectorise well.
+    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
     let r = x - n * 0.693_359_4;
     let r = r - n * -2.121_944_4e-4;
     let p = 1.388_888_9e-3_f32;
@@ -16,7 +19,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_7e-1;
     let p = p * r + 0.5;
     let p = p * r * r + r + 1.0;
-    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// Logistic sigmoid.

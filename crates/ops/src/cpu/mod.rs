@@ -7,7 +7,7 @@ mod matmul;
 mod split;
 
 pub(crate) use dispatch::simd;
-pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_by};
+pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_of};
 pub use split::{add_parts, split_rows};
 pub use math::{exp, sigmoid, softplus};
 pub use matmul::{Matrix, matmul, matmul_threads};

@@ -1,7 +1,7 @@
 //! CPU: mean, variance and output while a head is in the cache; saves mean and inverse deviation.
 
 use super::Options;
-use crate::cpu::{Array, View, add_parts, simd, split_rows, sum, sum_by};
+use crate::cpu::{Array, View, add_parts, simd, split_rows, sum, sum_of};
 
 /// Elements that are worth a thread.
 const MINIMUM: usize = 1 << 14;
@@ -65,7 +65,7 @@ simd! {
             let channels = i % heads * size..(i % heads + 1) * size;
             let (weight, bias) = (&weight[channels.clone()], &bias[channels]);
             let mean = sum(x) / size as f32;
-            let variance = sum_by(size, |j| (x[j] - mean) * (x[j] - mean)) / size as f32;
+            let variance = sum_of([x], |[x]| (x - mean) * (x - mean)) / size as f32;
             let inverse = 1.0 / (variance + epsilon).sqrt();
             for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
                 *y = (x - mean) * inverse * w + b;
@@ -93,8 +93,8 @@ simd! {
             let channels = i % heads * size..(i % heads + 1) * size;
             let elements = i * size..(i + 1) * size;
             let (x, dy, w) = (&x[elements.clone()], &dy[elements.clone()], &weight[channels.clone()]);
-            let along_one = sum_by(size, |j| w[j] * dy[j]) / size as f32;
-            let along_u = sum_by(size, |j| w[j] * dy[j] * (x[j] - mean)) * inverse / size as f32;
+            let along_one = sum_of([w, dy], |[w, dy]| w * dy) / size as f32;
+            let along_u = sum_of([w, dy, x], |[w, dy, x]| w * dy * (x - mean)) * inverse / size as f32;
             for (((dx, x), dy), w) in dx[elements].iter_mut().zip(x).zip(dy).zip(w) {
                 *dx = inverse * (w * dy - along_one - (x - mean) * inverse * along_u);
             }

@@ -1,7 +1,7 @@
 //! CPU: one pass over each row; saves the inverse root mean square, one number a row.
 
 use super::Options;
-use crate::cpu::{Array, View, add_parts, dot, simd, split_rows};
+use crate::cpu::{Array, View, add_parts, dot, simd, split_rows, sum_of};
 
 /// Fewer rows a thread than this are not worth a fork.
 const MINIMUM_ROWS: usize = 16;
@@ -70,7 +70,7 @@ simd! {
                 *dw += dy * x * r;
             }
             if let Some(dx) = dx.get_mut(elements) {
-                let along = crate::cpu::sum_by(width, |i| weight[i] * dy[i] * x[i]) * r * r / width as f32;
+                let along = sum_of([weight, dy, x], |[w, dy, x]| w * dy * x) * r * r / width as f32;
                 for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
                     *dx = r * (w * dy - x * along);
                 }
