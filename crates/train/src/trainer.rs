@@ -1,0 +1,376 @@
+//! The trainer: runs a recipe's stages, and can be stopped and resumed at any step.
+
+use crate::checkpoint::{self, Position, Store};
+use crate::error::TrainError;
+use crate::metrics::Metrics;
+use crate::objectives::Loss;
+use crate::optimizer::{Gradients, Optimizer};
+use crate::plan::Plan;
+use crate::recipe::{Patterns, Recipe, Stage};
+use crate::schedule::Schedule;
+use crate::teacher::{Teacher, from_scratch};
+use crate::text::{RunText, micro_batches};
+use crate::validate::{HeldOutLoss, held_out_loss};
+use burn::tensor::Device;
+use recast_models::Model;
+use recast_models::param::Named;
+use recast_ops::adamw::AdamW;
+use recast_text::{Progress, Tokenizer};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Name of the held-out measurement of the teacher.
+pub const TEACHER: &str = "teacher";
+/// Name of the held-out measurement of the student before any stage.
+pub const BEFORE: &str = "before";
+
+/// What happens during a run.
+pub enum Event<'a> {
+    /// Text is being tokenised.
+    Reading(Progress),
+    /// A stage begins (or goes on at `done`).
+    StageStarted {
+        /// The stage.
+        stage: &'a Stage,
+        /// Its index.
+        index: usize,
+        /// Elements that train.
+        trainable: usize,
+        /// Steps already done.
+        done: u64,
+    },
+    /// An optimiser step was taken.
+    Step {
+        /// The stage.
+        stage: &'a Stage,
+        /// Steps done in it, this one included.
+        step: u64,
+        /// Loss of the batch before the step.
+        loss: f64,
+        /// Learning rate.
+        rate: f64,
+        /// Tokens in this step.
+        tokens: u64,
+    },
+    /// A measurement on held-out text.
+    HeldOut {
+        /// The stage.
+        stage: &'a Stage,
+        /// Steps done in it.
+        step: u64,
+        /// The result.
+        loss: HeldOutLoss,
+    },
+    /// A model worth keeping a sample of: the teacher, the student before, and after each stage.
+    Snapshot {
+        /// `teacher`, `before`, or the stage's name.
+        name: &'a str,
+        /// The model.
+        model: &'a Model,
+        /// Its held-out loss.
+        loss: HeldOutLoss,
+    },
+    /// Training state was saved.
+    Saved(&'a Path),
+}
+
+/// Whoever watches a run.
+pub trait Observer {
+    /// Told of everything.
+    ///
+    /// # Errors
+    /// An error ends the run.
+    fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError>;
+    /// Asked after every step; true saves and stops.
+    fn stop(&self) -> bool {
+        false
+    }
+}
+
+/// A run in progress.
+pub struct Trainer {
+    /// The resolved recipe.
+    pub recipe: Recipe,
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// The teacher, if the recipe has one.
+    pub teacher: Option<Teacher>,
+    /// The model that trains.
+    pub student: Model,
+    /// The tokenizer of both.
+    pub tokenizer: Tokenizer,
+    /// What it costs.
+    pub plan: Plan,
+    /// Where it stands.
+    pub position: Position,
+    text: RunText,
+    store: Store,
+    /// The checkpoint to go on from.
+    start: Option<PathBuf>,
+}
+
+impl Trainer {
+    /// Prepares a new run in `folder`, which must not hold one.
+    ///
+    /// # Errors
+    /// When the recipe, the teacher or the text cannot be used, or the folder holds a run.
+    pub fn create(recipe: Recipe, folder: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+        if folder.join("recipe.toml").exists() {
+            return Err(TrainError::Resume {
+                path: folder.to_owned(),
+                message: "already holds a run; resume it with --resume, or name another --out".into(),
+            });
+        }
+        std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
+        let trainer = Self::open(recipe, folder, device, observer)?;
+        write(&folder.join("recipe.toml"), trainer.recipe.to_toml().as_bytes())?;
+        let plan = serde_json::to_vec_pretty(&trainer.plan).unwrap_or_default();
+        write(&folder.join("plan.json"), &plan)?;
+        Ok(trainer)
+    }
+
+    /// Goes on with the run in `folder` from its newest checkpoint.
+    ///
+    /// # Errors
+    /// When the folder holds no run, or its recipe was changed.
+    pub fn resume(folder: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+        let path = folder.join("recipe.toml");
+        if !path.exists() {
+            return Err(TrainError::Resume { path: folder.to_owned(), message: "holds no run (there is no recipe.toml)".into() });
+        }
+        let recipe = crate::recipe::load(&path, &[])?;
+        let mut trainer = Self::open(recipe, folder, device, observer)?;
+        if let Some((place, position)) = trainer.store.latest()? {
+            if position.recipe_hash != trainer.recipe.hash() {
+                return Err(TrainError::Resume {
+                    path,
+                    message: "was changed since the checkpoint was written; put it back, or start a new run".into(),
+                });
+            }
+            trainer.position = position;
+            trainer.start = Some(place);
+        }
+        Ok(trainer)
+    }
+
+    fn open(recipe: Recipe, folder: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+        recipe.check()?;
+        let (teacher, student, tokenizer) = match (&recipe.teacher, &recipe.scratch) {
+            (Some(named), _) => {
+                let teacher = Teacher::open(&named.path, device)?;
+                let student = teacher.student(&recipe, device)?;
+                let tokenizer = teacher.tokenizer.clone();
+                (Some(teacher), student, tokenizer)
+            }
+            (None, Some(scratch)) => {
+                // A resumed run takes the tokenizer it trained before.
+                let kept = folder.join("tokenizer");
+                let mut scratch = scratch.clone();
+                if kept.join("tokenizer.json").exists() {
+                    scratch.tokenizer = Some(kept.clone());
+                }
+                let (model, tokenizer) = from_scratch(&scratch, &recipe, device)?;
+                std::fs::create_dir_all(&kept).map_err(TrainError::io(&kept))?;
+                tokenizer.save(&kept)?;
+                (None, model, tokenizer)
+            }
+            (None, None) => return Err(TrainError::Recipe("expected [teacher] or [scratch]".into())),
+        };
+        let cache = recipe.text.cache.clone().unwrap_or_else(|| folder.join("text"));
+        std::fs::create_dir_all(&cache).map_err(TrainError::io(&cache))?;
+        let mut failed = None;
+        let text = RunText::open(&recipe, &tokenizer, &cache, &mut |progress| {
+            if failed.is_none() {
+                failed = observer.event(&Event::Reading(progress)).err();
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let plan = Plan::new(&recipe, teacher.as_ref().map(|t| &t.model), &student);
+        let store = Store::new(folder, recipe.checkpoints.keep);
+        let position = Position { recipe_hash: recipe.hash(), ..Default::default() };
+        Ok(Self {
+            recipe,
+            folder: folder.to_owned(),
+            teacher,
+            student,
+            tokenizer,
+            plan,
+            position,
+            text,
+            store,
+            start: None,
+        })
+    }
+
+    /// Runs every stage that is left. Afterwards `student` is the result.
+    ///
+    /// # Errors
+    /// When a loss is not finite, the disk is full, or the observer wants to stop. The newest
+    /// checkpoint is intact in every case.
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let mut metrics = Metrics::open(&self.folder, self.position.metrics)?;
+        let params = self.student.parameters();
+        if let Some(place) = &self.start {
+            checkpoint::load_params(place, &params)?;
+        } else {
+            if let Some(teacher) = &self.teacher {
+                let loss = self.held_out(&teacher.model)?;
+                self.position.held_out.push((TEACHER.into(), loss));
+                observer.event(&Event::Snapshot { name: TEACHER, model: &teacher.model, loss })?;
+            }
+            let loss = self.held_out(&self.student)?;
+            self.position.held_out.push((BEFORE.into(), loss));
+            observer.event(&Event::Snapshot { name: BEFORE, model: &self.student, loss })?;
+        }
+        while self.position.stage < self.recipe.stages.len() {
+            self.stage(&params, &mut metrics, observer)?;
+        }
+        Ok(())
+    }
+
+    fn held_out(&self, model: &Model) -> Result<HeldOutLoss, TrainError> {
+        let teacher = self.teacher.as_ref().map(|t| &t.model);
+        let other = teacher.filter(|t| !std::ptr::eq(*t, model));
+        held_out_loss(model, other, &self.text.held_out, &self.recipe.validation)
+    }
+
+    fn stage(&mut self, params: &[Named], metrics: &mut Metrics, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let index = self.position.stage;
+        let stage = self.recipe.stages[index].clone();
+        let mut optimizer = optimizer(&stage, params)?;
+        if let Some(place) = self.start.take() {
+            checkpoint::load_moments(&place, &mut optimizer)?;
+        }
+        let trainable: Vec<Named> = optimizer.params().cloned().collect();
+        let schedules = schedules(&stage);
+        let packing = self.text.packing(&self.recipe, index)?;
+        let steps = stage.steps();
+        let first = self.position.step;
+        let elements = recast_models::param::count(&trainable);
+        observer.event(&Event::StageStarted { stage: &stage, index, trainable: elements, done: first })?;
+
+        let mut saved_at = Instant::now();
+        for step in first..steps {
+            let began = Instant::now();
+            let mut gradients = Gradients::default();
+            let mut loss = Loss::default();
+            for batch in micro_batches(&packing, &stage, step) {
+                let teacher = self.teacher.as_ref().map(|t| &t.model);
+                let part = stage.objective.gradients(&self.student, teacher, &batch, &trainable, &mut gradients)?;
+                loss.value += part.value;
+                loss.layers.resize(part.layers.len(), 0.0);
+                loss.layers.iter_mut().zip(&part.layers).for_each(|(sum, x)| *sum += x);
+            }
+            let norm = optimizer.norm(&gradients);
+            for (what, value) in [("loss", loss.value), ("gradient norm", norm)] {
+                if !value.is_finite() {
+                    let checkpoint = self.store.newest();
+                    return Err(TrainError::NotFinite { stage: stage.name, step, what, value, checkpoint });
+                }
+            }
+            let rates: Vec<f64> = schedules.iter().map(|s| s.rate(step)).collect();
+            optimizer.step(&gradients, norm, &rates, step + 1);
+
+            let tokens = (stage.batch * stage.context) as u64;
+            let seconds = began.elapsed().as_secs_f64();
+            self.position.step = step + 1;
+            self.position.tokens += tokens;
+            self.position.seconds += seconds;
+            metrics.step(&stage.name, &self.position, &loss, &rates, norm, tokens as f64 / seconds)?;
+            observer.event(&Event::Step { stage: &stage, step: step + 1, loss: loss.value, rate: rates[0], tokens })?;
+
+            let last = step + 1 == steps;
+            if !last && stage.validate_every > 0 && (step + 1) % stage.validate_every == 0 {
+                let loss = self.held_out(&self.student)?;
+                metrics.held_out(&stage.name, &self.position, &loss)?;
+                observer.event(&Event::HeldOut { stage: &stage, step: step + 1, loss })?;
+            }
+            let due = saved_at.elapsed().as_secs() >= self.recipe.checkpoints.every_seconds
+                || self.recipe.checkpoints.every_steps.is_some_and(|n| n > 0 && (step + 1) % n == 0);
+            let stop = observer.stop();
+            if !last && (due || stop) {
+                self.save(params, &optimizer, metrics, observer)?;
+                saved_at = Instant::now();
+            }
+            if !last && stop {
+                return Err(TrainError::Stopped { stage: stage.name, step: step + 1, path: self.folder.clone() });
+            }
+        }
+        drop(optimizer);
+        let loss = self.held_out(&self.student)?;
+        metrics.held_out(&stage.name, &self.position, &loss)?;
+        self.position.held_out.push((stage.name.clone(), loss));
+        observer.event(&Event::HeldOut { stage: &stage, step: steps, loss })?;
+        observer.event(&Event::Snapshot { name: &stage.name, model: &self.student, loss })?;
+        self.position.stage += 1;
+        self.position.step = 0;
+        let next = match self.recipe.stages.get(self.position.stage) {
+            Some(stage) => self::optimizer(stage, params)?,
+            None => Optimizer::new(AdamW::default(), 0.0, Vec::new()),
+        };
+        self.save(params, &next, metrics, observer)
+    }
+
+    fn save(&mut self, params: &[Named], optimizer: &Optimizer, metrics: &mut Metrics, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.position.metrics = metrics.sync()?;
+        let place = self.store.save(&self.position, params, optimizer)?;
+        observer.event(&Event::Saved(&place))
+    }
+}
+
+/// The parameters that a stage trains, in the model's order, with the index of their rate.
+fn optimizer(stage: &Stage, params: &[Named]) -> Result<Optimizer, TrainError> {
+    let groups: Vec<Patterns> = stage.groups.iter().map(|g| Patterns::new(std::slice::from_ref(&g.pattern))).collect();
+    let chosen: Vec<(Named, usize)> = trainable(stage, params)
+        .into_iter()
+        .map(|named| {
+            let group = groups.iter().position(|g| g.matches(&named.0)).map_or(0, |i| i + 1);
+            (named, group)
+        })
+        .collect();
+    if chosen.is_empty() {
+        return Err(TrainError::Recipe(format!("stage `{}`: no parameter matches {:?}", stage.name, stage.train)));
+    }
+    let adamw = AdamW { beta1: stage.beta1, beta2: stage.beta2, epsilon: stage.epsilon, weight_decay: stage.weight_decay };
+    Ok(Optimizer::new(adamw, stage.clip, chosen))
+}
+
+/// The parameters that a stage's patterns choose.
+pub fn trainable(stage: &Stage, params: &[Named]) -> Vec<Named> {
+    let patterns = Patterns::new(&stage.train);
+    params.iter().filter(|(name, _)| patterns.matches(name)).cloned().collect()
+}
+
+/// Schedules of the stage's own rate and of its groups.
+fn schedules(stage: &Stage) -> Vec<Schedule> {
+    let steps = stage.steps();
+    let own = Schedule {
+        shape: stage.schedule,
+        first: stage.learning_rate,
+        last: stage.final_learning_rate.unwrap_or(stage.learning_rate),
+        warmup: stage.warmup,
+        steps,
+        wait: stage.wait,
+        end: stage.end,
+    };
+    std::iter::once(own)
+        .chain(stage.groups.iter().map(|g| Schedule {
+            shape: g.schedule,
+            first: g.learning_rate,
+            last: g.final_learning_rate.unwrap_or(g.learning_rate),
+            warmup: stage.warmup,
+            steps,
+            wait: g.wait,
+            end: g.end,
+        }))
+        .collect()
+}
+
+/// Writes a file beside its place and renames it into it.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, bytes).map_err(TrainError::io(&temporary))?;
+    std::fs::rename(&temporary, path).map_err(TrainError::io(path))
+}
