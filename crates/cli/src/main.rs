@@ -1,7 +1,9 @@
 //! `recast`: convert, train, run and judge language models. One file a verb in `commands/`.
 
 mod commands;
+mod embedded;
 mod output;
+mod run;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -80,6 +80,12 @@ impl Model {
         })
     }
 
+    /// Drops the head and ties it to the embedding again (RADLADS notes 1.6).
+    pub fn tie(&mut self) {
+        self.head = None;
+        self.config.tied = true;
+    }
+
     /// Where it computes.
     pub fn device(&self) -> &Device {
         &self.device

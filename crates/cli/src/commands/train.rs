@@ -1,8 +1,16 @@
-//! Not in this tree yet.
-/// Arguments.
+//! `recast train`: a model without a teacher. The same machinery as `convert`.
+
+use super::convert;
+use crate::Global;
+
+/// Arguments of `recast train`.
 #[derive(clap::Args)]
-pub struct Args {}
-/// Runs.
-pub fn run(_: &Args, _: &crate::Global) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+pub struct Args {
+    #[command(flatten)]
+    run: convert::Args,
+}
+
+/// Runs it.
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    convert::run(&args.run, global)
 }

@@ -1,0 +1,73 @@
+//! The teacher and the text inside the binary, so that a first run works offline.
+//!
+//! They are written once to a folder beside the runs; recipes name them `embedded`.
+
+use anyhow::Context;
+use recast_train::Recipe;
+use recast_train::recipe::EMBEDDED;
+use std::path::{Path, PathBuf};
+
+/// The files, compressed where that pays.
+const MODEL: &[(&str, &[u8])] = &[
+    ("config.json", include_bytes!("../../../assets/tiny/model/config.json")),
+    ("model.safetensors", include_bytes!("../../../assets/tiny/model/model.safetensors")),
+    ("tokenizer.json", include_bytes!("../../../assets/tiny/model/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../../assets/tiny/model/tokenizer_config.json")),
+];
+const TEXT: &[u8] = include_bytes!("../../../assets/tiny/text.jsonl.zst");
+const HELD_OUT: &[u8] = include_bytes!("../../../assets/tiny/held_out.jsonl.zst");
+
+/// The recipe of a first run.
+pub const QUICKSTART: &str = include_str!("../../../recipes/quickstart.toml");
+
+/// Folder of the embedded model, written out if it is not there yet.
+pub fn model(folder: &Path) -> anyhow::Result<PathBuf> {
+    let place = folder.join("model");
+    for (name, bytes) in MODEL {
+        put(&place.join(name), bytes)?;
+    }
+    Ok(place)
+}
+
+/// A model path, where `embedded` stands for the one inside the binary.
+pub fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
+    if path == Path::new(EMBEDDED) { model(&folder()) } else { Ok(path.to_owned()) }
+}
+
+/// Replaces `embedded` in a recipe by the files.
+pub fn resolve_recipe(recipe: &mut Recipe) -> anyhow::Result<()> {
+    let folder = folder();
+    let is = |path: &PathBuf| path == Path::new(EMBEDDED);
+    if let Some(teacher) = &mut recipe.teacher {
+        teacher.path = resolve(&teacher.path)?;
+    }
+    if recipe.text.train.iter().any(is) {
+        let (train, held_out) = (folder.join("text.jsonl.zst"), folder.join("held_out.jsonl.zst"));
+        put(&train, TEXT)?;
+        put(&held_out, HELD_OUT)?;
+        recipe.text.train.iter_mut().filter(|p| is(p)).for_each(|p| *p = train.clone());
+        if recipe.text.held_out.is_empty() {
+            recipe.text.held_out.push(held_out);
+        }
+    }
+    Ok(())
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from("runs").join(".embedded")
+}
+
+/// Writes a file unless it is there with these bytes.
+fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    if std::fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.persist(path).map(|_| ()).map_err(|e| e.error)
+    };
+    write().with_context(|| format!("writing the embedded files to {}", path.display()))
+}

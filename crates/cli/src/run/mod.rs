@@ -1,0 +1,83 @@
+//! What `convert` and `train` share: a run from its recipe to its report.
+
+mod card;
+mod progress;
+mod report;
+mod samples;
+mod summary;
+
+pub use progress::duration;
+pub use summary::{Summary, bytes};
+
+use crate::Global;
+use anyhow::Context;
+use progress::Screen;
+use recast_models::export::{self, Provenance, Storage};
+use recast_models::weights::Dtype;
+use recast_train::{Recipe, Trainer};
+use std::path::{Path, PathBuf};
+
+/// A new run, or one to go on with.
+pub enum Start {
+    /// By this recipe, in this folder.
+    New(Box<Recipe>, PathBuf),
+    /// The run in this folder.
+    Resume(PathBuf),
+}
+
+/// Runs to the end: stages, model, report. Returns what there is to tell.
+pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
+    let device = global.device()?;
+    let folder = match &start {
+        Start::New(_, folder) | Start::Resume(folder) => folder.clone(),
+    };
+    let mut screen = Screen::new(&folder, global);
+    let mut trainer = match start {
+        Start::New(recipe, folder) => Trainer::create(*recipe, &folder, &device, &mut screen)?,
+        Start::Resume(folder) => Trainer::resume(&folder, &device, &mut screen)?,
+    };
+    screen.begin(&trainer);
+    trainer.run(&mut screen)?;
+    screen.finish();
+
+    let provenance = Provenance {
+        teacher: trainer.recipe.teacher.as_ref().map_or_else(String::new, |t| t.path.display().to_string()),
+        recipe_hash: trainer.recipe.hash(),
+        stages: trainer.recipe.stages.iter().map(|s| s.name.clone()).collect(),
+        tokens: trainer.position.tokens,
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let dtype = match trainer.recipe.export.dtype.as_deref() {
+        Some("bf16") => Dtype::BF16,
+        Some("f16") => Dtype::F16,
+        _ => Dtype::F32,
+    };
+    if trainer.recipe.student.tied == recast_models::convert::TiedEmbeddings::UntieDiscard {
+        trainer.student.tie();
+    }
+    let original = trainer.teacher.as_ref().map(|t| t.checkpoint.as_ref());
+    let card = card::card(&trainer, &provenance);
+    export::save(
+        &trainer.student,
+        &folder.join("model"),
+        Storage { dtype: Some(dtype), original },
+        Some(&trainer.tokenizer),
+        Some(&provenance),
+        Some(&card),
+    )?;
+    let summary = Summary::measure(&trainer, &folder, &screen)?;
+    report::write(&trainer, &summary, &folder).context("writing the report")?;
+    Ok(summary)
+}
+
+/// A folder for a run that was not given one: `runs/NAME`, `runs/NAME-2`, ...
+pub fn free_folder(name: &str) -> PathBuf {
+    let base = Path::new("runs").join(name);
+    let mut candidate = base.clone();
+    let mut n = 2;
+    while candidate.exists() {
+        candidate = base.with_file_name(format!("{name}-{n}"));
+        n += 1;
+    }
+    candidate
+}

@@ -1,0 +1,193 @@
+//! The end of a run: perplexity from stage to stage, samples, memory, speed.
+
+use super::progress::Screen;
+use super::samples::Written;
+use recast_eval::table::{Align, Table};
+use recast_models::Model;
+use recast_train::Trainer;
+use recast_train::trainer::{BEFORE, TEACHER};
+use recast_train::validate::HeldOutLoss;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Contexts at which decoding is timed.
+const SPEED_CONTEXTS: [usize; 2] = [1024, 16_384];
+/// Contexts at which memory is told.
+const MEMORY_CONTEXTS: [usize; 3] = [1024, 8192, 65_536];
+
+/// Everything there is to tell.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Name of the recipe.
+    pub name: String,
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// Tokens of training.
+    pub tokens: u64,
+    /// Held-out loss of teacher and student, from stage to stage.
+    pub held_out: Vec<(String, HeldOutLoss)>,
+    /// Perplexity of the finished student over the teacher's.
+    pub ratio: Option<f64>,
+    /// Bytes of state, and of KV cache where there is a teacher.
+    pub memory: Vec<Memory>,
+    /// Decoding speed.
+    pub speed: Vec<Speed>,
+    /// What each model wrote.
+    pub samples: Vec<Written>,
+}
+
+/// State sizes at one context.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Memory {
+    /// Tokens of context.
+    pub context: usize,
+    /// Bytes of the student's state.
+    pub student: usize,
+    /// Bytes of the teacher's cache.
+    pub teacher: Option<usize>,
+}
+
+/// Tokens a second at one context.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Speed {
+    /// Tokens of context.
+    pub context: usize,
+    /// The student's.
+    pub student: f64,
+    /// The teacher's.
+    pub teacher: Option<f64>,
+}
+
+/// Tokens a second after `context` tokens, median of some.
+fn decode(model: &Model, context: usize) -> anyhow::Result<f64> {
+    let mut state = model.new_state();
+    let ids: Vec<u32> = (0..context).map(|i| (i * 7919 % model.config.vocabulary) as u32).collect();
+    for chunk in ids.chunks(512) {
+        model.hidden(chunk, 1, Some(&mut state), None)?;
+    }
+    let mut times = Vec::new();
+    for i in 0..48 {
+        let began = std::time::Instant::now();
+        let hidden = model.hidden(&[i], 1, Some(&mut state), None)?;
+        let _ = recast_models::param::values(model.logits(hidden));
+        times.push(began.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(1.0 / times[times.len() / 2])
+}
+
+/// What a measurement's name means to a reader.
+pub fn label(name: &str) -> String {
+    match name {
+        TEACHER => "teacher".into(),
+        BEFORE => "student, before".into(),
+        stage => format!("student, after {stage}"),
+    }
+}
+
+impl Summary {
+    /// Measures memory and speed, and collects the rest.
+    pub fn measure(trainer: &Trainer, folder: &Path, screen: &Screen) -> anyhow::Result<Self> {
+        let teacher = trainer.teacher.as_ref().map(|t| &t.model);
+        let memory = MEMORY_CONTEXTS
+            .iter()
+            .map(|&context| Memory {
+                context,
+                student: trainer.student.state_bytes(context),
+                teacher: teacher.map(|t| t.state_bytes(context)),
+            })
+            .collect();
+        let mut speeds = Vec::new();
+        // Long contexts cost a prefill; only models small enough for it are timed here, others
+        // with `recast bench`.
+        if trainer.plan.parameters < 20_000_000 {
+            eprintln!("timing generation");
+            for context in SPEED_CONTEXTS {
+                speeds.push(Speed {
+                    context,
+                    student: decode(&trainer.student, context)?,
+                    teacher: teacher.map(|t| decode(t, context)).transpose()?,
+                });
+            }
+        }
+        let held_out = trainer.position.held_out.clone();
+        let find = |name: &str| held_out.iter().find(|(n, _)| n == name).map(|(_, l)| l.perplexity());
+        let ratio = find(TEACHER).zip(held_out.last()).map(|(t, (_, l))| l.perplexity() / t);
+        Ok(Self {
+            name: trainer.recipe.name.clone(),
+            folder: folder.to_owned(),
+            seconds: trainer.position.seconds,
+            tokens: trainer.position.tokens,
+            held_out,
+            ratio,
+            memory,
+            speed: speeds,
+            samples: screen.samples.clone(),
+        })
+    }
+
+    /// For the terminal.
+    pub fn print(&self) {
+        let mut table = Table::new(&[("model", Align::Left), ("held-out perplexity", Align::Right), ("KL from teacher", Align::Right), ("writes", Align::Left)]);
+        for (name, loss) in &self.held_out {
+            let kl = loss.kl.map_or_else(String::new, |kl| format!("{kl:.4}"));
+            let sample = self.samples.iter().find(|w| &w.name == name).and_then(|w| w.texts.first());
+            let sample = sample.map_or_else(String::new, |(_, text)| shorten(text, 60));
+            table.row([label(name), format!("{:.3}", loss.perplexity()), kl, sample]);
+        }
+        println!("{}", table.plain());
+        if let Some((prompt, _)) = self.samples.first().and_then(|w| w.texts.first()) {
+            println!("each continues: {}\n", shorten(prompt, 100));
+        }
+        let mut table = Table::new(&[
+            ("context", Align::Right),
+            ("student's state", Align::Right),
+            ("teacher's KV cache", Align::Right),
+            ("student tokens/s", Align::Right),
+            ("teacher tokens/s", Align::Right),
+        ]);
+        let contexts: std::collections::BTreeSet<usize> =
+            self.memory.iter().map(|m| m.context).chain(self.speed.iter().map(|s| s.context)).collect();
+        for context in contexts {
+            let memory = self.memory.iter().find(|m| m.context == context);
+            let speed = self.speed.iter().find(|s| s.context == context);
+            let text = |x: Option<String>| x.unwrap_or_default();
+            table.row([
+                context.to_string(),
+                text(memory.map(|m| bytes(m.student))),
+                text(memory.and_then(|m| m.teacher).map(bytes)),
+                text(speed.map(|s| format!("{:.0}", s.student))),
+                text(speed.and_then(|s| s.teacher).map(|t| format!("{t:.0}"))),
+            ]);
+        }
+        println!("{}", table.plain());
+        if let Some(ratio) = self.ratio {
+            println!(
+                "{} tokens in {}; the student's perplexity is {:.3} times the teacher's",
+                self.tokens,
+                super::progress::duration(self.seconds),
+                ratio
+            );
+        }
+        println!("model   {}", self.folder.join("model").display());
+        println!("report  {}", self.folder.join("report.html").display());
+    }
+}
+
+/// One line of at most so many characters.
+fn shorten(text: &str, most: usize) -> String {
+    let line: String = text.trim().chars().map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
+    if line.chars().count() <= most { line } else { line.chars().take(most - 1).chain(['…']).collect() }
+}
+
+/// Bytes in the unit that reads best.
+pub fn bytes(count: usize) -> String {
+    match count {
+        0..10_000 => format!("{count} B"),
+        10_000..10_000_000 => format!("{:.0} kB", count as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.0} MB", count as f64 / 1e6),
+        _ => format!("{:.1} GB", count as f64 / 1e9),
+    }
+}
