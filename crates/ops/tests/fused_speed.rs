@@ -1,6 +1,7 @@
 //! Milliseconds of each fused operator and of its reference at the sizes of SmolLM2-135M (1024 rows
 //! as 2 x 512). Not a test: `cargo test --release -p recast-ops --test fused_speed -- --ignored --nocapture`.
-//! The environment variable `ONLY` picks the operators whose names contain it.
+//! The environment variable `ONLY` picks the operators whose names contain it; `KEEP=1` calls
+//! `keep_freed_memory` first.
 
 #![allow(clippy::unwrap_used)]
 
@@ -82,7 +83,8 @@ fn speed() {
     let (batch, time_steps, d, f, v) = (2, 512, 576, 1536, 49152);
     let (heads, groups, n) = (9, 3, 64);
     let rows = batch * time_steps;
-    println!("{} threads, {:?}", recast_ops::cpu::threads(), recast_ops::cpu::level());
+    let kept = std::env::var_os("KEEP").is_some() && recast_ops::cpu::keep_freed_memory();
+    println!("{} threads, {:?}, freed memory kept: {kept}", recast_ops::cpu::threads(), recast_ops::cpu::level());
 
     let flat_weight = |x: &Tensor<2>| x.clone().reshape([-1]);
     time("rms_norm", &[[rows, d], [1, d]], &|x| rms_norm::rms_norm(x[0].clone(), flat_weight(&x[1]), 1e-5));

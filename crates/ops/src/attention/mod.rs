@@ -1,6 +1,6 @@
 //! Softmax attention with grouped queries, in blocks, without a matrix of all scores (Dao et al.
 //! 2022). Masks are intervals: each query sees one run of keys. To add a mask, extend [`Mask`] or
-//! [`Visible::of`]; `tests/fused.rs` holds the fast path to `reference.rs`.
+//! `Visible::of`; `tests/fused.rs` holds the fast path to `reference.rs`.
 
 mod backward;
 mod decode;

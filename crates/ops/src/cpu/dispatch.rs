@@ -1,7 +1,7 @@
 //! One function body, compiled for several instruction sets, chosen at run time.
 //!
 //! The crate is built for baseline x86-64, so that one binary runs anywhere; a plain loop would
-//! use 4-wide vectors. [`simd!`](crate::cpu::simd) compiles a function for AVX-512, AVX2 and the
+//! use 4-wide vectors. `simd!` compiles a function for AVX-512, AVX2 and the
 //! baseline and calls the widest that this processor has. Floating-point sums are never
 //! reordered by the compiler: reduce with the lane helpers ([`dot`], [`sum`], [`maximum`]), which
 //! every level evaluates in the same order.
@@ -156,7 +156,7 @@ fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// Sum of `term([a[i], b[i], ..])` over the common length of the slices, in a fixed order. For
-/// the body of a [`simd!`](crate::cpu::simd) function.
+/// the body of a `simd!` function.
 #[inline(always)]
 pub fn sum_of<const K: usize>(slices: [&[f32]; K], term: impl Fn([f32; K]) -> f32) -> f32 {
     let n = slices.iter().map(|slice| slice.len()).min().unwrap_or(0);

@@ -4,10 +4,12 @@
 mod dispatch;
 mod math;
 mod matmul;
+mod memory;
 mod split;
 
 pub(crate) use dispatch::simd;
 pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_of};
+pub use memory::keep_freed_memory;
 pub use split::{add_parts, split_rows};
 pub use math::{exp, sigmoid, softplus};
 pub use matmul::{Matrix, matmul, matmul_threads};
