@@ -150,7 +150,7 @@ fn perplexity(trainer: &Trainer, summary: &Summary) -> PerplexityTable {
                 label: label(name),
                 role: role(name),
                 tokens: (role(name) == Role::Student).then_some(seen),
-                values: vec![Some(Estimate { value: loss.perplexity(), ..Default::default() })],
+                values: vec![Some(Estimate { value: loss.perplexity(), std_error: None })],
             }
         })
         .collect();
