@@ -42,6 +42,8 @@ pub fn gradients(
     let mut loss = Loss::default();
     let mut teacher_shared = Shared::default();
     let mut first: Option<FirstLayer> = None;
+    // The values themselves, whether or not anything that made them trains.
+    let mut first_value: Option<Tensor<4>> = None;
     for (l, (t, s)) in teacher.blocks().iter().zip(student.blocks()).enumerate() {
         let u = t.mixer_input(x.clone());
         let call = |shared| Call { x: u.clone(), state: None, shared, position: 0, documents };
@@ -49,7 +51,7 @@ pub fn gradients(
 
         // Later layers get the first values as a leaf of their own graph.
         let leaf = first.as_ref().map(|f| f.value.clone().detach().require_grad());
-        let mut shared = Shared { first_value: leaf.clone() };
+        let mut shared = Shared { first_value: leaf.clone().or_else(|| first_value.clone()) };
         let given = s.mixer().forward(call(&mut shared));
         let error = given - wanted.clone();
         // clamp_min has zero gradient below its bound: a perfect position pulls nowhere.
@@ -65,7 +67,11 @@ pub fn gradients(
 
         let prefix = format!("model.layers.{l}.");
         let params: Vec<Named> = trainable.iter().filter(|(name, _)| name.starts_with(&prefix)).cloned().collect();
-        match (shared.first_value, &mut first) {
+        let made = if first_value.is_none() { shared.first_value } else { None };
+        if let Some(value) = &made {
+            first_value = Some(value.clone().without_autodiff());
+        }
+        match (made, &mut first) {
             (Some(value), None) if value.is_tracked() => {
                 first = Some(FirstLayer { loss: layer_loss, value, gradient: None, params });
             }
