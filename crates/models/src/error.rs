@@ -74,6 +74,25 @@ pub enum ModelError {
         /// Number of rows of the embedding.
         vocabulary: usize,
     },
+    /// Tokens that are not rows of equal length.
+    #[error("{tokens} tokens in {batch} rows; expected at least one token a row, and as many in each")]
+    Batch {
+        /// Number of tokens.
+        tokens: usize,
+        /// Number of rows.
+        batch: usize,
+    },
+    /// Document boundaries that do not belong to the tokens, or that a carried state would cross.
+    #[error("documents of {found:?} rows and tokens for {expected:?}, with a carried state: {state}; \
+             expected the same shape and no state, which cannot cross a packed row")]
+    Documents {
+        /// Rows and tokens of the documents.
+        found: (usize, usize),
+        /// Rows and tokens of the call.
+        expected: (usize, usize),
+        /// Whether a state was given.
+        state: bool,
+    },
     /// A file operation failed.
     #[error("{path}: {source}")]
     Io {

@@ -64,7 +64,7 @@ pub fn save(
         Dtype::F16 => "float16",
         _ => "float32",
     };
-    config.remove("dtype");
+    config.shift_remove("dtype");
     config.insert("torch_dtype".into(), name.into());
     if let Some(provenance) = provenance {
         config.insert("recast".into(), json!(provenance));

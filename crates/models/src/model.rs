@@ -33,7 +33,7 @@ impl Model {
     /// When the files, the config or a tensor cannot be used.
     pub fn open(path: &Path, device: &Device) -> Result<Self, ModelError> {
         let checkpoint = weights::open(path)?;
-        let config = families::parse(&checkpoint.config()?)?;
+        let config = families::read(checkpoint.as_ref())?;
         Self::build(config, &FromCheckpoint(checkpoint.as_ref()), Missing::Refuse, device)
     }
 
@@ -125,9 +125,12 @@ impl Model {
     /// Embeddings `[batch, T, C]` of `tokens`, `[batch * T]` row-major.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary.
+    /// When an id is outside the vocabulary, or the tokens do not divide into `batch` rows.
     pub fn embed(&self, tokens: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
         self.check_tokens(tokens)?;
+        if tokens.is_empty() || batch == 0 || tokens.len() % batch != 0 {
+            return Err(ModelError::Batch { tokens: tokens.len(), batch });
+        }
         let ids: Vec<i32> = tokens.iter().map(|&t| t as i32).collect();
         let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [tokens.len()]), &self.device);
         let x = self.embedding.value().select(0, ids);
@@ -148,7 +151,8 @@ impl Model {
     /// state is carried (which is advanced).
     ///
     /// # Errors
-    /// When an id is outside the vocabulary.
+    /// When an id is outside the vocabulary, the tokens do not divide into `batch` rows, or
+    /// `documents` are of another shape or come with a state.
     pub fn hidden(
         &self,
         tokens: &[u32],
@@ -158,6 +162,12 @@ impl Model {
     ) -> Result<Tensor<3>, ModelError> {
         let position = state.as_ref().map_or(0, |s| s.position);
         let mut x = self.embed(tokens, batch)?;
+        if let Some(documents) = documents {
+            let expected = (batch, tokens.len() / batch);
+            if documents.shape() != expected || state.is_some() {
+                return Err(ModelError::Documents { found: documents.shape(), expected, state: state.is_some() });
+            }
+        }
         let mut shared = Shared::default();
         for (l, block) in self.blocks.iter().enumerate() {
             let y = block.mixer().forward(Call {

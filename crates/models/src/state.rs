@@ -1,6 +1,7 @@
 //! What a sequence carries from call to call.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
+use std::sync::Arc;
 
 /// State of one layer for a batch of sequences; the batch is dimension 0 of every part.
 #[derive(Clone, Debug, Default)]
@@ -40,20 +41,35 @@ impl ModelState {
     }
 }
 
-/// Document boundaries inside packed rows: state and attention stop there.
+/// Log decay that ends a document: e^-40 = 4e-18 of the state survives, far below f32's rounding of
+/// whatever is written after it. A stronger one would cost accuracy and speed, because recurrences
+/// work with cumulative sums of log decays (at -1e4 they are known to 1e-3 only).
+const END: f32 = -40.0;
+
+/// Document boundaries inside packed rows: state and attention stop there, and positions begin
+/// again. Only for whole rows: no state is carried into or out of a packed row.
 #[derive(Clone, Debug)]
 pub struct Documents {
     batch: usize,
     tokens: usize,
-    /// `[B * T]`: whether a document starts at this token.
+    /// `[B * T]`: whether a document starts at this token and not at the row's beginning.
     starts: Vec<bool>,
 }
 
 impl Documents {
-    /// `starts` is `[batch * tokens]`, row-major.
-    pub fn new(batch: usize, tokens: usize, starts: Vec<bool>) -> Self {
+    /// `starts` is `[batch * tokens]`, row-major. A row's first token always starts a document.
+    ///
+    /// # Panics
+    /// When there is not one flag a token.
+    pub fn new(batch: usize, tokens: usize, mut starts: Vec<bool>) -> Self {
         assert_eq!(starts.len(), batch * tokens, "one flag a token");
+        starts.iter_mut().step_by(tokens.max(1)).for_each(|first| *first = false);
         Self { batch, tokens, starts }
+    }
+
+    /// Rows and tokens a row.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.batch, self.tokens)
     }
 
     /// Whether any document starts inside a row.
@@ -61,24 +77,45 @@ impl Documents {
         self.starts.iter().any(|&s| s)
     }
 
-    /// `[B, T, 1, 1]`, one where a document starts and zero elsewhere.
-    pub fn start_mask(&self, device: &burn::tensor::Device) -> Tensor<4> {
-        let data: Vec<f32> = self.starts.iter().map(|&s| if s { 1.0 } else { 0.0 }).collect();
-        Tensor::from_data(burn::tensor::TensorData::new(data, [self.batch, self.tokens, 1, 1]), device)
+    /// `[B, T, 1, 1]`, zero where a document starts and one elsewhere: the factor on whatever is
+    /// read of the token before.
+    pub fn keep(&self, device: &Device) -> Tensor<4> {
+        self.mask(device, 0.0, 1.0)
     }
 
-    /// `[B * T]`: index of the first key that each query may see, with `past` keys before the row.
-    pub fn first_visible(&self, past: usize) -> Vec<u32> {
+    /// Log decays `[B, T, H, K]` that wipe the state where a document starts.
+    pub fn forget(&self, logw: Tensor<4>) -> Tensor<4> {
+        let device = logw.device().inner();
+        logw * self.keep(&device) + self.mask(&device, END, 0.0)
+    }
+
+    /// `[B * T]`: each token's position in its document.
+    pub fn positions(&self) -> Arc<[u32]> {
+        self.count(|t, start| (t - start) as u32)
+    }
+
+    /// `[B * T]`: index in the row of the first key that each query may see.
+    pub fn first_visible(&self) -> Arc<[u32]> {
+        self.count(|_, start| start as u32)
+    }
+
+    /// A value of every token from its index in the row and that of its document's start.
+    fn count(&self, value: impl Fn(usize, usize) -> u32) -> Arc<[u32]> {
         let mut out = Vec::with_capacity(self.starts.len());
         for row in self.starts.chunks(self.tokens.max(1)) {
             let mut first = 0;
             for (t, &start) in row.iter().enumerate() {
                 if start {
-                    first = past + t;
+                    first = t;
                 }
-                out.push(first as u32);
+                out.push(value(t, first));
             }
         }
-        out
+        out.into()
+    }
+
+    fn mask(&self, device: &Device, at_start: f32, elsewhere: f32) -> Tensor<4> {
+        let data: Vec<f32> = self.starts.iter().map(|&s| if s { at_start } else { elsewhere }).collect();
+        Tensor::from_data(TensorData::new(data, [self.batch, self.tokens, 1, 1]), device)
     }
 }

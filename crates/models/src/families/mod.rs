@@ -14,6 +14,7 @@ pub mod recast;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::weights::Checkpoint;
 use serde_json::{Map, Value};
 
 /// A kind of checkpoint.
@@ -35,6 +36,19 @@ pub static FAMILIES: &[Family] = &[
     Family { model_type: "rwkv7qwen2", about: "released RADLADS students, RAD-RWKV7", parse: radlads::parse_rwkv7 },
     Family { model_type: "recast", about: "Recast's own: a `mixers` list on any of the above", parse: recast::parse },
 ];
+
+/// Reads the config of an opened checkpoint, whose tensors answer what a released RADLADS config
+/// may leave open.
+///
+/// # Errors
+/// As [`parse`], or when there is no config.json.
+pub fn read(checkpoint: &dyn Checkpoint) -> Result<ModelConfig, ModelError> {
+    let mut config = checkpoint.config()?;
+    if let Some(map) = config.as_object_mut() {
+        radlads::complete(map, checkpoint);
+    }
+    parse(&config)
+}
 
 /// Reads a config.json.
 ///

@@ -3,7 +3,22 @@
 
 use crate::config::{Keys, MixerSpec, ModelConfig};
 use crate::error::ModelError;
+use crate::weights::Checkpoint;
 use serde_json::{Map, Value, json};
+
+/// Says what a config leaves open and the tensors tell (RADLADS notes, trap 28): a file with `ln_x`
+/// under a config that does not mention `groupnorm_att` was trained with the group norm, and, unless
+/// it says otherwise, without balancing, as the configuration shipped since May 2025 has it.
+pub fn complete(raw: &mut Map<String, Value>, checkpoint: &dyn Checkpoint) {
+    let released = matches!(raw.get("model_type").and_then(Value::as_str), Some("rwkv6qwen2" | "rwkv7qwen2"));
+    if !released || raw.contains_key("groupnorm_att") {
+        return;
+    }
+    if checkpoint.infos().iter().any(|info| info.name.ends_with(".self_attn.ln_x.weight")) {
+        raw.insert("groupnorm_att".into(), true.into());
+        raw.entry("balance_state").or_insert(false.into());
+    }
+}
 
 /// Reads a released config.
 pub fn parse_rwkv6(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
@@ -45,9 +60,13 @@ pub fn parse_rwkv7(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> 
     if kept > config.layers {
         return Err(ModelError::Config(format!("`num_attention_layers` is {kept} in a model of {} layers", config.layers)));
     }
+    // The class hands rotations to its layers, kept ones included, only when `use_rope`.
+    let rotates = keys.flag("use_rope", false)?;
     for (l, mixer) in config.mixers.iter_mut().enumerate() {
         if l < config.layers - kept {
             *mixer = spec.clone();
+        } else if !rotates {
+            mixer.options.insert("no_rope".into(), true.into());
         }
     }
     Ok(config)
@@ -89,16 +108,19 @@ pub fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
         return None;
     }
     let first = &config.mixers.first()?.kind;
-    let same = |spec: &MixerSpec| *spec == config.mixers[0];
-    let recurrent = config.mixers.iter().take_while(|spec| same(spec)).count();
-    let kept = config.mixers.len() - recurrent;
-    let plain_tail = config.mixers[recurrent..].iter().all(|s| {
-        s.kind == "softmax"
-            && s.options.get("window").is_none_or(Value::is_null)
-            && s.options.get("no_rope").is_none_or(|v| v == &Value::Bool(false))
-    });
     let options = &config.mixers[0].options;
     let get = |key: &str| options.get(key).cloned().unwrap_or(Value::Null);
+    let recurrent = config.mixers.iter().take_while(|spec| **spec == config.mixers[0]).count();
+    let kept = config.mixers.len() - recurrent;
+    // Kept layers are Qwen2's attention, whatever the config says of biases; they rotate if the
+    // others do, and have no window.
+    let qwen2 = kept == 0 || (config.qkv_bias && !config.output_bias);
+    let plain_tail = qwen2 && config.mixers[recurrent..].iter().all(|s| {
+        let no_rope = s.options.get("no_rope") == Some(&Value::Bool(true));
+        s.kind == "softmax"
+            && s.options.get("window").is_none_or(Value::is_null)
+            && Value::Bool(!no_rope) == get("rope")
+    });
     let (model_type, class, ranks): (_, _, &[(&str, &str)]) = match first.as_str() {
         "rwkv6" if kept == 0 => ("rwkv6qwen2", "RWKV6Qwen2ForCausalLM", &RWKV6_RANKS),
         // The published class always has the value residual.
@@ -109,14 +131,25 @@ pub fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
     };
     let mut raw = config.raw.clone();
     for stale in ["mixers", "base_model_type", "layer_types", "auto_map", "pretraining_tp"] {
-        raw.remove(stale);
+        raw.shift_remove(stale);
     }
     raw.insert("model_type".into(), model_type.into());
     raw.insert("architectures".into(), json!([class]));
+    // What Qwen2's class would assume otherwise is not what other families do.
     raw.insert("head_dim".into(), config.head_size.into());
+    raw.insert("num_key_value_heads".into(), config.kv_heads.into());
+    raw.insert("max_position_embeddings".into(), config.max_positions.into());
+    raw.insert("rms_norm_eps".into(), config.norm_epsilon.into());
     raw.insert("tie_word_embeddings".into(), config.tied.into());
     raw.insert("attention_bias".into(), config.qkv_bias.into());
     raw.insert("attention_output_bias".into(), config.output_bias.into());
+    // The class reads rotations where transformers 4 wrote them.
+    if let Some(Value::Object(mut block)) = raw.shift_remove("rope_parameters") {
+        block.shift_remove("rope_theta");
+        let plain = block.get("rope_type").or(block.get("type")).is_none_or(|kind| kind == "default");
+        raw.insert("rope_scaling".into(), if plain { Value::Null } else { block.into() });
+    }
+    raw.insert("rope_theta".into(), config.rope.theta.into());
     raw.insert("balance_state".into(), get("balance_state"));
     raw.insert("groupnorm_att".into(), get("group_norm"));
     raw.insert("use_rope".into(), get("rope"));

@@ -7,6 +7,7 @@
 //! chunk = tokens one by one, two chunks with a carried state = one, packed documents = separate
 //! ones, a batch = its rows alone, save and load = the same, state bytes constant where claimed.
 
+pub mod gated_deltanet;
 mod projections;
 pub mod rwkv6;
 pub mod rwkv7;
@@ -29,6 +30,7 @@ pub static BUILT_IN: &[Registration] = &[
     Registration::of::<softmax::Softmax>(),
     Registration::of::<rwkv6::Rwkv6>(),
     Registration::of::<rwkv7::Rwkv7>(),
+    Registration::of::<gated_deltanet::GatedDeltaNet>(),
 ];
 
 static ADDED: RwLock<Vec<Registration>> = RwLock::new(Vec::new());
@@ -113,7 +115,8 @@ pub struct Call<'a> {
     pub shared: &'a mut Shared,
     /// Position of the first token of the chunk.
     pub position: usize,
-    /// Boundaries at which state and attention stop.
+    /// Boundaries at which state and attention stop and positions begin again; only without a
+    /// carried state, and with position 0.
     pub documents: Option<&'a Documents>,
 }
 

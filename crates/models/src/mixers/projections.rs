@@ -5,6 +5,7 @@ use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
+use crate::state::Documents;
 use burn::tensor::Tensor;
 use recast_ops::rms_norm::rms_norm;
 use recast_ops::rope::rope;
@@ -77,10 +78,11 @@ impl Projections {
         self.v.forward(x).reshape([b, t, self.layer.kv_heads, self.layer.head_size])
     }
 
-    /// Rotates q or k by their positions.
-    pub fn rotate(&self, x: Tensor<4>, position: usize) -> Tensor<4> {
+    /// Rotates q or k by their positions, which count from `position`, or from the beginning of
+    /// each document.
+    pub fn rotate(&self, x: Tensor<4>, position: usize, documents: Option<&Documents>) -> Tensor<4> {
         let table = self.layer.rope.table(position + x.dims()[1]);
-        rope(x, &table, position, None)
+        rope(x, &table, position, documents.map(Documents::positions))
     }
 
     /// Repeats each key-value head for the consecutive query heads that share it:

@@ -224,16 +224,15 @@ impl Mixer for Rwkv6 {
         let p = &self.projections;
         let [batch, tokens, c] = call.x.dims();
         let (h, n) = (self.layer.heads, self.layer.head_size);
-        let starts = call.documents.filter(|d| d.any()).map(|d| d.start_mask(&call.x.device().inner()));
+        let documents = call.documents.filter(|d| d.any());
 
         let [x_r, x_k, x_v, x_w, x_g] = match &self.shift {
             None => std::array::from_fn(|_| call.x.clone()),
             Some(shift) => {
                 let previous = call.state.as_ref().and_then(|s| s.parts.get(1)).map(|s| s.clone().reshape([batch, c]));
                 let mut before = token_shift(call.x.clone(), previous);
-                if let Some(starts) = &starts {
-                    let keep = starts.clone().neg().add_scalar(1.0).reshape([batch, tokens, 1]);
-                    before = before * keep;
+                if let Some(documents) = documents {
+                    before = before * documents.keep(&call.x.device().inner()).reshape([batch, tokens, 1]);
                 }
                 shift.forward(call.x.clone(), before)
             }
@@ -243,8 +242,8 @@ impl Mixer for Rwkv6 {
         let mut k = p.keys(x_k);
         let v = p.repeat(p.values(x_v));
         if self.options.rope {
-            q = p.rotate(q, call.position);
-            k = p.rotate(k, call.position);
+            q = p.rotate(q, call.position, documents);
+            k = p.rotate(k, call.position, documents);
         }
         let mut k = p.repeat(k);
         let d = channels(&self.time_decay) + product(product(x_w, &self.time_decay_w1).tanh(), &self.time_decay_w2);
@@ -252,14 +251,17 @@ impl Mixer for Rwkv6 {
         if self.options.balance_state {
             k = k * logw.clone().exp().neg().add_scalar(1.0);
         }
-        if let Some(starts) = starts {
-            logw = forget(logw, starts);
+        if let Some(documents) = documents {
+            logw = documents.forget(logw);
         }
         let mut y = match call.state {
             None => decayed_sum_outputs(q, logw, k, v, None, Form::Auto),
             Some(state) => {
                 let (y, last) = decayed_sum(q, logw, k, v, state.parts.first().cloned(), Form::Auto);
-                state.parts = vec![last, call.x.narrow(1, tokens - 1, 1).reshape([batch, 1, 1, c])];
+                state.parts = vec![last];
+                if self.shift.is_some() {
+                    state.parts.push(call.x.narrow(1, tokens - 1, 1).reshape([batch, 1, 1, c]));
+                }
                 state.length += tokens;
                 y
             }
@@ -278,12 +280,6 @@ impl Mixer for Rwkv6 {
         let shift = if self.shift.is_some() { self.layer.hidden } else { 0 };
         (self.layer.width() * self.layer.head_size + shift) * size_of::<f32>()
     }
-}
-
-/// Log decays with the state wiped where a document starts.
-pub(super) fn forget(logw: Tensor<4>, starts: Tensor<4>) -> Tensor<4> {
-    let keep = starts.clone().neg().add_scalar(1.0);
-    logw * keep + starts.mul_scalar(-1e4)
 }
 
 impl Shift {

@@ -1,6 +1,6 @@
 //! RAD-RWKV7 ("RADGoose"): the delta rule with vector decay (RADLADS eqs. 15-32, notes 2.3).
 
-use super::rwkv6::{Gate, channels, forget, output_norm, output_norm_epsilon, product};
+use super::rwkv6::{Gate, channels, output_norm, output_norm_epsilon, product};
 use super::{Call, Kind, LayerContext, Mixer, Projections};
 use crate::error::ModelError;
 use crate::param::{Named, Param};
@@ -181,9 +181,10 @@ impl Mixer for Rwkv7 {
         let mut r = p.queries(x.clone());
         let mut k = p.keys(x.clone());
         let mut v = p.repeat(p.values(x.clone()));
+        let documents = call.documents.filter(|d| d.any());
         if self.options.rope {
-            r = p.rotate(r, call.position);
-            k = p.rotate(k, call.position);
+            r = p.rotate(r, call.position, documents);
+            k = p.rotate(k, call.position, documents);
         }
         let k = p.repeat(k);
 
@@ -211,10 +212,9 @@ impl Mixer for Rwkv7 {
         };
         let mut a = kap.clone().neg();
         let b = kap * iclr;
-        if let Some(documents) = call.documents.filter(|d| d.any()) {
-            let starts = documents.start_mask(&x.device().inner());
-            a = a * starts.clone().neg().add_scalar(1.0);
-            logw = forget(logw, starts);
+        if let Some(documents) = documents {
+            a = a * documents.keep(&x.device().inner());
+            logw = documents.forget(logw);
         }
         let mut y = match call.state {
             None => delta_rule_outputs(r, logw, k, v, a, b, None, Form::Auto),

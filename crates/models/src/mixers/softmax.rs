@@ -4,11 +4,10 @@ use super::{Call, Kind, LayerContext, Mixer, Projections};
 use crate::error::ModelError;
 use crate::param::Named;
 use crate::source::Builder;
-use crate::state::LayerState;
+use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
 use recast_ops::attention::{AttentionOptions, Mask, attention};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// Options of [`Softmax`].
 #[derive(Clone, Debug, Default, Deserialize, Serialize, schemars::JsonSchema)]
@@ -53,19 +52,18 @@ impl Mixer for Softmax {
         let mut q = p.queries(call.x.clone());
         let mut k = p.keys(call.x.clone());
         let mut v = p.values(call.x);
+        let documents = call.documents.filter(|d| d.any());
         if !self.options.no_rope {
-            q = p.rotate(q, call.position);
-            k = p.rotate(k, call.position);
+            q = p.rotate(q, call.position, documents);
+            k = p.rotate(k, call.position, documents);
         }
-        let mut past = 0;
         if let Some(state) = call.state {
-            past = state.length;
             (k, v) = append(state, k, v);
+            if let Some(window) = self.options.window {
+                forget(state, window);
+            }
         }
-        let first_visible = call
-            .documents
-            .filter(|d| d.any())
-            .map(|d| Arc::from(d.first_visible(past)));
+        let first_visible = documents.map(Documents::first_visible);
         let mask = self.options.window.map_or(Mask::Causal, Mask::Window);
         p.output(attention(q, k, v, AttentionOptions { mask, first_visible, ..Default::default() }))
     }
@@ -106,4 +104,27 @@ fn append(state: &mut LayerState, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Ten
     let seen = (keys.clone().narrow(1, 0, length), values.clone().narrow(1, 0, length));
     state.parts = vec![keys, values];
     seen
+}
+
+/// Drops what no later token can see, once that is most of the cache (so that it is rarely done).
+fn forget(state: &mut LayerState, window: usize) {
+    if state.length < 2 * window + 32 {
+        return;
+    }
+    // The next token sees itself and this many before it.
+    let kept = window - 1;
+    let first = state.length - kept;
+    let parts = std::mem::take(&mut state.parts);
+    state.length = kept;
+    if kept > 0 {
+        // The newest rows in buffers of their own: a view would keep the old ones alive.
+        state.parts = parts
+            .into_iter()
+            .map(|part| {
+                let [b, _, g, n] = part.dims();
+                let fresh = Tensor::zeros([b, kept, g, n], &part.device());
+                fresh.slice_assign([0..b, 0..kept], part.narrow(1, first, kept))
+            })
+            .collect();
+    }
 }
