@@ -1,8 +1,193 @@
-//! Not in this tree yet.
-/// Arguments.
-#[derive(clap::Args)]
-pub struct Args {}
-/// Runs.
-pub fn run(_: &Args, _: &crate::Global) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+//! `recast eval`: scores a model on tasks, beside its teacher if given.
+
+use crate::Global;
+use crate::scorer::{ModelScorer, weights_hash};
+use anyhow::Context;
+use burn::tensor::Device;
+use indicatif::{ProgressBar, ProgressStyle};
+use recast_eval::results::{comparison_table, results_table};
+use recast_eval::{
+    Comparison, Cost, Journal, LoadOptions, Loaded, Progress, RunOptions, Task, TaskResult, estimate, run as run_task,
+};
+use serde::Serialize;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Requests handed over at once: enough for passes of like lengths; a kill loses at most these.
+const BATCH: usize = 96;
+/// Time between two lines of progress where there is no terminal.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// Arguments of `recast eval`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Hugging Face folder or GGUF file.
+    model: PathBuf,
+    /// Its teacher: scored on the same items and set beside it.
+    #[arg(long, value_name = "TEACHER")]
+    against: Option<PathBuf>,
+    /// Tasks by name, or TOML files of your own.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "NAME,NAME,...")]
+    tasks: Vec<String>,
+    /// Folder with the tasks' data files.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Score only so many items of each task, drawn by the seed.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Solved examples in each prompt, in place of the task's own number.
+    #[arg(long, value_name = "N")]
+    shots: Option<usize>,
+    /// Seed of the subset.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Answers are kept in this file, and taken from it when asked again: a killed evaluation goes
+    /// on where it was.
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Show the groups of a task (sources, subjects) too.
+    #[arg(long)]
+    groups: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    results: Vec<TaskResult>,
+    teacher: Option<Vec<TaskResult>>,
+    comparisons: Option<Vec<Comparison>>,
+    seconds: f64,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When a task, its data or a model cannot be used, or the journal cannot be written.
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    let options = LoadOptions {
+        limit: args.limit.map(|n| n as usize),
+        seed: args.seed,
+        shots: args.shots,
+        window: None,
+    };
+    // Whatever is wrong with a task shows before a model is read.
+    let tasks = args
+        .tasks
+        .iter()
+        .map(|name| Ok(task(name)?.load(&args.data, &options)?))
+        .collect::<anyhow::Result<Vec<Loaded>>>()?;
+    let mut journal = args.journal.as_deref().map(Journal::open).transpose()?;
+    let device = global.device()?;
+    let started = Instant::now();
+    let mut score = |path: &Path| score(path, &tasks, journal.as_mut(), global, &device);
+    let results = score(&args.model)?;
+    let teacher = args.against.as_deref().map(&mut score).transpose()?;
+    let comparisons = teacher
+        .as_ref()
+        .map(|teacher| teacher.iter().zip(&results).map(|(t, s)| Comparison::new(t, s)).collect::<Result<Vec<_>, _>>())
+        .transpose()?;
+    let seconds = started.elapsed().as_secs_f64();
+    if global.json {
+        return crate::output::json(&Report { results, teacher, comparisons, seconds });
+    }
+    let colour = std::io::stdout().is_terminal();
+    if teacher.is_some() {
+        println!("{}", args.model.display());
+    }
+    print!("{}", results_table(&results, args.groups).render(colour));
+    if let (Some(path), Some(teacher), Some(rows)) = (&args.against, &teacher, &comparisons) {
+        println!("\n{}", path.display());
+        print!("{}", results_table(teacher, args.groups).render(colour));
+        println!("\nagainst the teacher");
+        print!("{}", comparison_table(rows).render(colour));
+    }
+    Ok(())
+}
+
+/// A task by name, or from a file.
+fn task(name: &str) -> anyhow::Result<Task> {
+    if !name.ends_with(".toml") {
+        return Ok(Task::builtin(name)?);
+    }
+    let text = std::fs::read_to_string(name).with_context(|| format!("cannot read the task {name}"))?;
+    Ok(Task::from_toml(&text, name)?)
+}
+
+fn score(
+    path: &Path,
+    tasks: &[Loaded],
+    mut journal: Option<&mut Journal>,
+    global: &Global,
+    device: &Device,
+) -> anyhow::Result<Vec<TaskResult>> {
+    let place = crate::embedded::resolve(path)?;
+    let loaded = recast_infer::open(&place, device)?;
+    let name = path.display().to_string();
+    let mut scorer = ModelScorer::new(&loaded.model, &loaded.tokenizer, &name, &weights_hash(&place)?);
+    let costs = tasks.iter().map(|t| estimate(&scorer, t, journal.as_deref())).collect::<Result<Vec<Cost>, _>>()?;
+    for cost in &costs {
+        eprintln!(
+            "{name}: {} {} items ({} answered), {} requests, {} tokens",
+            cost.task, cost.items, cost.answered, cost.requests, cost.tokens
+        );
+    }
+    let mut talk = Talk::new(costs.iter().map(|c| c.tokens).sum(), global);
+    let mut results = Vec::with_capacity(tasks.len());
+    for (task, cost) in tasks.iter().zip(&costs) {
+        let mut progress = |p: Progress| talk.step(&cost.task, p);
+        let options = RunOptions { batch: BATCH };
+        results.push(run_task(&mut scorer, task, options, journal.as_deref_mut(), &mut progress)?);
+        talk.task_done(cost.tokens);
+    }
+    talk.done(&name);
+    Ok(results)
+}
+
+/// Progress over all tasks of a model, counted in tokens.
+struct Talk {
+    bar: ProgressBar,
+    lines: bool,
+    /// Tokens of the tasks already done.
+    before: u64,
+    all: u64,
+    started: Instant,
+    said: Instant,
+}
+
+impl Talk {
+    fn new(all: u64, global: &Global) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = if terminal && !global.no_progress { ProgressBar::new(all) } else { ProgressBar::hidden() };
+        let style = "{msg} [{wide_bar}] {human_pos}/{human_len} tokens, {per_sec}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        let now = Instant::now();
+        Self { bar, lines: !terminal && !global.no_progress, before: 0, all, started: now, said: now }
+    }
+
+    fn step(&mut self, task: &str, progress: Progress) {
+        let tokens = self.before + progress.tokens;
+        self.bar.set_message(format!("{task} {}/{}", progress.items, progress.of));
+        self.bar.set_position(tokens);
+        if self.lines && self.said.elapsed() >= QUIET {
+            self.said = Instant::now();
+            let speed = tokens as f64 / self.started.elapsed().as_secs_f64();
+            let left = self.all.saturating_sub(tokens) as f64 / speed.max(1e-9);
+            eprintln!(
+                "{task}: {} of {} items; {tokens} of {} tokens, {speed:.0} tokens/s, {left:.0} s left",
+                progress.items, progress.of, self.all
+            );
+        }
+    }
+
+    fn task_done(&mut self, tokens: u64) {
+        self.before += tokens;
+    }
+
+    fn done(&self, model: &str) {
+        self.bar.finish_and_clear();
+        let seconds = self.started.elapsed().as_secs_f64();
+        eprintln!("{model}: {} tokens in {seconds:.1} s, {:.0} tokens/s", self.before, self.before as f64 / seconds.max(1e-9));
+    }
 }

@@ -1,8 +1,165 @@
-//! Not in this tree yet.
-/// Arguments.
-#[derive(clap::Args)]
-pub struct Args {}
-/// Runs.
-pub fn run(_: &Args, _: &crate::Global) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+//! `recast generate`: continues a prompt.
+
+use crate::Global;
+use anyhow::Context;
+use recast_infer::samplers::Finish;
+use recast_infer::{Event, Generator, Loaded, Options, Sampling, open};
+use recast_text::{Message, Tokenizer};
+use std::io::{IsTerminal, Read, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+/// Arguments of `recast generate`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Hugging Face folder or GGUF file.
+    model: PathBuf,
+    /// Text to continue; without it and --prompt-file, standard input.
+    #[arg(long, conflicts_with = "prompt_file")]
+    prompt: Option<String>,
+    /// File with the text to continue.
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// Put the prompt as a user's turn into the model's chat template.
+    #[arg(long)]
+    chat: bool,
+    /// A system turn before it.
+    #[arg(long, requires = "chat", value_name = "TEXT")]
+    system: Option<String>,
+    /// The most tokens to write.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    max_tokens: usize,
+    /// Divides the logits; 0 always takes the most likely token.
+    #[arg(long, default_value_t = 0.7, value_name = "X")]
+    temperature: f32,
+    /// Draw from the K most likely tokens only.
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw from the fewest most likely tokens that together reach probability P.
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Draw from the tokens at least P times as likely as the most likely one.
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Makes tokens that already occurred less likely; 1 does nothing.
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    repetition_penalty: f32,
+    /// Same seed, same text.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// End the text before this string; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+#[derive(serde::Serialize)]
+struct Result {
+    text: String,
+    tokens: Vec<u32>,
+    finish: Finish,
+    prompt_tokens: usize,
+    prefill_tokens_per_second: f64,
+    decode_tokens_per_second: Option<f64>,
+    state_bytes: usize,
+    seed: u64,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When the model or the prompt cannot be used, or an option is out of range.
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    let options = Options {
+        sampling: Sampling {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repetition_penalty: args.repetition_penalty,
+            seed: args.seed,
+        },
+        max_tokens: args.max_tokens,
+        stop: args.stop.clone(),
+        ..Options::default()
+    };
+    // Before a large model is read.
+    options.sampling.check()?;
+    let prompt = prompt(args)?;
+    let device = global.device()?;
+    let Loaded { model, tokenizer, .. } = open(&crate::embedded::resolve(&args.model)?, &device)?;
+    let tokens = encode(&tokenizer, prompt, args)?;
+    let generator = Generator::new(&model, &tokenizer, options)?;
+    let mut state = model.new_state();
+    let mut failed = None;
+    let written = generator.resume(&mut state, &tokens, &mut |event| match event {
+        Event::Text(piece) if !global.json => match show(&piece) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        },
+        _ => ControlFlow::Continue(()),
+    })?;
+    if let Some(error) = failed {
+        return Err(error).context("cannot write to standard output");
+    }
+    let result = Result {
+        prefill_tokens_per_second: written.prefill_tokens_per_second(),
+        decode_tokens_per_second: written.decode_tokens_per_second(),
+        state_bytes: model.state_bytes(state.position),
+        text: written.text,
+        tokens: written.tokens,
+        finish: written.finish,
+        prompt_tokens: written.prompt_tokens,
+        seed: args.seed,
+    };
+    if global.json {
+        return crate::output::json(&result);
+    }
+    println!();
+    let decode = result.decode_tokens_per_second.map_or_else(|| "-".into(), |x| format!("{x:.1}"));
+    eprintln!(
+        "prompt {} tokens at {:.1} tokens/s; wrote {} at {decode} tokens/s; state {} bytes; seed {}",
+        result.prompt_tokens,
+        result.prefill_tokens_per_second,
+        result.tokens.len(),
+        result.state_bytes,
+        result.seed,
+    );
+    Ok(())
+}
+
+fn show(piece: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(piece.as_bytes())?;
+    out.flush()
+}
+
+fn prompt(args: &Args) -> anyhow::Result<String> {
+    if let Some(prompt) = &args.prompt {
+        return Ok(prompt.clone());
+    }
+    if let Some(path) = &args.prompt_file {
+        return std::fs::read_to_string(path).with_context(|| format!("cannot read {} as UTF-8 text", path.display()));
+    }
+    let mut input = std::io::stdin();
+    if input.is_terminal() {
+        eprintln!("type the prompt and end it with Ctrl-D");
+    }
+    let mut text = String::new();
+    input.read_to_string(&mut text).context("cannot read the prompt from standard input as UTF-8 text")?;
+    Ok(text)
+}
+
+fn encode(tokenizer: &Tokenizer, prompt: String, args: &Args) -> anyhow::Result<Vec<u32>> {
+    if !args.chat {
+        return Ok(tokenizer.encode(&prompt, true)?);
+    }
+    let template = tokenizer.chat_template()?.with_context(|| {
+        format!("{} has no chat template: expected a chat model; leave out --chat", args.model.display())
+    })?;
+    let system = args.system.iter().map(|text| Message::new("system", text));
+    let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
+    Ok(tokenizer.encode(&template.render(&messages, true, None)?, false)?)
 }

@@ -1,0 +1,49 @@
+//! Opening a model together with the tokenizer that belongs to it.
+
+use crate::error::InferError;
+use burn::tensor::Device;
+use recast_models::source::{FromCheckpoint, Missing};
+use recast_models::weights::{self, Checkpoint};
+use recast_models::{Model, families};
+use recast_text::Tokenizer;
+use std::path::Path;
+
+/// A model ready to run.
+pub struct Loaded {
+    /// The opened files.
+    pub checkpoint: Box<dyn Checkpoint>,
+    /// The model.
+    pub model: Model,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+/// Opens a Hugging Face folder or a GGUF file.
+///
+/// # Errors
+/// When files, config or a tensor cannot be used, when there is no tokenizer, or when it has more
+/// tokens than the model.
+pub fn open(path: &Path, device: &Device) -> Result<Loaded, InferError> {
+    let checkpoint = weights::open(path)?;
+    let config = families::parse(&checkpoint.config()?)?;
+    // Before the weights, which take longer to read.
+    let tokenizer = tokenizer(checkpoint.as_ref())?;
+    let (tokens, rows) = (tokenizer.vocab_size(), config.vocabulary);
+    if tokens > rows {
+        return Err(InferError::Tokenizer { path: path.to_owned(), tokens, rows });
+    }
+    let model = Model::build(config, &FromCheckpoint(checkpoint.as_ref()), Missing::Refuse, device)?;
+    Ok(Loaded { checkpoint, model, tokenizer })
+}
+
+/// The tokenizer of a checkpoint: inside its GGUF file, or of its folder.
+///
+/// # Errors
+/// When there is none or it cannot be used.
+pub fn tokenizer(checkpoint: &dyn Checkpoint) -> Result<Tokenizer, InferError> {
+    match (checkpoint.gguf_vocab(), checkpoint.folder()) {
+        (Some(vocab), _) => Ok(Tokenizer::from_gguf(vocab)?),
+        (None, Some(folder)) => Ok(Tokenizer::from_dir(folder)?),
+        (None, None) => Err(InferError::NoTokenizer { path: checkpoint.path().to_owned() }),
+    }
+}

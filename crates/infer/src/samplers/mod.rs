@@ -1,0 +1,45 @@
+//! Samplers: how tokens are chosen. One file a sampler.
+//!
+//! [`autoregressive`] chooses the next token from its logits. A sampler of another kind (denoising
+//! fixes tokens in any order) is a file here that reports the same [`Event`]s, so that one command
+//! line, one server and one viewer serve them all. `tests/generate.rs` holds each to its promise:
+//! the same seed gives the same text.
+
+pub mod autoregressive;
+
+pub use autoregressive::Sampling;
+
+use serde::{Deserialize, Serialize};
+
+/// What a sampler reports while it works.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A token has its final value.
+    Fixed {
+        /// Its place after the prompt, from 0.
+        index: usize,
+        /// The token.
+        token: u32,
+        /// Its log-probability (nats) under the model, before temperature and truncation.
+        log_probability: f32,
+    },
+    /// Text that is ready to be shown: whole characters, no part of a stop string. The texts of a
+    /// generation, joined, are its result.
+    Text(String),
+    /// Nothing follows.
+    Done(Finish),
+}
+
+/// Why a generation ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model wrote this end token.
+    EndToken(u32),
+    /// The text came to this stop string.
+    StopString(String),
+    /// As many tokens as were asked for.
+    Length,
+    /// Whoever listens said so.
+    Cancelled,
+}
