@@ -4,6 +4,7 @@ mod commands;
 mod embedded;
 mod output;
 mod run;
+mod scorer;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

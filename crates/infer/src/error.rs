@@ -1,7 +1,5 @@
 //! What can stop a generation.
 
-use std::path::PathBuf;
-
 /// Errors of the inference floor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,24 +31,5 @@ pub enum InferError {
     NotFinite {
         /// Tokens read before.
         position: usize,
-    },
-    /// Weights without a tokenizer.
-    #[error("{}: a single file of weights has no tokenizer; name the folder it lies in", path.display())]
-    NoTokenizer {
-        /// What was opened.
-        path: PathBuf,
-    },
-    /// Tokenizer and model do not belong together.
-    #[error(
-        "{}: the tokenizer has {tokens} tokens and the embedding {rows} rows; tokenizer.json belongs to another model",
-        path.display()
-    )]
-    Tokenizer {
-        /// What was opened.
-        path: PathBuf,
-        /// Size of the tokenizer's vocabulary.
-        tokens: usize,
-        /// Rows of the embedding.
-        rows: usize,
     },
 }

@@ -18,5 +18,5 @@ pub mod stop;
 
 pub use error::InferError;
 pub use generate::{CHUNK, Generation, Generator, Options, prefill};
-pub use open::{Loaded, open, tokenizer};
+pub use open::{Loaded, open};
 pub use samplers::{Event, Finish, Sampling};

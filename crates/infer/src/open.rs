@@ -4,7 +4,7 @@ use crate::error::InferError;
 use burn::tensor::Device;
 use recast_models::source::{FromCheckpoint, Missing};
 use recast_models::weights::{self, Checkpoint};
-use recast_models::{Model, families};
+use recast_models::{Model, families, tokenizer};
 use recast_text::Tokenizer;
 use std::path::Path;
 
@@ -27,23 +27,7 @@ pub fn open(path: &Path, device: &Device) -> Result<Loaded, InferError> {
     let checkpoint = weights::open(path)?;
     let config = families::parse(&checkpoint.config()?)?;
     // Before the weights, which take longer to read.
-    let tokenizer = tokenizer(checkpoint.as_ref())?;
-    let (tokens, rows) = (tokenizer.vocab_size(), config.vocabulary);
-    if tokens > rows {
-        return Err(InferError::Tokenizer { path: path.to_owned(), tokens, rows });
-    }
+    let tokenizer = tokenizer(checkpoint.as_ref(), config.vocabulary)?;
     let model = Model::build(config, &FromCheckpoint(checkpoint.as_ref()), Missing::Refuse, device)?;
     Ok(Loaded { checkpoint, model, tokenizer })
-}
-
-/// The tokenizer of a checkpoint: inside its GGUF file, or of its folder.
-///
-/// # Errors
-/// When there is none or it cannot be used.
-pub fn tokenizer(checkpoint: &dyn Checkpoint) -> Result<Tokenizer, InferError> {
-    match (checkpoint.gguf_vocab(), checkpoint.folder()) {
-        (Some(vocab), _) => Ok(Tokenizer::from_gguf(vocab)?),
-        (None, Some(folder)) => Ok(Tokenizer::from_dir(folder)?),
-        (None, None) => Err(InferError::NoTokenizer { path: checkpoint.path().to_owned() }),
-    }
 }

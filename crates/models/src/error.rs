@@ -93,6 +93,22 @@ pub enum ModelError {
         /// Whether a state was given.
         state: bool,
     },
+    /// A single file of weights has no tokenizer beside it.
+    #[error("{path}: a single file of weights has no tokenizer; name its folder, or a GGUF file")]
+    NoTokenizer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Tokenizer and model do not belong together.
+    #[error("{path}: the tokenizer has {tokens} tokens, the model's embedding {rows} rows")]
+    Tokenizer {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the embedding.
+        rows: usize,
+    },
     /// A file operation failed.
     #[error("{path}: {source}")]
     Io {

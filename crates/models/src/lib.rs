@@ -18,9 +18,11 @@ pub mod random;
 pub mod rope;
 pub mod source;
 pub mod state;
+mod tokenizer;
 pub mod weights;
 
 pub use config::{MixerSpec, ModelConfig};
 pub use error::ModelError;
 pub use model::Model;
+pub use tokenizer::tokenizer;
 pub use state::{LayerState, ModelState};

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use recast_models::convert::{student, student_config};
 use recast_models::source::{FromCheckpoint, FromParams, Missing};
 use recast_models::weights::{self, Checkpoint};
-use recast_models::{Model, families};
+use recast_models::{Model, families, tokenizer};
 use recast_text::{Content, CorpusOptions, Tokenizer};
 use std::path::Path;
 
@@ -28,9 +28,8 @@ impl Teacher {
     pub fn open(path: &Path, device: &Device) -> Result<Self, TrainError> {
         let checkpoint = weights::open(path)?;
         let config = families::parse(&checkpoint.config()?)?;
-        let tokenizer = tokenizer(checkpoint.as_ref())?;
+        let tokenizer = tokenizer(checkpoint.as_ref(), config.vocabulary)?;
         let model = Model::build(config, &FromCheckpoint(checkpoint.as_ref()), Missing::Refuse, device)?;
-        fits(&tokenizer, &model)?;
         Ok(Self { checkpoint, model, tokenizer })
     }
 
@@ -44,32 +43,6 @@ impl Teacher {
         let source = FromCheckpoint(self.checkpoint.as_ref());
         Ok(student(config, &source, recipe.seed, device)?)
     }
-}
-
-/// The tokenizer of a checkpoint: of its folder, or inside its GGUF file.
-///
-/// # Errors
-/// When there is none or it cannot be used.
-pub fn tokenizer(checkpoint: &dyn Checkpoint) -> Result<Tokenizer, TrainError> {
-    match (checkpoint.gguf_vocab(), checkpoint.folder()) {
-        (Some(vocab), _) => Ok(Tokenizer::from_gguf(vocab)?),
-        (None, Some(folder)) => Ok(Tokenizer::from_dir(folder)?),
-        (None, None) => Err(TrainError::Recipe(format!(
-            "{}: a single file of weights has no tokenizer; name its folder",
-            checkpoint.path().display()
-        ))),
-    }
-}
-
-fn fits(tokenizer: &Tokenizer, model: &Model) -> Result<(), TrainError> {
-    if tokenizer.vocab_size() > model.config.vocabulary {
-        return Err(TrainError::Recipe(format!(
-            "the tokenizer has {} tokens, the model's embedding {} rows",
-            tokenizer.vocab_size(),
-            model.config.vocabulary
-        )));
-    }
-    Ok(())
 }
 
 /// Text that a tokenizer is trained on.

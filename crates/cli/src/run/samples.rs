@@ -1,10 +1,11 @@
 //! Text that each model of a run writes: the quickest way to see what a stage did.
 
+use recast_infer::{Generator, Options, Sampling};
 use recast_models::Model;
-use recast_models::param::values;
 use recast_text::Tokenizer;
 use recast_train::TrainError;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Continuations by one model.
@@ -20,26 +21,15 @@ const FILE: &str = "samples.json";
 
 /// Greedy continuations of the prompts.
 pub fn write(name: &str, model: &Model, tokenizer: &Tokenizer, prompts: &[String], tokens: usize) -> Result<Written, TrainError> {
+    let sampling = Sampling { temperature: 0.0, ..Default::default() };
+    let options = Options { sampling, max_tokens: tokens, ..Default::default() };
+    let failed = |e: recast_infer::InferError| TrainError::Recipe(format!("samples: {e}"));
+    let generator = Generator::new(model, tokenizer, options).map_err(failed)?;
     let mut texts = Vec::new();
     for prompt in prompts {
-        let mut state = model.new_state();
-        let mut next = tokenizer.encode(prompt, true)?;
-        if next.is_empty() {
-            continue;
-        }
-        let mut written = Vec::new();
-        while written.len() < tokens {
-            let hidden = model.hidden(&next, 1, Some(&mut state), None)?;
-            let last = hidden.dims()[1] - 1;
-            let logits = values(model.logits(hidden.narrow(1, last, 1)));
-            let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a))).unwrap_or(0) as u32;
-            if tokenizer.eos_ids().contains(&best) {
-                break;
-            }
-            written.push(best);
-            next = vec![best];
-        }
-        texts.push((prompt.clone(), tokenizer.decode(&written, true)));
+        let ids = tokenizer.encode(prompt, true)?;
+        let written = generator.generate(&ids, &mut |_| ControlFlow::Continue(())).map_err(failed)?;
+        texts.push((prompt.clone(), written.text));
     }
     Ok(Written { name: name.into(), texts })
 }

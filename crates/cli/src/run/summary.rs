@@ -3,7 +3,7 @@
 use super::progress::Screen;
 use super::samples::Written;
 use recast_eval::table::{Align, Table};
-use recast_models::Model;
+use recast_infer::speed::decode_speed;
 use recast_train::Trainer;
 use recast_train::trainer::{BEFORE, TEACHER};
 use recast_train::validate::HeldOutLoss;
@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Contexts at which decoding is timed.
 const SPEED_CONTEXTS: [usize; 2] = [1024, 16_384];
+/// Tokens timed at each.
+const SPEED_STEPS: usize = 64;
 /// Contexts at which memory is told.
 const MEMORY_CONTEXTS: [usize; 3] = [1024, 8192, 65_536];
 
@@ -60,24 +62,6 @@ pub struct Speed {
     pub teacher: Option<f64>,
 }
 
-/// Tokens a second after `context` tokens, median of some.
-fn decode(model: &Model, context: usize) -> anyhow::Result<f64> {
-    let mut state = model.new_state();
-    let ids: Vec<u32> = (0..context).map(|i| (i * 7919 % model.config.vocabulary) as u32).collect();
-    for chunk in ids.chunks(512) {
-        model.hidden(chunk, 1, Some(&mut state), None)?;
-    }
-    let mut times = Vec::new();
-    for i in 0..48 {
-        let began = std::time::Instant::now();
-        let hidden = model.hidden(&[i], 1, Some(&mut state), None)?;
-        let _ = recast_models::param::values(model.logits(hidden));
-        times.push(began.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(1.0 / times[times.len() / 2])
-}
-
 /// What a measurement's name means to a reader.
 pub fn label(name: &str) -> String {
     match name {
@@ -104,11 +88,13 @@ impl Summary {
         // with `recast bench`.
         if trainer.plan.parameters < 20_000_000 {
             eprintln!("timing generation");
-            for context in SPEED_CONTEXTS {
+            let student = decode_speed(&trainer.student, &SPEED_CONTEXTS, SPEED_STEPS)?;
+            let teacher = teacher.map(|t| decode_speed(t, &SPEED_CONTEXTS, SPEED_STEPS)).transpose()?;
+            for (i, at) in student.iter().enumerate() {
                 speeds.push(Speed {
-                    context,
-                    student: decode(&trainer.student, context)?,
-                    teacher: teacher.map(|t| decode(t, context)).transpose()?,
+                    context: at.context,
+                    student: at.tokens_per_second,
+                    teacher: teacher.as_ref().map(|t| t[i].tokens_per_second),
                 });
             }
         }
