@@ -1,0 +1,178 @@
+//! The binary on real files: converting, freezing, refusing.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn recast(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_recast"))
+        .current_dir(folder)
+        .arg("--no-progress")
+        .args(arguments)
+        .output()
+        .expect("the binary starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+const RECIPE: &str = r#"
+name = "small"
+[teacher]
+path = "embedded"
+[student]
+mixer = { kind = "rwkv7" }
+[text]
+train = ["embedded"]
+[validation]
+tokens = 256
+context = 128
+[[stages]]
+name = "align"
+objective = "output-alignment"
+train = ["self_attn"]
+tokens = 512
+context = 64
+batch = 2
+learning_rate = 1e-3
+[[stages]]
+name = "distil"
+objective = "logit-kl"
+tokens = 512
+context = 64
+batch = 2
+learning_rate = 1e-3
+"#;
+
+fn folder_with(recipe: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("r.toml"), recipe).expect("recipe");
+    folder
+}
+
+fn tensors(path: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    file.tensors().into_iter().map(|(name, t)| (name, t.data().to_vec())).collect()
+}
+
+#[test]
+fn align_changes_mixers_only_and_distil_everything() {
+    let folder = folder_with(RECIPE);
+    let run = |name: &str, sets: &[&str]| {
+        let mut arguments = vec!["convert", "r.toml", "--out", name];
+        for set in sets {
+            arguments.extend(["--set", set]);
+        }
+        let output = recast(folder.path(), &arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        tensors(&folder.path().join(name).join("model/model.safetensors"))
+    };
+    let align_only = RECIPE.split("[[stages]]\nname = \"distil\"").next().expect("two stages");
+    std::fs::write(folder.path().join("align.toml"), align_only).expect("recipe");
+    let output = recast(folder.path(), &["convert", "align.toml", "--out", "a"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let aligned = tensors(&folder.path().join("a/model/model.safetensors"));
+    let teacher = tensors(&folder.path().join("runs/.embedded/model/model.safetensors"));
+    for (name, bytes) in &teacher {
+        let mixer = name.contains(".self_attn.");
+        assert_eq!(&aligned[name] == bytes, !mixer, "{name} after align");
+    }
+    let distilled = run("d", &[]);
+    for (name, bytes) in &teacher {
+        assert!(&distilled[name] != bytes, "{name} did not change in distil");
+    }
+    // Parameters without a role in this variant have no gradient and may stay.
+    for (name, bytes) in &aligned {
+        if !["k_k", "k_a", "r_k"].iter().any(|p| name.ends_with(p)) {
+            assert!(&distilled[name] != bytes, "{name} did not change in distil");
+        }
+    }
+    let config = std::fs::read_to_string(folder.path().join("d/model/config.json")).expect("config");
+    let config: serde_json::Value = serde_json::from_str(&config).expect("json");
+    assert_eq!(config["model_type"], "rwkv7qwen2");
+    assert_eq!(config["use_rope"], true);
+    for file in ["report.html", "report.json", "plan.json", "recipe.toml", "metrics.jsonl", "model/tokenizer.json", "model/README.md"] {
+        assert!(folder.path().join("d").join(file).is_file(), "{file}");
+    }
+    // The exported student runs.
+    let output = recast(folder.path(), &["generate", "d/model", "--prompt", "Once", "--max-tokens", "5", "--temperature", "0", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("one JSON object");
+    let output = recast(folder.path(), &["info", "d/model", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+fn refused(recipe: &str, arguments: &[&str], code: i32, wanted: &str) {
+    let folder = folder_with(recipe);
+    let output = recast(folder.path(), arguments);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.contains(wanted), "expected `{wanted}` in:\n{message}");
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+#[test]
+fn bad_requests_are_refused_with_a_reason() {
+    refused("name = \"x\"\nstagse = 1\n", &["convert", "r.toml"], 2, "did you mean `stages`");
+    refused(RECIPE, &["convert", "r.toml", "--set", "stages.align.contxt=3"], 2, "did you mean `context`");
+    refused(RECIPE, &["convert", "r.toml", "--set", "student.mixer.kind=rwkv8"], 1, "did you mean `rwkv");
+    refused(RECIPE, &["convert", "r.toml", "--set", "student.mixer.blance_state=true"], 1, "balance_state");
+    refused(RECIPE, &["convert", "r.toml", "--set", "teacher.path=nowhere.gguf"], 1, "nowhere.gguf");
+    refused(RECIPE, &["convert", "r.toml", "--set", "text.train=[\"empty.txt\"]"], 1, "empty.txt");
+    refused(RECIPE, &["convert", "--resume", "nothing"], 2, "holds no run");
+    refused(RECIPE, &["convert", "r.toml", "--threads", "0"], 1, "expected at least 1");
+}
+
+#[test]
+fn empty_text_and_a_taken_folder() {
+    let folder = folder_with(RECIPE);
+    std::fs::write(folder.path().join("empty.txt"), "").expect("file");
+    let output = recast(folder.path(), &["convert", "r.toml", "--set", "text.train=[\"empty.txt\"]", "--out", "e"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    std::fs::create_dir(folder.path().join("taken")).expect("folder");
+    std::fs::write(folder.path().join("taken/recipe.toml"), "x").expect("file");
+    let output = recast(folder.path(), &["convert", "r.toml", "--out", "taken"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--resume"));
+}
+
+#[test]
+fn a_diverging_run_stops_with_its_checkpoint_intact() {
+    let folder = folder_with(RECIPE);
+    let arguments = [
+        "convert", "r.toml", "--out", "n",
+        "--set", "checkpoints.every_steps=1",
+        "--set", "stages.distil.learning_rate=1e30",
+        "--set", "stages.distil.tokens=2048",
+        "--set", "stages.distil.clip=0.0",
+    ];
+    let output = recast(folder.path(), &arguments);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("is intact") && !message.contains("panicked"), "{message}");
+    let checkpoints = std::fs::read_dir(folder.path().join("n/checkpoints")).expect("checkpoints").count();
+    assert!(checkpoints >= 1);
+}
+
+/// A disk of 24 MB, where the system lets us mount one; elsewhere a limit on the size of files.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_last_checkpoint() {
+    let folder = folder_with(RECIPE);
+    let out = folder.path().join("n");
+    std::fs::create_dir(&out).expect("folder");
+    // 30 blocks of 512 bytes... as `ulimit -f` counts in kB: no file above 12 MB can be written,
+    // which is less than the moments of the distil stage.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 12000; exec {} --no-progress convert r.toml --out n/run --set checkpoints.every_steps=1",
+        env!("CARGO_BIN_EXE_recast")
+    );
+    let output = Command::new("bash").current_dir(folder.path()).args(["-c", &script]).output().expect("bash");
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    // Without the limit it goes on from what is there.
+    let output = recast(folder.path(), &["convert", "--resume", "n/run"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
