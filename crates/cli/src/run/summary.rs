@@ -10,8 +10,6 @@ use recast_train::validate::HeldOutLoss;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Contexts at which decoding is timed.
-const SPEED_CONTEXTS: [usize; 2] = [1024, 16_384];
 /// Tokens timed at each.
 const SPEED_STEPS: usize = 64;
 /// Contexts at which memory is told.
@@ -84,12 +82,11 @@ impl Summary {
             })
             .collect();
         let mut speeds = Vec::new();
-        // Long contexts cost a prefill; only models small enough for it are timed here, others
-        // with `recast bench`.
-        if trainer.plan.parameters < 20_000_000 {
+        let contexts = &trainer.recipe.speed.contexts;
+        if !contexts.is_empty() {
             eprintln!("timing generation");
-            let student = decode_speed(&trainer.student, &SPEED_CONTEXTS, SPEED_STEPS)?;
-            let teacher = teacher.map(|t| decode_speed(t, &SPEED_CONTEXTS, SPEED_STEPS)).transpose()?;
+            let student = decode_speed(&trainer.student, contexts, SPEED_STEPS)?;
+            let teacher = teacher.map(|t| decode_speed(t, contexts, SPEED_STEPS)).transpose()?;
             for (i, at) in student.iter().enumerate() {
                 speeds.push(Speed {
                     context: at.context,

@@ -61,6 +61,9 @@ pub struct Recipe {
     /// Text written by each model for the report.
     #[serde(default)]
     pub samples: Samples,
+    /// Speed of generation, for the report.
+    #[serde(default)]
+    pub speed: Speed,
 }
 
 fn default_seed() -> u64 {
@@ -317,6 +320,14 @@ impl Default for Samples {
     }
 }
 
+/// Speed of generation, for the report.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Speed {
+    /// Contexts (tokens, rising) at which teacher and student are timed; each is read first.
+    pub contexts: Vec<usize>,
+}
+
 impl Recipe {
     /// Checks what types cannot say.
     ///
@@ -334,6 +345,9 @@ impl Recipe {
             return fail("text.train is empty: expected files or folders".into());
         }
         self.text.shuffle()?;
+        if self.speed.contexts.first() == Some(&0) || self.speed.contexts.windows(2).any(|w| w[0] >= w[1]) {
+            return fail(format!("speed.contexts is {:?}, expected rising lengths from 1", self.speed.contexts));
+        }
         if self.stages.is_empty() {
             return fail("expected at least one [[stages]]".into());
         }
