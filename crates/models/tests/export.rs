@@ -209,7 +209,7 @@ fn keys_of_notes(spec: &MixerSpec) -> Vec<(&'static str, Value)> {
 }
 
 fn every_student(specs: &[MixerSpec], released: impl Fn(&MixerSpec, &Model) -> bool) {
-    for teacher in ["qwen2_untied", "llama_biases", "qwen3_tied"] {
+    for teacher in ["qwen2_untied", "llama_gqa", "qwen3_tied"] {
         let checkpoint = open(&golden("families").join(teacher));
         let layers = families::read(checkpoint.as_ref()).expect("config").layers;
         for spec in specs {
