@@ -89,6 +89,10 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let device = global.device()?;
     let Loaded { model, tokenizer, .. } = open(&crate::embedded::resolve(&args.model)?, &device)?;
     let tokens = encode(&tokenizer, prompt, args)?;
+    let (most, trained) = (tokens.len().saturating_add(args.max_tokens), model.config.max_positions);
+    if most > trained {
+        eprintln!("note: up to {most} tokens, and the model was trained on sequences of {trained}");
+    }
     let generator = Generator::new(&model, &tokenizer, options)?;
     let mut state = model.new_state();
     let mut failed = None;
