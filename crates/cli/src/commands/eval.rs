@@ -14,8 +14,10 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Requests handed over at once: enough for passes of like lengths; a kill loses at most these.
+/// Requests handed over at once: enough for passes of like lengths ...
 const BATCH: usize = 96;
+/// ... but not many more tokens than this: progress is shown, and a kill loses work, by batches.
+const BATCH_TOKENS: u64 = 8192;
 /// Time between two lines of progress where there is no terminal.
 const QUIET: Duration = Duration::from_secs(15);
 
@@ -135,7 +137,8 @@ fn score(
     let mut results = Vec::with_capacity(tasks.len());
     for (task, cost) in tasks.iter().zip(&costs) {
         let mut progress = |p: Progress| talk.step(&cost.task, p);
-        let options = RunOptions { batch: BATCH };
+        let length = (cost.tokens / cost.requests.max(1) as u64).max(1);
+        let options = RunOptions { batch: ((BATCH_TOKENS / length) as usize).clamp(1, BATCH) };
         results.push(run_task(&mut scorer, task, options, journal.as_deref_mut(), &mut progress)?);
         talk.task_done(cost.tokens);
     }

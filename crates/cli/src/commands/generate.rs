@@ -14,10 +14,11 @@ use std::path::PathBuf;
 pub struct Args {
     /// Hugging Face folder or GGUF file.
     model: PathBuf,
-    /// Text to continue; without it and --prompt-file, standard input.
+    /// Text to continue; without it and --prompt-file, standard input (less one line break at its
+    /// end).
     #[arg(long, conflicts_with = "prompt_file")]
     prompt: Option<String>,
-    /// File with the text to continue.
+    /// File with the text to continue, less one line break at its end.
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
     /// Put the prompt as a user's turn into the model's chat template.
@@ -30,7 +31,7 @@ pub struct Args {
     #[arg(long, default_value_t = 64, value_name = "N")]
     max_tokens: usize,
     /// Divides the logits; 0 always takes the most likely token.
-    #[arg(long, default_value_t = 0.7, value_name = "X")]
+    #[arg(long, default_value_t = 0.7, value_name = "X", allow_negative_numbers = true)]
     temperature: f32,
     /// Draw from the K most likely tokens only.
     #[arg(long, value_name = "K")]
@@ -88,6 +89,10 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let device = global.device()?;
     let Loaded { model, tokenizer, .. } = open(&crate::embedded::resolve(&args.model)?, &device)?;
     let tokens = encode(&tokenizer, prompt, args)?;
+    let (most, trained) = (tokens.len().saturating_add(args.max_tokens), model.config.max_positions);
+    if most > trained {
+        eprintln!("note: up to {most} tokens, and the model was trained on sequences of {trained}");
+    }
     let generator = Generator::new(&model, &tokenizer, options)?;
     let mut state = model.new_state();
     let mut failed = None;
@@ -140,15 +145,19 @@ fn prompt(args: &Args) -> anyhow::Result<String> {
     if let Some(prompt) = &args.prompt {
         return Ok(prompt.clone());
     }
-    if let Some(path) = &args.prompt_file {
-        return std::fs::read_to_string(path).with_context(|| format!("cannot read {} as UTF-8 text", path.display()));
-    }
-    let mut input = std::io::stdin();
-    if input.is_terminal() {
-        eprintln!("type the prompt and end it with Ctrl-D");
-    }
     let mut text = String::new();
-    input.read_to_string(&mut text).context("cannot read the prompt from standard input as UTF-8 text")?;
+    if let Some(path) = &args.prompt_file {
+        text = std::fs::read_to_string(path).with_context(|| format!("cannot read {} as UTF-8 text", path.display()))?;
+    } else {
+        let mut input = std::io::stdin();
+        if input.is_terminal() {
+            eprintln!("type the prompt and end it with Ctrl-D");
+        }
+        input.read_to_string(&mut text).context("cannot read the prompt from standard input as UTF-8 text")?;
+    }
+    // Editors and `echo` end a file with a line break that nobody means as a prompt.
+    let end = text.strip_suffix('\n').map_or(text.len(), |rest| rest.strip_suffix('\r').unwrap_or(rest).len());
+    text.truncate(end);
     Ok(text)
 }
 

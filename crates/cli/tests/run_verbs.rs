@@ -1,0 +1,153 @@
+//! The verbs that run a model, from outside: the binary on files.
+
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families/llama_gqa")
+}
+
+/// The golden model with a tokenizer of its 96 tokens: the printable characters and an end.
+fn model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden().join(name), folder.path().join(name)).expect("copies");
+    }
+    // Ġ is GPT-2's letter for the space.
+    let mut vocab = serde_json::Map::from_iter([("<|endoftext|>".to_string(), json!(0)), ("Ġ".to_string(), json!(1))]);
+    vocab.extend(('!'..='~').enumerate().map(|(i, c)| (c.to_string(), json!(i + 2))));
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [{"id": 0, "content": "<|endoftext|>", "special": true, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false}],
+        "pre_tokenizer": bytes, "decoder": bytes,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
+    });
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).expect("writes");
+    folder
+}
+
+fn recast(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_recast"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    // The program may have ended before it read anything.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    child.wait_with_output().expect("ends")
+}
+
+fn stdout(arguments: &[&str], input: &str) -> String {
+    let output = recast(arguments, input);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn json_of(arguments: &[&str], input: &str) -> Value {
+    serde_json::from_str(&stdout(&[&["--json"], arguments].concat(), input)).expect("one JSON object")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn generate_prints_the_text_alone_and_the_same_for_the_same_seed() {
+    let model = model();
+    let with = |more: &[&'static str]| [&["generate", text(model.path()), "--max-tokens", "20"], more].concat();
+    let shown = stdout(&with(&["--prompt", "abc", "--seed", "5", "--temperature", "1.5"]), "");
+    let object = json_of(&with(&["--prompt", "abc", "--seed", "5", "--temperature", "1.5"]), "");
+    assert_eq!(shown, format!("{}\n", object["text"].as_str().expect("a text")));
+    assert_eq!(object["prompt_tokens"], 3);
+    let other = json_of(&with(&["--prompt", "abc", "--seed", "6", "--temperature", "1.5"]), "");
+    assert_ne!(object["tokens"], other["tokens"]);
+    // Standard input, with the line break that a shell adds.
+    assert_eq!(shown, stdout(&with(&["--seed", "5", "--temperature", "1.5"]), "abc\n"));
+    let greedy = stdout(&with(&["--prompt", "abc", "--temperature", "0"]), "");
+    assert_eq!(greedy, stdout(&with(&["--prompt", "abc", "--temperature", "0", "--seed", "9"]), ""));
+}
+
+#[test]
+fn generate_refuses_what_it_cannot_do() {
+    let model = model();
+    for (arguments, said) in [
+        (&["--prompt", ""][..], "prompt is empty"),
+        (&["--prompt", "a", "--top-p", "2"], "top-p"),
+        (&["--prompt", "a", "--temperature", "-1"], "temperature"),
+        (&["--prompt", "a", "--chat"], "no chat template"),
+    ] {
+        let output = recast(&[&["generate", text(model.path())], arguments].concat(), "");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(said), "{arguments:?}: {error}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn logits_are_the_golden_ones() {
+    let model = model();
+    let out = model.path().join("out.safetensors");
+    let expected = std::fs::read(golden().join("expected.safetensors")).expect("golden");
+    let expected = safetensors::SafeTensors::deserialize(&expected).expect("safetensors");
+    let ids = expected.tensor("input_ids").expect("ids");
+    let length = ids.shape()[1];
+    let ids: Vec<String> =
+        ids.data().chunks(8).take(length).map(|b| i64::from_le_bytes(b.try_into().expect("8")).to_string()).collect();
+    stdout(&["logits", text(model.path()), "--ids", &ids.join(","), "--out", text(&out)], "");
+    let bytes = std::fs::read(&out).expect("written");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let found = file.tensor("logits").expect("logits");
+    assert_eq!((file.names().len(), found.shape()), (1, &[length, 96][..]));
+    let numbers = |bytes: &[u8]| -> Vec<f32> {
+        bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect()
+    };
+    let wanted = numbers(expected.tensor("logits").expect("logits").data());
+    let far = numbers(found.data()).iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(far < 1e-4, "{far:e}");
+    let object = json_of(&["logits", text(model.path()), "--text", "!#", "--out", text(&out)], "");
+    assert_eq!(object["ids"], json!([2, 4]));
+    assert!(!recast(&["logits", text(model.path()), "--ids", "96", "--out", text(&out)], "").status.success());
+}
+
+#[test]
+fn info_needs_no_tokenizer() {
+    let object = json_of(&["info", text(&golden())], "");
+    assert_eq!(object["family"], "llama");
+    assert_eq!(object["state"].as_array().map(Vec::len), Some(3));
+    assert!(stdout(&["info", text(&golden())], "").contains("softmax"));
+}
+
+#[test]
+fn eval_scores_compares_and_remembers() {
+    let model = model();
+    let data = tempfile::tempdir().expect("a folder");
+    let items: Vec<String> = (0..6)
+        .map(|i| json!({"id": i.to_string(), "query": format!("Which {i}?"), "choices": ["one", "two", "a b"], "gold": i % 3}))
+        .map(|item| item.to_string())
+        .collect();
+    std::fs::write(data.path().join("openbookqa_test.jsonl"), items.join("\n")).expect("writes");
+    let journal = data.path().join("journal.jsonl");
+    let arguments = [
+        "eval", text(model.path()), "--against", text(model.path()), "--tasks", "openbookqa",
+        "--data", text(data.path()), "--limit", "5", "--journal", text(&journal),
+    ];
+    let first = json_of(&arguments, "");
+    assert_eq!(first["results"], first["teacher"]);
+    assert_eq!(first["results"][0]["items"], 5);
+    assert_eq!(first["comparisons"].as_array().map(Vec::len), Some(1));
+    assert_eq!(std::fs::read_to_string(&journal).expect("a journal").lines().count(), 5);
+    let output = recast(&arguments, "");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("5 items (5 answered), 0 requests, 0 tokens"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("against the teacher"));
+    assert_eq!(json_of(&arguments, "")["results"], first["results"]);
+
+    let unknown = recast(&["eval", text(model.path()), "--tasks", "no_such", "--data", text(data.path())], "");
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("no_such"));
+}
