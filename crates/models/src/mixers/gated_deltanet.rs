@@ -134,6 +134,7 @@ impl Mixer for GatedDeltaNet {
             a = a * documents.keep(&x.device().inner());
             logw = documents.forget(logw);
         }
+
         let o = match call.state {
             None => delta_rule_outputs(q, logw, k.clone(), v, a, k, None, Form::Auto),
             Some(state) => {

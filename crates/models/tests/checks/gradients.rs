@@ -12,7 +12,7 @@ use recast_models::state::LayerState;
 /// Steps of the differences along a direction of length 1. Large ones drown the rounding of f32;
 /// small ones are for places where a norm of something short bends the loss. A wrong gradient is
 /// wrong at every step.
-const STEPS: [f32; 4] = [0.02, 0.005, 0.002, 0.0005];
+const STEPS: [f32; 5] = [0.02, 0.005, 0.002, 0.0005, 0.0001];
 /// Largest error of a directional derivative, relative to the gradient's length.
 const TOLERANCE: f64 = 5e-3;
 /// Below this part of the largest gradient, f32 differences say nothing.

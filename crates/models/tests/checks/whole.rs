@@ -191,13 +191,16 @@ pub fn same_files(x: &Path, y: &Path, what: &str) {
     }
 }
 
+/// The state's bytes while tokens come one by one, for long enough that caches with a window drop
+/// what they no longer need, which must not show.
 pub fn state_bytes_are_as_claimed(subject: &Subject) {
     const LONG: usize = 150;
     let tokens = subject.tokens(1, LONG);
     let mut state = subject.model.new_state();
     let mut total = 0;
+    let mut by_token = Vec::new();
     for (position, token) in tokens.iter().enumerate() {
-        logits(&subject.model, &[*token], 1, Some(&mut state), None);
+        by_token.extend(logits(&subject.model, &[*token], 1, Some(&mut state), None));
         let read = position + 1;
         if ![1, 2, 40, LONG].contains(&read) {
             continue;
@@ -231,5 +234,7 @@ pub fn state_bytes_are_as_claimed(subject: &Subject) {
             assert!(room <= most, "{what}: room for {room} tokens, expected at most {most}");
         }
     }
+    let chunk = logits(&subject.model, &tokens, 1, None, None);
+    assert_close(&by_token, &chunk, ROUNDING, &subject.name, "many tokens one by one = a chunk");
     assert_eq!(subject.model.state_bytes(LONG), total, "{}: bytes of all layers", subject.name);
 }

@@ -1,0 +1,188 @@
+//! What `docs/adding-a-mixer.md` says: a mixer is a file and a line. The document's code is the
+//! code that is compiled; a mixer from outside the crate, registered by one call, keeps every
+//! promise, converts a teacher and learns from it.
+
+mod checks;
+mod retention;
+
+use burn::tensor::{Device, Tensor};
+use checks::single::random;
+use checks::subjects::{Body, Subject};
+use checks::{assert_close, hold, hold_registered};
+use recast_models::convert::{TiedEmbeddings, student, student_config};
+use recast_models::export::{self, Storage};
+use recast_models::mixers::{self, Call, Registration, Shared};
+use recast_models::source::{FromCheckpoint, FromParams, Missing};
+use recast_models::{MixerSpec, Model, families, param, weights};
+use retention::Retention;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn add() {
+    mixers::register(Registration::of::<Retention>());
+}
+
+#[test]
+fn keeps_every_promise() {
+    add();
+    hold_registered("retention");
+    let mixers = ["retention", "softmax", "gated_deltanet", "retention"].map(MixerSpec::new);
+    hold("retention among others", &mixers, Body::Biases);
+}
+
+#[test]
+fn converts_a_teacher() {
+    add();
+    let path = root().join("tests/golden/families/llama_gqa");
+    let teacher = weights::open(&path).expect("golden file");
+    let config = families::read(teacher.as_ref()).expect("config");
+    let mixers = vec![MixerSpec::new("retention"); config.layers];
+    let config = student_config(&config, mixers, TiedEmbeddings::Tie).expect("student config");
+    let model = student(config, &FromCheckpoint(teacher.as_ref()), 1, &Device::flex()).expect("student");
+    for (name, param) in model.parameters() {
+        if let Ok(values) = teacher.read_f32(&name) {
+            assert!(param.read() == values, "{name} is not the teacher's");
+        }
+    }
+    assert_eq!(model.state_bytes(10), model.state_bytes(100_000));
+
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let saved = folder.path().join("model");
+    export::save(&model, &saved, Storage { dtype: None, original: Some(teacher.as_ref()) }, None, None, None).expect("saves");
+    let loaded = Model::open(&saved, &Device::flex()).expect("loads");
+    assert_eq!(loaded.config.mixers[0], MixerSpec::new("retention").with("slowest", 8));
+
+    learns(&Model::open(&path, &Device::flex()).expect("teacher"), &loaded);
+}
+
+/// Output alignment by plain descent, on the first layer: the error halves.
+fn learns(teacher: &Model, student: &Model) {
+    let x = random([4, 24, teacher.config.hidden], "input");
+    let output = |model: &Model| -> Tensor<3> {
+        let mut shared = Shared::default();
+        model.blocks()[0].mixer().forward(Call { x: x.clone(), state: None, shared: &mut shared, position: 0, documents: None })
+    };
+    let wanted = output(teacher);
+    let params = student.blocks()[0].mixer().parameters();
+    let mut losses = Vec::new();
+    for _ in 0..60 {
+        param::track(&params);
+        let loss = (output(student) - wanted.clone()).powf_scalar(2.0).mean();
+        losses.push(loss.clone().into_scalar::<f32>());
+        let mut gradients = loss.backward();
+        for (_, param) in &params {
+            if let Some(gradient) = param.untrack(Some(&mut gradients)) {
+                let size = (gradient.iter().map(|g| g * g).sum::<f32>() / gradient.len() as f32).sqrt().max(1e-12);
+                param.update(&mut |values| values.iter_mut().zip(&gradient).for_each(|(x, g)| *x -= 0.01 * g / size));
+            }
+        }
+    }
+    let (first, last) = (losses[0], losses[losses.len() - 1]);
+    assert!(last < 0.5 * first, "the error went from {first} to {last}");
+}
+
+/// Gated DeltaNet against its equations, token by token in f64 and in the order in which the paper
+/// writes them: decay, read, overwrite.
+#[test]
+fn gated_deltanet_computes_its_equations() {
+    for largest in [1.0, 2.0] {
+        let spec = MixerSpec::new("gated_deltanet").with("rope", false).with("negative_eigenvalues", largest > 1.0);
+        let (mixer, layer) = Subject::new("equations", &[spec], Body::Plain).mixer(0);
+        const TOKENS: usize = 40;
+        let (c, h, n) = (layer.hidden, layer.heads, layer.head_size);
+        let x = random([1, TOKENS, c], "x");
+        let mut shared = Shared::default();
+        let y = mixer.forward(Call { x: x.clone(), state: None, shared: &mut shared, position: 0, documents: None });
+        let y = param::values(y);
+
+        let params: HashMap<String, Vec<f64>> = mixer
+            .parameters()
+            .into_iter()
+            .map(|(name, p)| (name, p.read().into_iter().map(f64::from).collect()))
+            .collect();
+        let product = |name: &str, x: &[f64]| -> Vec<f64> { params[name].chunks(x.len()).map(|row| dot(row, x)).collect() };
+        let unit = |x: &[f64]| -> Vec<f64> { x.iter().map(|v| v / dot(x, x).sqrt()).collect() };
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let x: Vec<f64> = param::values(x).into_iter().map(f64::from).collect();
+        let mut states = vec![vec![vec![0.0; n]; n]; h];
+        for (t, x) in x.chunks(c).enumerate() {
+            let [q, k, v, step, write, gate] =
+                ["q_proj", "k_proj", "v_proj", "a_proj", "b_proj", "g_proj"].map(|name| product(&format!("{name}.weight"), x));
+            let mut gated = Vec::new();
+            for (head, state) in states.iter_mut().enumerate() {
+                let part = |x: &[f64], head: usize| x[head * n..(head + 1) * n].to_vec();
+                let group = head / (h / layer.kv_heads);
+                let (q, k, v) = (unit(&part(&q, head)), unit(&part(&k, group)), part(&v, group));
+                let softplus = (step[head] + params["dt_bias"][head]).exp().ln_1p();
+                let alpha = (-params["A_log"][head].exp() * softplus).exp();
+                let beta = largest * sigmoid(write[head]);
+                state.iter_mut().flatten().for_each(|s| *s *= alpha);
+                let read = |key: &[f64], state: &[Vec<f64>]| -> Vec<f64> {
+                    (0..n).map(|column| (0..n).map(|row| key[row] * state[row][column]).sum()).collect()
+                };
+                let old = read(&k, state);
+                for row in 0..n {
+                    for column in 0..n {
+                        state[row][column] += k[row] * beta * (v[column] - old[column]);
+                    }
+                }
+                let o: Vec<f64> = read(&q, state).into_iter().map(|o| o / (n as f64).sqrt()).collect();
+                let size = (dot(&o, &o) / n as f64 + layer.norm_epsilon).sqrt();
+                let weight = &params["o_norm.weight"];
+                gated.extend((0..n).map(|i| o[i] / size * weight[i] * sigmoid(gate[head * n + i])));
+            }
+            let expected: Vec<f32> = product("o_proj.weight", &gated).into_iter().map(|y| y as f32).collect();
+            assert_close(&y[t * c..(t + 1) * c], &expected, 1e-5, "Gated DeltaNet", &format!("token {t}"));
+        }
+    }
+}
+
+fn dot(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
+
+#[test]
+fn slips_are_named() {
+    add();
+    let error = mixers::find("retension").err().expect("no such mixer").to_string();
+    assert!(error.contains("did you mean `retention`?"), "{error}");
+    let mut config = families::parse(&Body::Plain.config(1)).expect("config");
+    config.mixers = vec![MixerSpec::new("retention").with("slow", 9)];
+    let model = Model::build(config, &FromParams::default(), Missing::Initialise { seed: 1 }, &Device::flex());
+    let error = model.err().expect("no such option").to_string();
+    assert!(error.contains("retention") && error.contains("`slow`") && error.contains("`slowest`"), "{error}");
+}
+
+/// The document's code blocks, each under a comment that names its file.
+fn code_blocks(document: &str) -> Vec<(String, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = document.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some(file) = line.strip_prefix("<!-- ").and_then(|l| l.strip_suffix(" -->")) else {
+            assert!(!line.starts_with("```rust"), "a block of Rust without a comment that names its file");
+            continue;
+        };
+        assert_eq!(lines.next(), Some("```rust"), "{file}: a block of Rust follows the comment");
+        let code: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
+        blocks.push((file.to_string(), code.join("\n")));
+    }
+    blocks
+}
+
+#[test]
+fn the_document_is_the_code() {
+    const WHOLE: &str = "crates/models/src/mixers/gated_deltanet.rs";
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let blocks = code_blocks(&read("docs/adding-a-mixer.md"));
+    let pieces: Vec<&str> = blocks.iter().filter(|(file, _)| file == WHOLE).map(|(_, code)| code.as_str()).collect();
+    assert_eq!(pieces.join("\n\n") + "\n", read(WHOLE), "the document's pieces are the file");
+    let others: Vec<_> = blocks.iter().filter(|(file, _)| file != WHOLE).collect();
+    assert!(others.len() >= 3, "the lines that register it, and the test");
+    for (file, code) in others {
+        assert!(read(file).contains(code), "{file} does not contain this:\n{code}");
+    }
+}
