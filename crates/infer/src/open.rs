@@ -25,7 +25,7 @@ pub struct Loaded {
 /// tokens than the model.
 pub fn open(path: &Path, device: &Device) -> Result<Loaded, InferError> {
     let checkpoint = weights::open(path)?;
-    let config = families::parse(&checkpoint.config()?)?;
+    let config = families::read(checkpoint.as_ref())?;
     // Before the weights, which take longer to read.
     let tokenizer = tokenizer(checkpoint.as_ref(), config.vocabulary)?;
     let model = Model::build(config, &FromCheckpoint(checkpoint.as_ref()), Missing::Refuse, device)?;

@@ -27,7 +27,7 @@ impl Teacher {
     /// When model or tokenizer cannot be used, or do not belong together.
     pub fn open(path: &Path, device: &Device) -> Result<Self, TrainError> {
         let checkpoint = weights::open(path)?;
-        let config = families::parse(&checkpoint.config()?)?;
+        let config = families::read(checkpoint.as_ref())?;
         let tokenizer = tokenizer(checkpoint.as_ref(), config.vocabulary)?;
         let model = Model::build(config, &FromCheckpoint(checkpoint.as_ref()), Missing::Refuse, device)?;
         Ok(Self { checkpoint, model, tokenizer })

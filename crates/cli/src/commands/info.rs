@@ -96,7 +96,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
 
 fn read(args: &Args) -> anyhow::Result<Info> {
     let checkpoint = weights::open(&crate::embedded::resolve(&args.model)?)?;
-    let config = families::parse(&checkpoint.config()?)?;
+    let config = families::read(checkpoint.as_ref())?;
     config.check()?;
     let (parameters, storage) = count(checkpoint.as_ref());
     Ok(Info {
