@@ -75,8 +75,12 @@ fn twenty_kills_change_no_bit() {
     let folder = tempfile::tempdir().expect("folder");
     prepare(folder.path());
     let began = Instant::now();
-    let status = recast(folder.path()).args(["convert", "recipe.toml", "--out", "whole"]).status().expect("runs");
-    assert!(status.success());
+    let output = recast(folder.path())
+        .args(["convert", "recipe.toml", "--out", "whole"])
+        .stderr(Stdio::piped())
+        .output()
+        .expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let whole = began.elapsed();
 
     let run: PathBuf = folder.path().join("killed");

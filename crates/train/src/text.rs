@@ -24,7 +24,12 @@ impl RunText {
     pub fn open(recipe: &Recipe, tokenizer: &Tokenizer, cache: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Self, TrainError> {
         let options = |max_tokens| -> Result<TokenFileOptions, TrainError> {
             Ok(TokenFileOptions {
-                corpus: CorpusOptions { chat_template: tokenizer.chat_template()?, ..Default::default() },
+                corpus: CorpusOptions {
+                    chat_template: tokenizer.chat_template()?,
+                    // Plain text files name their boundaries as the tokenizer does.
+                    split_text_at: tokenizer.document_separator().and_then(|id| tokenizer.id_to_token(id)),
+                    ..Default::default()
+                },
                 separator: tokenizer.document_separator(),
                 max_tokens,
             })
@@ -33,6 +38,9 @@ impl RunText {
             Ok(Arc::new(TokenFile::build(sources, tokenizer, &options(max)?, cache, progress)?))
         };
         let train = build(&recipe.text.train, recipe.text.max_tokens)?;
+        if recipe.text.held_out.is_empty() && train.document_starts().len() == 1 {
+            return Self::cut(&train, recipe.text.held_out_tokens);
+        }
         if recipe.text.held_out.is_empty() {
             let split = HeldOut::Tokens(recipe.text.held_out_tokens).split(&train, recipe.seed)?;
             Ok(Self { train: split.train, held_out: split.held_out })
@@ -40,6 +48,16 @@ impl RunText {
             let held_out = build(&recipe.text.held_out, None)?;
             Ok(Self { train: TokenStream::whole(train), held_out: TokenStream::whole(held_out) })
         }
+    }
+
+    /// One document cannot be split by documents: its end is held out, at most a tenth.
+    fn cut(file: &TokenFile, held_out: u64) -> Result<Self, TrainError> {
+        let cut = file.len() - (file.len() / 10).min(held_out as usize);
+        let part = |range: std::ops::Range<usize>| -> Result<TokenStream, TrainError> {
+            let part = TokenFile::from_tokens(file.tokens(range), vec![0], file.vocab_size())?;
+            Ok(TokenStream::whole(Arc::new(part)))
+        };
+        Ok(Self { train: part(0..cut)?, held_out: part(cut..file.len())? })
     }
 
     /// The batches of a stage; stages of one run read in different orders.
