@@ -3,8 +3,7 @@
 //! They are written once to a folder beside the runs; recipes name them `embedded`.
 
 use anyhow::Context;
-use recast_train::Recipe;
-use recast_train::recipe::EMBEDDED;
+use recast_train::recipe::{EMBEDDED, Embedded};
 use std::path::{Path, PathBuf};
 
 /// The files, compressed where that pays.
@@ -34,23 +33,17 @@ pub fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
     if path == Path::new(EMBEDDED) { model(&folder()) } else { Ok(path.to_owned()) }
 }
 
-/// Replaces `embedded` in a recipe by the files.
-pub fn resolve_recipe(recipe: &mut Recipe) -> anyhow::Result<()> {
+/// The files for a run, written out if its recipe may name them.
+pub fn files() -> anyhow::Result<Embedded> {
     let folder = folder();
-    let is = |path: &PathBuf| path == Path::new(EMBEDDED);
-    if let Some(teacher) = &mut recipe.teacher {
-        teacher.path = resolve(&teacher.path)?;
-    }
-    if recipe.text.train.iter().any(is) {
-        let (train, held_out) = (folder.join("text.jsonl.zst"), folder.join("held_out.jsonl.zst"));
-        put(&train, TEXT)?;
-        put(&held_out, HELD_OUT)?;
-        recipe.text.train.iter_mut().filter(|p| is(p)).for_each(|p| *p = train.clone());
-        if recipe.text.held_out.is_empty() {
-            recipe.text.held_out.push(held_out);
-        }
-    }
-    Ok(())
+    let files = Embedded {
+        model: model(&folder)?,
+        text: folder.join("text.jsonl.zst"),
+        held_out: folder.join("held_out.jsonl.zst"),
+    };
+    put(&files.text, TEXT)?;
+    put(&files.held_out, HELD_OUT)?;
+    Ok(files)
 }
 
 fn folder() -> PathBuf {

@@ -1,7 +1,7 @@
 //! Opening what a recipe names: the teacher with its tokenizer, or a model from nothing.
 
 use crate::error::TrainError;
-use crate::recipe::{Recipe, Scratch};
+use crate::recipe::{Embedded, Recipe, Scratch};
 use burn::tensor::Device;
 use recast_models::convert::{student, student_config};
 use recast_models::source::{FromCheckpoint, FromParams, Missing};
@@ -52,13 +52,18 @@ const TOKENIZER_BYTES: usize = 20_000_000;
 ///
 /// # Errors
 /// When the config is not complete or the text cannot be read.
-pub fn from_scratch(scratch: &Scratch, recipe: &Recipe, device: &Device) -> Result<(Model, Tokenizer), TrainError> {
+pub fn from_scratch(
+    scratch: &Scratch,
+    recipe: &Recipe,
+    embedded: &Embedded,
+    device: &Device,
+) -> Result<(Model, Tokenizer), TrainError> {
     let tokenizer = match (&scratch.tokenizer, scratch.vocabulary) {
         (Some(folder), _) => Tokenizer::from_dir(folder)?,
         (None, Some(size)) => {
             let mut left = TOKENIZER_BYTES;
             let mut texts = Vec::new();
-            for document in recast_text::open(&recipe.text.train, CorpusOptions::default())? {
+            for document in recast_text::open(&embedded.text(&recipe.text).0, CorpusOptions::default())? {
                 if let Content::Text(text) = document?.content {
                     if text.len() > left {
                         break;

@@ -2,7 +2,7 @@
 
 use crate::error::TrainError;
 use crate::objectives::MicroBatch;
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{Embedded, Recipe, Stage};
 use recast_models::state::Documents;
 use recast_text::{CorpusOptions, HeldOut, Packing, PackingOptions, Progress, TokenFile, TokenFileOptions, TokenStream, Tokenizer};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,13 @@ impl RunText {
     ///
     /// # Errors
     /// When a source cannot be read, is empty, or holds ids outside the vocabulary.
-    pub fn open(recipe: &Recipe, tokenizer: &Tokenizer, cache: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Self, TrainError> {
+    pub fn open(
+        recipe: &Recipe,
+        embedded: &Embedded,
+        tokenizer: &Tokenizer,
+        cache: &Path,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, TrainError> {
         let options = |max_tokens| -> Result<TokenFileOptions, TrainError> {
             Ok(TokenFileOptions {
                 corpus: CorpusOptions {
@@ -37,15 +43,16 @@ impl RunText {
         let mut build = |sources: &[PathBuf], max| -> Result<Arc<TokenFile>, TrainError> {
             Ok(Arc::new(TokenFile::build(sources, tokenizer, &options(max)?, cache, progress)?))
         };
-        let train = build(&recipe.text.train, recipe.text.max_tokens)?;
-        if recipe.text.held_out.is_empty() && train.document_starts().len() == 1 {
+        let (train, held_out) = embedded.text(&recipe.text);
+        let train = build(&train, recipe.text.max_tokens)?;
+        if held_out.is_empty() && train.document_starts().len() == 1 {
             return Self::cut(&train, recipe.text.held_out_tokens);
         }
-        if recipe.text.held_out.is_empty() {
+        if held_out.is_empty() {
             let split = HeldOut::Tokens(recipe.text.held_out_tokens).split(&train, recipe.seed)?;
             Ok(Self { train: split.train, held_out: split.held_out })
         } else {
-            let held_out = build(&recipe.text.held_out, None)?;
+            let held_out = build(&held_out, None)?;
             Ok(Self { train: TokenStream::whole(train), held_out: TokenStream::whole(held_out) })
         }
     }

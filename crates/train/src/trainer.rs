@@ -6,7 +6,7 @@ use crate::metrics::Metrics;
 use crate::objectives::Loss;
 use crate::optimizer::{Gradients, Optimizer};
 use crate::plan::Plan;
-use crate::recipe::{Patterns, Recipe, Stage};
+use crate::recipe::{Embedded, Patterns, Recipe, Stage};
 use crate::schedule::Schedule;
 use crate::teacher::{Teacher, from_scratch};
 use crate::text::{RunText, micro_batches};
@@ -114,7 +114,13 @@ impl Trainer {
     ///
     /// # Errors
     /// When the recipe, the teacher or the text cannot be used, or the folder holds a run.
-    pub fn create(recipe: Recipe, folder: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+    pub fn create(
+        recipe: Recipe,
+        embedded: &Embedded,
+        folder: &Path,
+        device: &Device,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
         if folder.join("recipe.toml").exists() {
             return Err(TrainError::Resume {
                 path: folder.to_owned(),
@@ -122,7 +128,7 @@ impl Trainer {
             });
         }
         std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
-        let trainer = Self::open(recipe, folder, device, observer)?;
+        let trainer = Self::open(recipe, embedded, folder, device, observer)?;
         write(&folder.join("recipe.toml"), trainer.recipe.to_toml().as_bytes())?;
         let plan = serde_json::to_vec_pretty(&trainer.plan).unwrap_or_default();
         write(&folder.join("plan.json"), &plan)?;
@@ -133,13 +139,13 @@ impl Trainer {
     ///
     /// # Errors
     /// When the folder holds no run, or its recipe was changed.
-    pub fn resume(folder: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+    pub fn resume(folder: &Path, embedded: &Embedded, device: &Device, observer: &mut dyn Observer) -> Result<Self, TrainError> {
         let path = folder.join("recipe.toml");
         if !path.exists() {
             return Err(TrainError::Resume { path: folder.to_owned(), message: "holds no run (there is no recipe.toml)".into() });
         }
         let recipe = crate::recipe::load(&path, &[])?;
-        let mut trainer = Self::open(recipe, folder, device, observer)?;
+        let mut trainer = Self::open(recipe, embedded, folder, device, observer)?;
         if let Some((place, position)) = trainer.store.latest()? {
             if position.recipe_hash != trainer.recipe.hash() {
                 return Err(TrainError::Resume {
@@ -153,11 +159,17 @@ impl Trainer {
         Ok(trainer)
     }
 
-    fn open(recipe: Recipe, folder: &Path, device: &Device, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+    fn open(
+        recipe: Recipe,
+        embedded: &Embedded,
+        folder: &Path,
+        device: &Device,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
         recipe.check()?;
         let (teacher, student, tokenizer) = match (&recipe.teacher, &recipe.scratch) {
             (Some(named), _) => {
-                let teacher = Teacher::open(&named.path, device)?;
+                let teacher = Teacher::open(&embedded.teacher(&named.path), device)?;
                 let student = teacher.student(&recipe, device)?;
                 let tokenizer = teacher.tokenizer.clone();
                 (Some(teacher), student, tokenizer)
@@ -169,17 +181,17 @@ impl Trainer {
                 if kept.join("tokenizer.json").exists() {
                     scratch.tokenizer = Some(kept.clone());
                 }
-                let (model, tokenizer) = from_scratch(&scratch, &recipe, device)?;
+                let (model, tokenizer) = from_scratch(&scratch, &recipe, embedded, device)?;
                 std::fs::create_dir_all(&kept).map_err(TrainError::io(&kept))?;
                 tokenizer.save(&kept)?;
                 (None, model, tokenizer)
             }
             (None, None) => return Err(TrainError::Recipe("expected [teacher] or [scratch]".into())),
         };
-        let cache = recipe.text.cache.clone().unwrap_or_else(|| folder.join("text"));
+        let cache = recipe.text.cache.clone().unwrap_or_else(|| folder.parent().unwrap_or(Path::new(".")).join(".text"));
         std::fs::create_dir_all(&cache).map_err(TrainError::io(&cache))?;
         let mut failed = None;
-        let text = RunText::open(&recipe, &tokenizer, &cache, &mut |progress| {
+        let text = RunText::open(&recipe, embedded, &tokenizer, &cache, &mut |progress| {
             if failed.is_none() {
                 failed = observer.event(&Event::Reading(progress)).err();
             }

@@ -21,6 +21,13 @@ pub struct Args {
     resume: Option<PathBuf>,
 }
 
+impl Args {
+    /// Whether a recipe or a run is given, so that nothing is left to the embedded one.
+    pub fn names_a_run(&self) -> bool {
+        self.recipe.is_some() || self.resume.is_some()
+    }
+}
+
 /// Runs it.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let start = match &args.resume {

@@ -21,25 +21,24 @@ pub struct Args {
 
 /// Reads a recipe, or the embedded one.
 pub fn load(path: Option<&PathBuf>, set: &[String]) -> anyhow::Result<Recipe> {
-    let mut recipe = match path {
+    Ok(match path {
         Some(path) => recipe::load(path, set)?,
         None => recipe::load_text(embedded::QUICKSTART, set)?,
-    };
-    embedded::resolve_recipe(&mut recipe)?;
-    Ok(recipe)
+    })
 }
 
 /// Prints the plan.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let recipe = load(args.recipe.as_ref(), &args.set)?;
     let device: Device = global.device()?;
+    let files = embedded::files()?;
     let plan = match (&recipe.teacher, &recipe.scratch) {
         (Some(named), _) => {
-            let teacher = Teacher::open(&named.path, &device)?;
+            let teacher = Teacher::open(&files.teacher(&named.path), &device)?;
             let student = teacher.student(&recipe, &device)?;
             Plan::new(&recipe, Some(&teacher.model), &student)
         }
-        (None, Some(scratch)) => Plan::new(&recipe, None, &from_scratch(scratch, &recipe, &device)?.0),
+        (None, Some(scratch)) => Plan::new(&recipe, None, &from_scratch(scratch, &recipe, &files, &device)?.0),
         (None, None) => unreachable!("recipes without teacher and scratch are refused on loading"),
     };
     if global.json {

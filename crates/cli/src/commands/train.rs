@@ -2,6 +2,7 @@
 
 use super::convert;
 use crate::Global;
+use recast_train::TrainError;
 
 /// Arguments of `recast train`.
 #[derive(clap::Args)]
@@ -12,5 +13,8 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    if !args.run.names_a_run() {
+        return Err(TrainError::Recipe("train: expected a recipe (recipes/tiny-teacher.toml) or --resume RUN".into()).into());
+    }
     convert::run(&args.run, global)
 }

@@ -32,9 +32,10 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         Start::New(_, folder) | Start::Resume(folder) => folder.clone(),
     };
     let mut screen = Screen::new(&folder, global);
+    let files = crate::embedded::files()?;
     let mut trainer = match start {
-        Start::New(recipe, folder) => Trainer::create(*recipe, &folder, &device, &mut screen)?,
-        Start::Resume(folder) => Trainer::resume(&folder, &device, &mut screen)?,
+        Start::New(recipe, folder) => Trainer::create(*recipe, &files, &folder, &device, &mut screen)?,
+        Start::Resume(folder) => Trainer::resume(&folder, &files, &device, &mut screen)?,
     };
     screen.begin(&trainer);
     trainer.run(&mut screen)?;

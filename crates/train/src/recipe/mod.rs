@@ -24,6 +24,43 @@ use std::path::PathBuf;
 /// Path that stands for the model or the text inside the binary.
 pub const EMBEDDED: &str = "embedded";
 
+/// Where the model and the text inside the binary were written out to; recipes keep the name
+/// [`EMBEDDED`], so that a run can be resumed from anywhere and its hash names no folder.
+#[derive(Clone, Debug, Default)]
+pub struct Embedded {
+    /// Folder of the model.
+    pub model: PathBuf,
+    /// Training text.
+    pub text: PathBuf,
+    /// Held-out text.
+    pub held_out: PathBuf,
+}
+
+impl Embedded {
+    fn is(path: &std::path::Path) -> bool {
+        path == std::path::Path::new(EMBEDDED)
+    }
+
+    /// The file that a recipe's teacher path means.
+    pub fn teacher(&self, path: &std::path::Path) -> PathBuf {
+        if Self::is(path) { self.model.clone() } else { path.to_owned() }
+    }
+
+    /// The recipe's training and held-out files.
+    pub fn text(&self, text: &Text) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let replace = |paths: &[PathBuf], by: &PathBuf| -> Vec<PathBuf> {
+            paths.iter().map(|p| if Self::is(p) { by.clone() } else { p.clone() }).collect()
+        };
+        let embedded = text.train.iter().any(|p| Self::is(p));
+        let held_out = if embedded && text.held_out.is_empty() {
+            vec![self.held_out.clone()]
+        } else {
+            replace(&text.held_out, &self.held_out)
+        };
+        (replace(&text.train, &self.text), held_out)
+    }
+}
+
 /// Everything one run does.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
