@@ -32,7 +32,7 @@ pub struct Global {
     pub json: bool,
     /// Threads to compute on; default all cores. Results are bit-equal for equal counts.
     #[arg(long, global = true, value_name = "N")]
-    pub threads: Option<usize>,
+    pub threads: Option<std::num::NonZeroUsize>,
     /// Precision of matrix products: f32, or bf16 operands with f32 accumulation.
     #[arg(long, global = true, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
@@ -64,8 +64,7 @@ impl Global {
     /// The device, after threads and precision are set for the process.
     pub fn device(&self) -> anyhow::Result<burn::tensor::Device> {
         if let Some(threads) = self.threads {
-            anyhow::ensure!(threads > 0, "--threads 0: expected at least 1");
-            recast_ops::cpu::set_threads(threads)?;
+            recast_ops::cpu::set_threads(threads.get())?;
         }
         recast_ops::linear::set_precision(match self.precision {
             Precision::F32 => recast_ops::linear::Precision::F32,
@@ -118,7 +117,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("recast: {error:#}");
+            eprintln!("recast: {}", output::message(&error));
             ExitCode::from(output::exit_code(&error))
         }
     }
