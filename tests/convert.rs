@@ -155,15 +155,14 @@ fn a_diverging_run_stops_with_its_checkpoint_intact() {
     assert!(checkpoints >= 1);
 }
 
-/// A disk of 24 MB, where the system lets us mount one; elsewhere a limit on the size of files.
+/// A limit on the size of files stands in for a full disk: a write fails half way.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_leaves_the_last_checkpoint() {
     let folder = folder_with(RECIPE);
-    let out = folder.path().join("n");
-    std::fs::create_dir(&out).expect("folder");
-    // 30 blocks of 512 bytes... as `ulimit -f` counts in kB: no file above 12 MB can be written,
-    // which is less than the moments of the distil stage.
+    std::fs::create_dir(folder.path().join("n")).expect("folder");
+    // `ulimit -f` counts in kB: no file above 12 MB can be written, which is less than the moments
+    // of the distil stage.
     let script = format!(
         "trap '' XFSZ; ulimit -f 12000; exec {} --no-progress convert r.toml --out n/run --set checkpoints.every_steps=1",
         env!("CARGO_BIN_EXE_recast")

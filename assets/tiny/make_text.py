@@ -69,6 +69,7 @@ def main():
     parser.add_argument("--check", action="store_true", help="scan the texts for faults, count them, and compare the packed files; writes nothing")
     parser.add_argument("--sample", nargs=2, metavar=("KIND", "COUNT"), help="print some documents whose kind begins so")
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     if args.sample:
         kind, n = args.sample
         if not any(name.startswith(kind) for name, _, _ in KINDS):

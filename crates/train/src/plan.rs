@@ -12,8 +12,8 @@ use recast_ops::cpu::{Matrix, matmul_threads};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
-/// Share of the machine's speed on large products that a training step reaches; from runs of the
-/// recipes in this repository (docs/results.md).
+/// Share of the machine's speed on large products that a training step is taken to reach: a round
+/// number, not yet fitted to measured runs.
 const EFFICIENCY: f64 = 0.45;
 
 /// The whole plan.
