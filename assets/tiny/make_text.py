@@ -69,7 +69,6 @@ def main():
     parser.add_argument("--check", action="store_true", help="scan the texts for faults, count them, and compare the packed files; writes nothing")
     parser.add_argument("--sample", nargs=2, metavar=("KIND", "COUNT"), help="print some documents whose kind begins so")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     if args.sample:
         kind, n = args.sample
         if not any(name.startswith(kind) for name, _, _ in KINDS):
@@ -81,6 +80,7 @@ def main():
     if args.check:
         texts = {size: list(documents(size)) for size in sizes}
         return 1 if report(texts) + stale(texts, args.out) else 0
+    args.out.mkdir(parents=True, exist_ok=True)
     for size in sizes:
         save(size, args.out)
     return 0
