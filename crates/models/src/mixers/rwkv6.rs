@@ -10,6 +10,7 @@ use burn::tensor::activation::sigmoid;
 use recast_ops::decay::{decayed_sum, decayed_sum_outputs};
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
+use recast_ops::linear::linear_in_out;
 use recast_ops::token_shift::token_shift;
 use serde::{Deserialize, Serialize};
 
@@ -122,10 +123,7 @@ impl Gate {
 
 /// `x @ matrix` for a matrix stored input-major, `[B, T, in]` to `[B, T, out]`.
 pub(super) fn product(x: Tensor<3>, matrix: &Param<2>) -> Tensor<3> {
-    let [b, t, c] = x.dims();
-    let matrix = matrix.value();
-    let out = matrix.dims()[1];
-    x.reshape([b * t, c]).matmul(matrix).reshape([b, t, out])
+    linear_in_out(x, matrix.value())
 }
 
 /// Adds a leading token axis to a per-channel parameter.
@@ -285,15 +283,15 @@ impl Mixer for Rwkv6 {
 impl Shift {
     /// The five mixed inputs r, k, v, w, g from the tokens and the tokens before them.
     fn forward(&self, x: Tensor<3>, before: Tensor<3>) -> [Tensor<3>; 5] {
-        let [batch, tokens, c] = x.dims();
+        let c = x.dims()[2];
         let dx = before - x.clone();
         let w2 = self.w2.value();
         let z = w2.dims()[1];
         let m = product(x.clone() + dx.clone() * channels(&self.maa_x), &self.w1).tanh();
         std::array::from_fn(|i| {
-            let part = m.clone().narrow(2, i * z, z).reshape([batch * tokens, z]);
+            let part = m.clone().narrow(2, i * z, z);
             let matrix = w2.clone().narrow(0, i, 1).reshape([z, c]);
-            let mixed = part.matmul(matrix).reshape([batch, tokens, c]);
+            let mixed = linear_in_out(part, matrix);
             x.clone() + dx.clone() * (mixed + channels(&self.maa[i]))
         })
     }

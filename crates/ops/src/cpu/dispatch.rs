@@ -18,18 +18,21 @@ pub enum Level {
     Avx2 = 2,
     /// 512-bit vectors.
     Avx512 = 3,
+    /// 512-bit vectors with dot products of bfloat16 pairs.
+    Avx512Bf16 = 4,
 }
 
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 /// The level in use: the widest this processor has, or the lower one that the environment
-/// variable `RECAST_CPU` (`baseline`, `avx2` or `avx512`) asks for. Read once.
+/// variable `RECAST_CPU` (`baseline`, `avx2`, `avx512` or `avx512bf16`) asks for. Read once.
 #[inline]
 pub fn level() -> Level {
     match CHOSEN.load(Ordering::Relaxed) {
         1 => Level::Baseline,
         2 => Level::Avx2,
         3 => Level::Avx512,
+        4 => Level::Avx512Bf16,
         _ => choose(),
     }
 }
@@ -43,7 +46,7 @@ fn choose() -> Level {
         Ok(name) => match parse(&name) {
             Some(wanted) => wanted.min(widest),
             None => {
-                eprintln!("RECAST_CPU is `{name}`: expected `baseline`, `avx2` or `avx512`; using {widest:?}");
+                eprintln!("RECAST_CPU is `{name}`: expected `baseline`, `avx2`, `avx512` or `avx512bf16`; using {widest:?}");
                 widest
             }
         },
@@ -57,6 +60,7 @@ fn parse(name: &str) -> Option<Level> {
         "baseline" => Some(Level::Baseline),
         "avx2" => Some(Level::Avx2),
         "avx512" => Some(Level::Avx512),
+        "avx512bf16" => Some(Level::Avx512Bf16),
         _ => None,
     }
 }
@@ -72,7 +76,7 @@ fn detect() -> Level {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
         {
-            return Level::Avx512;
+            return if is_x86_feature_detected!("avx512bf16") { Level::Avx512Bf16 } else { Level::Avx512 };
         }
         Level::Avx2
     }
@@ -121,7 +125,7 @@ macro_rules! simd {
                 }
                 match $crate::cpu::level() {
                     // SAFETY: `level` names only what this processor was found to have.
-                    $crate::cpu::Level::Avx512 => return unsafe { avx512::<$($n)?>($($argument),*) },
+                    $crate::cpu::Level::Avx512 | $crate::cpu::Level::Avx512Bf16 => return unsafe { avx512::<$($n)?>($($argument),*) },
                     // SAFETY: as above.
                     $crate::cpu::Level::Avx2 => return unsafe { avx2::<$($n)?>($($argument),*) },
                     $crate::cpu::Level::Baseline => {}

@@ -34,9 +34,27 @@ pub fn softplus(x: f32) -> f32 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
+/// The nearest bfloat16, ties to even; NaN stays NaN.
+pub fn round_to_bf16(x: f32) -> f32 {
+    if x.is_nan() {
+        return x;
+    }
+    let bits = x.to_bits();
+    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounding_to_bf16() {
+        assert_eq!(round_to_bf16(1.0), 1.0);
+        assert_eq!(round_to_bf16(1.0 + 1.0 / 256.0), 1.0, "a tie goes to the even neighbour");
+        assert_eq!(round_to_bf16(1.0 + 3.0 / 256.0), 1.0 + 4.0 / 256.0);
+        assert!(round_to_bf16(f32::NAN).is_nan());
+        assert_eq!(round_to_bf16(f32::NEG_INFINITY), f32::NEG_INFINITY);
+    }
 
     #[test]
     fn exp_is_within_three_ulp_everywhere() {

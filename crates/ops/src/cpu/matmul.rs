@@ -1,15 +1,16 @@
 //! Matrix products on strided slices, through the `gemm` crate (AVX-512 chosen at run time).
 
 use gemm::Parallelism;
+use std::ops::Range;
 
 /// A matrix view with element strides, so that a transpose costs nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 impl<'a> Matrix<'a> {
@@ -26,6 +27,21 @@ impl<'a> Matrix<'a> {
             data.len()
         );
         Self { data, rows, columns, row_stride, column_stride: 1 }
+    }
+
+    /// Number of rows.
+    pub fn height(&self) -> usize {
+        self.rows
+    }
+
+    /// Some of its rows.
+    pub(super) fn rows(self, range: Range<usize>) -> Self {
+        Self { data: &self.data[range.start * self.row_stride..], rows: range.len(), ..self }
+    }
+
+    /// Some of its columns.
+    pub(super) fn columns(self, range: Range<usize>) -> Self {
+        self.t().rows(range).t()
     }
 
     /// The transposed view.

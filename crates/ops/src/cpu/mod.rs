@@ -1,6 +1,7 @@
 //! What the CPU paths share: matrix products on slices, threads, vectorised elementary functions.
 //! Held to plain loops by the tests at the end of each file.
 
+pub mod bf16;
 mod dispatch;
 mod math;
 mod matmul;
@@ -11,7 +12,7 @@ pub(crate) use dispatch::simd;
 pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_of};
 pub use memory::keep_freed_memory;
 pub use split::{add_parts, split_rows};
-pub use math::{exp, sigmoid, softplus};
+pub use math::{exp, round_to_bf16, sigmoid, softplus};
 pub use matmul::{Matrix, matmul, matmul_threads};
 pub use crate::glue::{Array, View};
 

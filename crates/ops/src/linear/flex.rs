@@ -1,71 +1,49 @@
 //! CPU: three matrix products over all rows at once.
 
-use super::{Precision, precision};
-use crate::cpu::{Array, Matrix, View, matmul_threads};
-use std::borrow::Cow;
+use super::{Layout, product};
+use crate::cpu::{Array, Matrix, View};
 
-/// The operands at the process's precision. Rounding copies: until there is a bf16 kernel, bf16 is
-/// for studying its effect, not for speed.
-fn operand(x: &[f32]) -> Cow<'_, [f32]> {
-    match precision() {
-        Precision::F32 => Cow::Borrowed(x),
-        Precision::Bf16 => Cow::Owned(x.iter().map(|&x| round_to_bf16(x)).collect()),
+/// The weight as the matrix `[in, out]` that multiplies from the right.
+fn matrix<'a>(layout: Layout, weight: View<'a>) -> Matrix<'a> {
+    let stored = Matrix::new(weight.data, weight.shape[0], weight.shape[1]);
+    match layout {
+        Layout::OutIn => stored.t(),
+        Layout::InOut => stored,
     }
 }
 
-/// To nearest, ties to even; NaN stays NaN.
-fn round_to_bf16(x: f32) -> f32 {
-    if x.is_nan() {
-        return x;
-    }
-    let bits = x.to_bits();
-    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
-}
-
-pub fn forward(_: &(), [x, weight]: [View<'_>; 2]) -> (Array, Array) {
-    let (rows, inner, outer) = (x.rows(), x.width(), weight.shape[0]);
+pub fn forward(&layout: &Layout, [x, weight]: [View<'_>; 2]) -> (Array, Array) {
+    let (rows, inner, outer) = (x.rows(), x.width(), layout.outer(weight.shape));
     let mut y = vec![0.0; rows * outer];
-    let (left, right) = (operand(x.data), operand(weight.data));
-    matmul_threads(&mut y, outer, 0.0, Matrix::new(&left, rows, inner), Matrix::new(&right, outer, inner).t());
+    product(&mut y, outer, false, Matrix::new(x.data, rows, inner), matrix(layout, weight));
     let mut shape = x.shape.to_vec();
-    *shape.last_mut().expect("x has a dimension") = outer;
+    shape[x.shape.len() - 1] = outer;
     (Array::new(y, &shape), Array::nothing())
 }
 
 pub fn backward(
-    _: &(),
+    &layout: &Layout,
     needs: [bool; 2],
     [x, weight]: [View<'_>; 2],
     _output: View<'_>,
     _saved: View<'_>,
     dy: View<'_>,
 ) -> [Option<Array>; 2] {
-    let (rows, inner, outer) = (x.rows(), x.width(), weight.shape[0]);
-    let dy = operand(dy.data);
-    let dy_matrix = Matrix::new(&dy, rows, outer);
+    let (rows, inner, outer) = (x.rows(), x.width(), layout.outer(weight.shape));
+    let dy = Matrix::new(dy.data, rows, outer);
     let dx = needs[0].then(|| {
         let mut dx = vec![0.0; rows * inner];
-        matmul_threads(&mut dx, inner, 0.0, dy_matrix, Matrix::new(&operand(weight.data), outer, inner));
+        product(&mut dx, inner, false, dy, matrix(layout, weight).t());
         Array::new(dx, x.shape)
     });
     let dw = needs[1].then(|| {
         let mut dw = vec![0.0; outer * inner];
-        matmul_threads(&mut dw, inner, 0.0, dy_matrix.t(), Matrix::new(&operand(x.data), rows, inner));
+        let x = Matrix::new(x.data, rows, inner);
+        match layout {
+            Layout::OutIn => product(&mut dw, inner, false, dy.t(), x),
+            Layout::InOut => product(&mut dw, outer, false, x.t(), dy),
+        }
         Array::new(dw, weight.shape)
     });
     [dx, dw]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounding_to_bf16() {
-        assert_eq!(round_to_bf16(1.0), 1.0);
-        assert_eq!(round_to_bf16(1.0 + 1.0 / 256.0), 1.0, "a tie goes to the even neighbour");
-        assert_eq!(round_to_bf16(1.0 + 3.0 / 256.0), 1.0 + 4.0 / 256.0);
-        assert!(round_to_bf16(f32::NAN).is_nan());
-        assert_eq!(round_to_bf16(f32::NEG_INFINITY), f32::NEG_INFINITY);
-    }
 }

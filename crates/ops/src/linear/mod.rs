@@ -1,19 +1,22 @@
-//! `y = x W^T + b`: every projection, with `W` stored as `[out, in]` like the checkpoints do.
+//! `y = x W^T + b`: every projection, with `W` stored as `[out, in]` like the checkpoints do, or
+//! `y = x W` for the few that store `[in, out]`.
 
 mod flex;
 pub mod reference;
 
+use crate::cpu::{Matrix, bf16, matmul_threads};
 use crate::glue::operator;
-use std::sync::atomic::{AtomicBool, Ordering};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Precision of matrix products with weights; accumulation and weights are f32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// f32 operands.
     F32,
-    /// Operands rounded to bfloat16, forward and backward.
+    /// Operands rounded to bfloat16, forward and backward, where the processor has instructions
+    /// for it ([`bf16::available`]); f32 operands elsewhere.
     Bf16,
 }
 
@@ -24,12 +27,44 @@ pub fn set_precision(precision: Precision) {
     BF16.store(precision == Precision::Bf16, Ordering::Relaxed);
 }
 
-/// The precision in use.
+/// The precision that was asked for.
 pub fn precision() -> Precision {
     if BF16.load(Ordering::Relaxed) { Precision::Bf16 } else { Precision::F32 }
 }
 
-operator!(LinearBackend, (), linear_forward, linear_backward, flex, 2, [x, weight]);
+/// Fewest rows that repay the rounding and packing of a weight.
+const BF16_ROWS: usize = 16;
+
+/// `out = left right`, or `out += left right` with `accumulate`, at the process's precision, over
+/// the thread pool.
+pub(crate) fn product(out: &mut [f32], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
+    if precision() == Precision::Bf16 && left.height() >= BF16_ROWS && bf16::available() {
+        bf16::matmul_threads(out, out_stride, accumulate, left, right);
+    } else {
+        matmul_threads(out, out_stride, if accumulate { 1.0 } else { 0.0 }, left, right);
+    }
+}
+
+/// How a weight lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `[out, in]`.
+    OutIn,
+    /// `[in, out]`.
+    InOut,
+}
+
+impl Layout {
+    fn outer(self, shape: &[usize]) -> usize {
+        shape[if self == Layout::OutIn { 0 } else { 1 }]
+    }
+
+    fn inner(self, shape: &[usize]) -> usize {
+        shape[if self == Layout::OutIn { 1 } else { 0 }]
+    }
+}
+
+operator!(LinearBackend, Layout, linear_forward, linear_backward, flex, 2, [x, weight]);
 
 /// `y[.., o] = sum_i x[.., i] weight[o, i] (+ bias[o])`.
 ///
@@ -38,10 +73,24 @@ operator!(LinearBackend, (), linear_forward, linear_backward, flex, 2, [x, weigh
 /// # Panics
 /// When the inner sizes differ.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    assert_eq!(x.dims()[D - 1], weight.dims()[1], "linear: x {:?} against weight {:?}", x.dims(), weight.dims());
-    let y = Tensor::from_dispatch(Dispatch::linear_forward((), x.into_dispatch(), weight.into_dispatch()).0);
+    let y = run(x, weight, Layout::OutIn);
     match bias {
         Some(bias) => y + bias.unsqueeze::<D>(),
         None => y,
     }
+}
+
+/// `y[.., o] = sum_i x[.., i] matrix[i, o]`: [`linear`] for a weight stored input-major, as the
+/// low-rank parts of RWKV are.
+///
+/// # Panics
+/// When the inner sizes differ.
+pub fn linear_in_out<const D: usize>(x: Tensor<D>, matrix: Tensor<2>) -> Tensor<D> {
+    run(x, matrix, Layout::InOut)
+}
+
+fn run<const D: usize>(x: Tensor<D>, weight: Tensor<2>, layout: Layout) -> Tensor<D> {
+    let inner = layout.inner(&weight.dims());
+    assert_eq!(x.dims()[D - 1], inner, "linear: x {:?} against weight {:?} ({layout:?})", x.dims(), weight.dims());
+    Tensor::from_dispatch(Dispatch::linear_forward(layout, x.into_dispatch(), weight.into_dispatch()).0)
 }

@@ -1,7 +1,8 @@
 //! What the losses share: blocks of logits, log-sum-exp, and gradients that wait for the backward
 //! pass.
 
-use crate::cpu::{Array, Matrix, View, exp, matmul_threads, maximum, simd, split_rows, sum_of};
+use crate::cpu::{Array, Matrix, View, exp, maximum, simd, split_rows, sum_of};
+use crate::linear::product;
 use std::sync::{Arc, Mutex};
 
 /// Logits of one block. Larger blocks read the vocabulary weight less often and keep the matrix
@@ -42,10 +43,10 @@ impl<'a> Head<'a> {
         for (to, &from) in self.rows.chunks_exact_mut(width.max(1)).zip(block) {
             to.copy_from_slice(&self.hidden.data[from * width..][..width]);
         }
-        matmul_threads(
+        product(
             &mut self.logits,
             vocabulary,
-            0.0,
+            false,
             Matrix::new(&self.rows, block.len(), width),
             Matrix::new(self.weight.data, vocabulary, width).t(),
         );
@@ -58,12 +59,12 @@ impl<'a> Head<'a> {
         let dlogits = Matrix::new(&self.logits, block.len(), vocabulary);
         let [dhidden, dweight] = into;
         if !dweight.is_empty() {
-            matmul_threads(dweight, width, 1.0, dlogits.t(), Matrix::new(&self.rows, block.len(), width));
+            product(dweight, width, true, dlogits.t(), Matrix::new(&self.rows, block.len(), width));
         }
         if !dhidden.is_empty() {
             // The copies of the hidden rows have served; their gradient takes their place.
             let weight = Matrix::new(self.weight.data, vocabulary, width);
-            matmul_threads(&mut self.rows, width, 0.0, dlogits, weight);
+            product(&mut self.rows, width, false, dlogits, weight);
             for (from, &to) in self.rows.chunks_exact(width.max(1)).zip(block) {
                 dhidden[to * width..][..width].copy_from_slice(from);
             }
