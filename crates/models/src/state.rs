@@ -1,6 +1,7 @@
 //! What a sequence carries from call to call.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use recast_ops::delta_rule::END;
 use std::sync::Arc;
 
 /// State of one layer for a batch of sequences; the batch is dimension 0 of every part.
@@ -41,11 +42,6 @@ impl ModelState {
     }
 }
 
-/// Log decay that ends a document: e^-40 = 4e-18 of the state survives, far below f32's rounding of
-/// whatever is written after it. A stronger one would cost accuracy and speed, because recurrences
-/// work with cumulative sums of log decays (at -1e4 they are known to 1e-3 only).
-const END: f32 = -40.0;
-
 /// Document boundaries inside packed rows: state and attention stop there, and positions begin
 /// again. Only for whole rows: no state is carried into or out of a packed row.
 #[derive(Clone, Debug)]
@@ -53,7 +49,7 @@ pub struct Documents {
     batch: usize,
     tokens: usize,
     /// `[B * T]`: whether a document starts at this token and not at the row's beginning.
-    starts: Vec<bool>,
+    starts: Arc<[bool]>,
 }
 
 impl Documents {
@@ -64,7 +60,7 @@ impl Documents {
     pub fn new(batch: usize, tokens: usize, mut starts: Vec<bool>) -> Self {
         assert_eq!(starts.len(), batch * tokens, "one flag a token");
         starts.iter_mut().step_by(tokens.max(1)).for_each(|first| *first = false);
-        Self { batch, tokens, starts }
+        Self { batch, tokens, starts: starts.into() }
     }
 
     /// Rows and tokens a row.
@@ -75,6 +71,11 @@ impl Documents {
     /// Whether any document starts inside a row.
     pub fn any(&self) -> bool {
         self.starts.iter().any(|&s| s)
+    }
+
+    /// `[B * T]`: whether a document starts at this token and not at the row's beginning.
+    pub fn starts(&self) -> Arc<[bool]> {
+        self.starts.clone()
     }
 
     /// `[B, T, 1, 1]`, zero where a document starts and one elsewhere: the factor on whatever is

@@ -203,8 +203,10 @@ fn check_mixer(case: &Case) {
     let mut loss = (y * case.tensor::<3>("dy")).sum() + (state.parts[0].clone() * case.tensor::<4>("dstate1")).sum();
     if case.file.info("dv_first_out").is_some() {
         let given = shared.first_value.clone().expect("layer 0 hands its values on");
-        let wanted = case.tensor::<3>("dv_first_out").reshape(given.dims());
-        loss = loss + (given * wanted).sum();
+        // The original repeats key-value heads before it hands the values on.
+        let [b, t, groups, _] = given.dims();
+        let wanted = case.tensor::<3>("dv_first_out").reshape([b, t, groups, h / groups, n]).sum_dim(3);
+        loss = loss + (given * wanted.reshape([b, t, groups, n])).sum();
     }
     let mut gradients = loss.backward();
     let mut checked = 0;

@@ -122,6 +122,97 @@ fn decayed_sum_equals_reference() {
     }
 }
 
+/// Every combination of what an RWKV-7 layer may have: shared key-value heads, a value residual in
+/// either layout, both ways to scale keys, a gate, documents; at odd lengths, in every form.
+#[test]
+fn rwkv7_equals_reference() {
+    use recast_ops::rwkv7::{self, Inputs, Keys, Residual, Settings, rwkv7};
+    let device = Device::flex().autodiff();
+    let (b, h, n) = (2, 4, 8);
+    for (case, (tokens, groups, residual, stock, gated, documents)) in [
+        (1, 4, None, false, false, false),
+        (5, 2, Some(2), false, true, false),
+        (37, 1, Some(4), true, false, true),
+        (65, 2, Some(2), false, true, true),
+        (70, 4, Some(4), true, true, false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let wide = || random([b, tokens, h * n], &device);
+        let channel = || random([h * n], &device);
+        let leaves: Vec<Tensor<1>> = [
+            random([b, tokens, h, n], &device).reshape([-1]),
+            wide().reshape([-1]),
+            wide().reshape([-1]),
+            random([b, tokens, groups, n], &device).reshape([-1]),
+            random([b, tokens, groups, n], &device).reshape([-1]),
+            channel(),
+            channel(),
+            random([b, tokens, residual.unwrap_or(1), n], &device).reshape([-1]),
+            wide().reshape([-1]),
+            channel(),
+            channel(),
+            channel(),
+            wide().reshape([-1]),
+            random([b, h, n, n], &device).reshape([-1]),
+        ]
+        .into_iter()
+        .map(|x: Tensor<1>| x.detach())
+        .collect();
+        let used = |i: usize| match i {
+            7..=9 => residual.is_some(),
+            10 | 11 => stock,
+            12 => gated,
+            _ => true,
+        };
+        let starts: Vec<bool> = (0..b * tokens).map(|t| t % tokens != 0 && t % 11 == 3).collect();
+        let settings = |form| Settings { scale: 0.3, starts: documents.then(|| starts.clone().into()), form };
+        let inputs = |x: &[Tensor<1>]| {
+            let kv = |i: usize| x[i].clone().reshape([b, tokens, groups, n]);
+            let wide = |i: usize| x[i].clone().reshape([b, tokens, h * n]);
+            Inputs {
+                r: x[0].clone().reshape([b, tokens, h, n]),
+                decay: wide(1),
+                iclr: wide(2),
+                k: kv(3),
+                v: kv(4),
+                biases: [x[5].clone(), x[6].clone()],
+                residual: residual.map(|heads| Residual {
+                    first: x[7].clone().reshape([b, tokens, heads, n]),
+                    mix: wide(8),
+                    bias: x[9].clone(),
+                }),
+                keys: if stock { Keys::Stock { k_k: x[10].clone(), k_a: x[11].clone() } } else { Keys::Balanced },
+                gate: gated.then(|| wide(12)),
+            }
+        };
+        let (co, cs) = (random([b, tokens, h, n], &device), random([b, h, n, n], &device));
+        let run = |f: &dyn Fn(Inputs, Tensor<4>) -> (Tensor<4>, Tensor<4>)| {
+            let x: Vec<Tensor<1>> = leaves.iter().map(|x| x.clone().require_grad()).collect();
+            let (o, last) = f(inputs(&x), x[13].clone().reshape([b, h, n, n]));
+            let grads = ((o.clone() * co.clone()).sum() + (last.clone() * cs.clone()).sum()).backward();
+            let grads: Vec<Option<Tensor<1>>> = x.iter().map(|x| x.grad(&grads)).collect();
+            (o, last, grads)
+        };
+        let (o, last, expected) = run(&|i, s| rwkv7::reference::rwkv7(i, s, &settings(Form::Auto)));
+        for form in forms() {
+            let (o2, last2, grads) = run(&|i, s| rwkv7(i, Some(s), settings(form)));
+            assert!(difference(o2, o.clone()) < 2e-5, "case {case} {form:?}: outputs");
+            assert!(difference(last2, last.clone()) < 2e-5, "case {case} {form:?}: state");
+            for (i, (found, expected)) in grads.into_iter().zip(&expected).enumerate().filter(|(i, _)| used(*i)) {
+                let d = difference(found.expect("gradient"), expected.clone().expect("gradient"));
+                assert!(d < GRADIENTS, "case {case} {form:?}: gradient of input {i} differs by {d:e}");
+            }
+        }
+        if !documents {
+            let (o3, ..) = run(&|i, _| (rwkv7::rwkv7_outputs(i, settings(Form::Auto)), leaves[13].clone().reshape([b, h, n, n])));
+            let (o4, ..) = run(&|i, s| rwkv7(i, Some(s.zeros_like()), settings(Form::Auto)));
+            assert!(difference(o3, o4) < 1e-6, "case {case}: without a state");
+        }
+    }
+}
+
 #[test]
 fn no_decay_and_infinite_decay() {
     let device = Device::flex();

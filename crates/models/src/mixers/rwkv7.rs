@@ -1,19 +1,16 @@
 //! RAD-RWKV7 ("RADGoose"): the delta rule with vector decay (RADLADS eqs. 15-32, notes 2.3).
 
-use super::rwkv6::{Gate, channels, output_norm, output_norm_epsilon, product};
+use super::rwkv6::{Gate, output_norm, output_norm_epsilon, product};
 use super::{Call, Kind, LayerContext, Mixer, Projections};
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
+use crate::state::Documents;
 use burn::tensor::Tensor;
-use burn::tensor::activation::sigmoid;
-use recast_ops::delta_rule::{Form, delta_rule, delta_rule_outputs};
+use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
-use recast_ops::key_norm::key_norm;
+use recast_ops::rwkv7::{Inputs, Keys, Residual, Settings, rwkv7, rwkv7_outputs};
 use serde::{Deserialize, Serialize};
-
-/// exp(-1/2): the strongest log decay of a token.
-const DECAY_RANGE: f32 = 0.606_530_66;
 
 /// Options of [`Rwkv7`]; the defaults are the paper's variant.
 #[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema)]
@@ -86,8 +83,9 @@ impl LowRank {
             .collect()
     }
 
+    /// Without the base, which the operator adds.
     fn forward(&self, x: Tensor<3>, inner: impl Fn(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
-        channels(&self.base) + product(inner(product(x, &self.m1)), &self.m2)
+        product(inner(product(x, &self.m1)), &self.m2)
     }
 }
 
@@ -176,61 +174,65 @@ impl Mixer for Rwkv7 {
         let x = call.x;
         let [batch, tokens, _] = x.dims();
         let (h, n) = (self.layer.heads, self.layer.head_size);
-        let heads = |x: Tensor<3>| x.reshape([batch, tokens, h, n]);
-
         let mut r = p.queries(x.clone());
         let mut k = p.keys(x.clone());
-        let mut v = p.repeat(p.values(x.clone()));
+        let v = p.values(x.clone());
         let documents = call.documents.filter(|d| d.any());
         if self.options.rope {
             r = p.rotate(r, call.position, documents);
             k = p.rotate(k, call.position, documents);
         }
-        let k = p.repeat(k);
-
-        let mut logw = heads(sigmoid(self.decay.forward(x.clone(), Tensor::tanh)).mul_scalar(-DECAY_RANGE));
-        let iclr = heads(sigmoid(self.iclr.forward(x.clone(), |x| x)));
-        match (&self.value, &call.shared.first_value) {
-            (Some(value), Some(first)) => {
-                let mix = heads(sigmoid(value.forward(x.clone(), |x| x)));
-                v = v.clone() + (first.clone() - v) * mix;
-            }
+        let residual = match (&self.value, &call.shared.first_value) {
+            (Some(value), Some(first)) => Some(Residual {
+                first: first.clone(),
+                mix: value.forward(x.clone(), |x| x),
+                bias: value.base.value(),
+            }),
             // The first layer that has values hands them on.
             (_, None) if self.options.value_residual => {
                 call.shared.first_value =
                     Some(if self.options.detach_first_value { v.clone().detach() } else { v.clone() });
+                None
             }
-            _ => {}
-        }
-        let per_head = |param: &Param<1>| param.value().reshape([1, 1, h, n]);
-        let (kap, k) = if self.options.balance_state {
-            let scale = logw.clone().exp().neg() + iclr.clone().add_scalar(1.0);
-            (key_norm(k.clone()), k * scale)
-        } else {
-            let scale = (iclr.clone().sub_scalar(1.0) * per_head(&self.k_a)).add_scalar(1.0);
-            (key_norm(k.clone() * per_head(&self.k_k)), k * scale)
+            _ => None,
         };
-        let mut a = kap.clone().neg();
-        let b = kap * iclr;
-        if let Some(documents) = documents {
-            a = a * documents.keep(&x.device().inner());
-            logw = documents.forget(logw);
-        }
+        // The output norm stands between the recurrence and the gate.
+        let gate = self.gate.forward(x.clone());
+        let (inner_gate, outer_gate) = if self.ln_x.is_some() { (None, gate) } else { (gate, None) };
+        let inputs = Inputs {
+            r,
+            decay: self.decay.forward(x.clone(), Tensor::tanh),
+            iclr: self.iclr.forward(x, |x| x),
+            k,
+            v,
+            biases: [self.decay.base.value(), self.iclr.base.value()],
+            residual,
+            keys: if self.options.balance_state {
+                Keys::Balanced
+            } else {
+                Keys::Stock { k_k: self.k_k.value(), k_a: self.k_a.value() }
+            },
+            gate: inner_gate,
+        };
+        let settings = Settings {
+            scale: if self.ln_x.is_some() { 1.0 } else { (n as f32).powf(-0.5) },
+            starts: documents.map(Documents::starts),
+            form: Form::Auto,
+        };
         let mut y = match call.state {
-            None => delta_rule_outputs(r, logw, k, v, a, b, None, Form::Auto),
+            None => rwkv7_outputs(inputs, settings),
             Some(state) => {
-                let (y, last) = delta_rule(r, logw, k, v, a, b, state.parts.first().cloned(), Form::Auto);
+                let (y, last) = rwkv7(inputs, state.parts.first().cloned(), settings);
                 state.parts = vec![last];
                 state.length += tokens;
                 y
             }
         };
-        y = match &self.ln_x {
-            Some((weight, bias)) => group_norm(y, weight.value(), bias.value(), output_norm_epsilon(&self.layer)),
-            None => y.mul_scalar((n as f32).powf(-0.5)),
-        };
-        if let Some(gate) = self.gate.forward(x) {
-            y = y * heads(gate);
+        if let Some((weight, bias)) = &self.ln_x {
+            y = group_norm(y, weight.value(), bias.value(), output_norm_epsilon(&self.layer));
+        }
+        if let Some(gate) = outer_gate {
+            y = y * gate.reshape([batch, tokens, h, n]);
         }
         p.output(y)
     }

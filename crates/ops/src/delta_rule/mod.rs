@@ -21,6 +21,11 @@ use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
+/// Log decay that ends a document: e^-40 = 4e-18 of the state survives, far below f32's rounding of
+/// whatever is written after it. A stronger one would cost accuracy and speed, because recurrences
+/// work with cumulative sums of log decays (at -1e4 they are known to 1e-3 only).
+pub const END: f32 = -40.0;
+
 /// How a recurrence is evaluated; all forms agree to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {

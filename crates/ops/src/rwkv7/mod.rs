@@ -1,0 +1,192 @@
+//! The heart of an RWKV-7 layer: everything between its projections, in one pass.
+//!
+//! ```text
+//! logw  = -e^(-1/2) sigmoid(w0 + w)                iclr = sigmoid(a0 + a)
+//! v'    = v + (first - v) sigmoid(v0 + mix)        (with a value residual)
+//! kap   = k / |k|,           k' = k (1 - e^logw + iclr)        (balanced state, RADLADS)
+//! kap   = k k_k / |k k_k|,   k' = k (1 + (iclr - 1) k_a)       (stock)
+//! y     = delta rule of (r, logw, k', v', -kap, kap iclr)      ([`crate::delta_rule`])
+//! out   = scale y gate
+//! ```
+//!
+//! RADLADS (arXiv 2505.03005) eqs. 15 to 32. Composed of tensor operations this is some forty
+//! passes over arrays of the size of the layer's input, forward and backward several times that;
+//! here every head is gathered once and stays in cache. Keys and values keep their own number of
+//! heads: query heads share them without a repeated copy.
+
+mod flex;
+mod head;
+pub mod reference;
+
+use crate::delta_rule::Form;
+use crate::glue::operator;
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+use std::sync::Arc;
+
+/// e^(-1/2): the strongest log decay of a token.
+pub const DECAY_RANGE: f32 = 0.606_530_66;
+
+/// Projections of a layer's input. `B` sequences of `T` tokens, `H` heads of `N` channels, `G` heads
+/// of keys and values (`H` is a multiple of `G`).
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// Receptance (query) `[B, T, H, N]`, rotated if at all.
+    pub r: Tensor<4>,
+    /// Before the sigmoid, without its bias, `[B, T, HN]`.
+    pub decay: Tensor<3>,
+    /// Before the sigmoid, without its bias, `[B, T, HN]`.
+    pub iclr: Tensor<3>,
+    /// Keys `[B, T, G, N]`, rotated if at all.
+    pub k: Tensor<4>,
+    /// Values `[B, T, G, N]`.
+    pub v: Tensor<4>,
+    /// Biases `[HN]` of the decay and of the in-context learning rate.
+    pub biases: [Tensor<1>; 2],
+    /// The first layer's values, and how much of them to take.
+    pub residual: Option<Residual>,
+    /// How keys are scaled.
+    pub keys: Keys,
+    /// Output gate `[B, T, HN]`, as it multiplies.
+    pub gate: Option<Tensor<3>>,
+}
+
+/// The value residual.
+#[derive(Clone, Debug)]
+pub struct Residual {
+    /// Values of the first layer, `[B, T, G, N]` or already repeated to `[B, T, H, N]`.
+    pub first: Tensor<4>,
+    /// Before the sigmoid, without its bias, `[B, T, HN]`.
+    pub mix: Tensor<3>,
+    /// `[HN]`.
+    pub bias: Tensor<1>,
+}
+
+/// How keys are scaled.
+#[derive(Clone, Debug)]
+pub enum Keys {
+    /// By `1 - w + iclr`, so that the state stays bounded.
+    Balanced,
+    /// By `k_k` before the norm and `1 + (iclr - 1) k_a`, `[HN]` each.
+    Stock {
+        /// Factor of what is normalised.
+        k_k: Tensor<1>,
+        /// Weight of the learning rate.
+        k_a: Tensor<1>,
+    },
+}
+
+/// What is not a tensor.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Factor of the outputs.
+    pub scale: f32,
+    /// `[B * T]`: whether a document starts here that the state must not reach into.
+    pub starts: Option<Arc<[bool]>>,
+    /// Evaluation order.
+    pub form: Form,
+}
+
+/// Constants of one call.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    settings: Settings,
+    save: bool,
+    final_state: bool,
+}
+
+operator!(
+    Rwkv7Backend, Options, rwkv7_forward, rwkv7_backward, flex, 14,
+    [r, decay, iclr, k, v, decay_bias, iclr_bias, first, mix, mix_bias, k_k, k_a, gate, state]
+);
+
+/// Outputs `[B, T, H, N]` of whole sequences.
+///
+/// # Panics
+/// When shapes do not fit together.
+pub fn rwkv7_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
+    let shape = inputs.r.dims();
+    packed(inputs, None, settings, false).reshape(shape)
+}
+
+/// Outputs `[B, T, H, N]`, and the state `[B, H, N, N]` after them, from `state` (zero when absent).
+///
+/// # Panics
+/// When shapes do not fit together.
+pub fn rwkv7(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (Tensor<4>, Tensor<4>) {
+    let [b, t, h, n] = inputs.r.dims();
+    let packed = packed(inputs, state, settings, true);
+    let outputs = b * t * h * n;
+    (
+        packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]),
+        packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]),
+    )
+}
+
+fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_state: bool) -> Tensor<1> {
+    let [b, t, h, n] = inputs.r.dims();
+    let [_, _, g, _] = inputs.k.dims();
+    assert!(g > 0 && h % g == 0, "rwkv7: {h} heads over {g} key-value heads");
+    assert_eq!(inputs.k.dims(), [b, t, g, n], "rwkv7: shape of k");
+    assert_eq!(inputs.v.dims(), [b, t, g, n], "rwkv7: shape of v");
+    let device = inputs.r.device().inner();
+    let none = || Tensor::<1>::empty([0], &device);
+    let wide = |name: &str, x: Tensor<3>| {
+        assert_eq!(x.dims(), [b, t, h * n], "rwkv7: shape of {name}");
+        x
+    };
+    let channels = |name: &str, x: Tensor<1>| {
+        assert_eq!(x.dims(), [h * n], "rwkv7: shape of {name}");
+        x
+    };
+    let decay = wide("decay", inputs.decay);
+    let iclr = wide("iclr", inputs.iclr);
+    let [decay_bias, iclr_bias] = inputs.biases.map(|x| channels("a bias", x));
+    let (first, mix, mix_bias) = match inputs.residual {
+        Some(Residual { first, mix, bias }) => {
+            let heads = first.dims()[2];
+            assert!(heads > 0 && h % heads == 0 && first.dims() == [b, t, heads, n], "rwkv7: shape of first values");
+            (first.reshape([-1]), wide("mix", mix).reshape([-1]), channels("bias of the residual", bias))
+        }
+        None => (none(), none(), none()),
+    };
+    let (k_k, k_a) = match inputs.keys {
+        Keys::Balanced => (none(), none()),
+        Keys::Stock { k_k, k_a } => (channels("k_k", k_k), channels("k_a", k_a)),
+    };
+    let gate = inputs.gate.map_or_else(none, |gate| wide("gate", gate).reshape([-1]));
+    let state = match state {
+        Some(state) => {
+            assert_eq!(state.dims(), [b, h, n, n], "rwkv7: shape of the state");
+            state
+        }
+        None => Tensor::zeros([b, h, n, n], &device),
+    };
+    if let Some(starts) = &settings.starts {
+        assert_eq!(starts.len(), b * t, "rwkv7: one flag a token");
+    }
+    let save = [inputs.r.is_tracked(), decay.is_tracked(), iclr.is_tracked(), inputs.k.is_tracked()].contains(&true)
+        || [inputs.v.is_tracked(), first.is_tracked(), mix.is_tracked(), gate.is_tracked(), state.is_tracked()].contains(&true)
+        || [&decay_bias, &iclr_bias, &mix_bias, &k_k, &k_a].iter().any(|x| x.is_tracked());
+    let options = Options { settings, save, final_state };
+    Tensor::from_dispatch(
+        Dispatch::rwkv7_forward(
+            options,
+            inputs.r.into_dispatch(),
+            decay.into_dispatch(),
+            iclr.into_dispatch(),
+            inputs.k.into_dispatch(),
+            inputs.v.into_dispatch(),
+            decay_bias.into_dispatch(),
+            iclr_bias.into_dispatch(),
+            first.into_dispatch(),
+            mix.into_dispatch(),
+            mix_bias.into_dispatch(),
+            k_k.into_dispatch(),
+            k_a.into_dispatch(),
+            gate.into_dispatch(),
+            state.into_dispatch(),
+        )
+        .0,
+    )
+}
