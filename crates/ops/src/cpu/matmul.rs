@@ -1,5 +1,6 @@
 //! Matrix products on strided slices, through the `gemm` crate (AVX-512 chosen at run time).
 
+use super::{multiply_add, simd};
 use gemm::Parallelism;
 use std::ops::Range;
 
@@ -58,7 +59,97 @@ impl<'a> Matrix<'a> {
 
 /// `out = alpha * out + left * right`, on the calling thread; `out` has rows `out_stride` apart.
 pub fn matmul(out: &mut [f32], out_stride: usize, alpha: f32, left: Matrix<'_>, right: Matrix<'_>) {
-    run(out, out_stride, alpha, left, right, Parallelism::None);
+    let small = left.rows * left.columns * right.columns <= SMALL;
+    if small && right.column_stride == 1 && (alpha == 0.0 || alpha == 1.0) {
+        check(out, out_stride, left, right);
+        product(out, out_stride, alpha == 1.0, left, right);
+    } else {
+        run(out, out_stride, alpha, left, right, Parallelism::None);
+    }
+}
+
+/// Multiplications up to which operands in cache are used where they lie: packing them, as the
+/// `gemm` crate does, costs more than it gains. Inside recurrences and attention all are.
+const SMALL: usize = 1 << 20;
+
+fn check(out: &[f32], out_stride: usize, left: Matrix<'_>, right: Matrix<'_>) {
+    assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
+    let (m, n) = (left.rows, right.columns);
+    assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len(), "output of a matrix product is too small");
+}
+
+simd! {
+    /// `out (+)= left right` for a row-major right side.
+    fn product(out: &mut [f32], stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>) {
+        let (m, n) = (left.rows, right.columns);
+        let mut column = 0;
+        while column < n {
+            let step = match n - column {
+                32.. => 32,
+                16.. => 16,
+                8.. => 8,
+                _ => 1,
+            };
+            let mut row = 0;
+            while row < m {
+                let out = &mut out[row * stride + column..];
+                let rows = if m - row >= 4 { 4 } else { 1 };
+                // SAFETY: `check` bounds the tile of `out`, `Matrix` both operands.
+                unsafe {
+                    match (rows, step) {
+                        (4, 32) => tile::<FMA, 4, 32>(out, stride, keep, left, row, right, column),
+                        (4, 16) => tile::<FMA, 4, 16>(out, stride, keep, left, row, right, column),
+                        (4, 8) => tile::<FMA, 4, 8>(out, stride, keep, left, row, right, column),
+                        (4, _) => tile::<FMA, 4, 1>(out, stride, keep, left, row, right, column),
+                        (_, 32) => tile::<FMA, 1, 32>(out, stride, keep, left, row, right, column),
+                        (_, 16) => tile::<FMA, 1, 16>(out, stride, keep, left, row, right, column),
+                        (_, 8) => tile::<FMA, 1, 8>(out, stride, keep, left, row, right, column),
+                        _ => tile::<FMA, 1, 1>(out, stride, keep, left, row, right, column),
+                    }
+                }
+                row += rows;
+            }
+            column += step;
+        }
+    }
+}
+
+/// `M` rows and `N` columns of a product, summed in registers.
+///
+/// # Safety
+/// The tile must lie within `out` and both operands.
+#[inline(always)]
+unsafe fn tile<const FMA: bool, const M: usize, const N: usize>(
+    out: &mut [f32],
+    stride: usize,
+    keep: bool,
+    left: Matrix<'_>,
+    row: usize,
+    right: Matrix<'_>,
+    column: usize,
+) {
+    let mut sums = [[0.0f32; N]; M];
+    debug_assert!((M - 1) * stride + N <= out.len());
+    // SAFETY: by the caller.
+    unsafe {
+        let a = left.data.as_ptr().add(row * left.row_stride);
+        let b = right.data.as_ptr().add(column);
+        for l in 0..left.columns {
+            let b = &*b.add(l * right.row_stride).cast::<[f32; N]>();
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = *a.add(r * left.row_stride + l * left.column_stride);
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = multiply_add::<FMA>(a, *b, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            let out = &mut *out.as_mut_ptr().add(r * stride).cast::<[f32; N]>();
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = if keep { *out + sum } else { *sum };
+            }
+        }
+    }
 }
 
 /// [`matmul`] over the thread pool.
@@ -70,13 +161,12 @@ pub fn matmul_threads(out: &mut [f32], out_stride: usize, alpha: f32, left: Matr
 }
 
 fn run(out: &mut [f32], out_stride: usize, alpha: f32, left: Matrix<'_>, right: Matrix<'_>, parallel: Parallelism) {
-    assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
+    check(out, out_stride, left, right);
     let (m, n, k) = (left.rows, right.columns, left.columns);
     if m == 0 || n == 0 {
         return;
     }
-    assert!((m - 1) * out_stride + n <= out.len(), "output of a matrix product is too small");
-    // SAFETY: the asserts above and in `Matrix::strided` bound every element that is touched.
+    // SAFETY: `check` above and in `Matrix::strided` bound every element that is touched.
     unsafe {
         gemm::gemm(
             m,
@@ -108,15 +198,27 @@ mod tests {
 
     #[test]
     fn transposes_and_accumulates() {
-        let (m, k, n) = (5, 7, 3);
-        let a: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.37).sin()).collect();
-        let b: Vec<f32> = (0..n * k).map(|i| (i as f32 * 0.61).cos()).collect();
-        let mut out = vec![1.0; m * n];
-        matmul(&mut out, n, 2.0, Matrix::new(&a, m, k), Matrix::new(&b, n, k).t());
-        for i in 0..m {
-            for j in 0..n {
-                let expected: f32 = 2.0 + (0..k).map(|l| a[i * k + l] * b[j * k + l]).sum::<f32>();
-                assert!((out[i * n + j] - expected).abs() < 1e-5);
+        // The last is beyond `SMALL`.
+        for (m, k, n) in [(5, 7, 3), (1, 1, 1), (4, 9, 32), (11, 64, 61), (3, 5, 24), (130, 100, 90)] {
+            let a: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.37).sin()).collect();
+            let b: Vec<f32> = (0..n * k).map(|i| (i as f32 * 0.61).cos()).collect();
+            let at: Vec<f32> = (0..m * k).map(|i| a[(i % m) * k + i / m]).collect();
+            let bt: Vec<f32> = (0..n * k).map(|i| b[(i % n) * k + i / n]).collect();
+            let lefts = [Matrix::new(&a, m, k), Matrix::new(&at, k, m).t()];
+            let rights = [Matrix::new(&b, n, k).t(), Matrix::new(&bt, k, n)];
+            for (left, right) in lefts.into_iter().flat_map(|l| rights.map(|r| (l, r))) {
+                for alpha in [0.0, 1.0, 2.0] {
+                    let stride = n + 2;
+                    let mut out = vec![1.0; m * stride];
+                    matmul(&mut out, stride, alpha, left, right);
+                    for i in 0..m {
+                        for j in 0..n {
+                            let expected: f32 = alpha + (0..k).map(|l| a[i * k + l] * b[j * k + l]).sum::<f32>();
+                            assert!((out[i * stride + j] - expected).abs() < 2e-5, "{m}x{k}x{n} at {i}, {j}");
+                        }
+                        assert_eq!(out[i * stride + n..(i + 1) * stride], [1.0; 2], "nothing else is written");
+                    }
+                }
             }
         }
     }

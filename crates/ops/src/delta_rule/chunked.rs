@@ -1,38 +1,41 @@
 //! Chunk by chunk: matrix products inside a chunk, one state product between chunks.
 //!
-//! With `G` the inclusive cumulative sum of `logw` in the chunk and `E = G - logw`
-//! (`spec`: RADLADS notes 2.7; derivation by unrolling the recurrence over a chunk):
+//! With `G` the inclusive cumulative sum of `logw` in the chunk, `E = G - logw` the exclusive one
+//! and `m = G_c / 2` the middle of its range, exponents are differences and factor around `m`:
 //!
 //! ```text
-//! Aqk[i,j] = sum_n r_i k_j e^{G_i-G_j}  (j<=i)     Aqb likewise with b
-//! Aak[i,j] = sum_n a_i k_j e^{E_i-G_j}  (j<i)      Aab likewise with b
-//! U  = (I - Aab)^{-1} ( (a e^E) S0 + Aak V )
-//! O  = (r e^G) S0 + Aqk V + Aqb U
-//! S' = diag(e^{Gc}) S0 + (k e^{Gc-G})^T V + (b e^{Gc-G})^T U
+//! x_i = [r e^(G-m); a e^(E-m)]    y_j = [k e^(m-G); b e^(m-G)]    s0 = e^m S0
+//! A   = x y^T, kept where j <= i (rows of r) or j < i (rows of a)
+//! U   = (I - Aab)^{-1} (a e^(E-m) s0 + Aak V)          z = [V; U]
+//! O   = r e^(G-m) s0 + [Aqk Aqb] z
+//! S'  = e^m (s0 + y^T z)
 //! ```
 //!
-//! Every exponent is a difference of cumulative sums. Where a chunk's whole decay is moderate the
-//! differences are factored around their middle, so that the four score matrices are plain
-//! products; where it is not (a decay of e^-20 a token), they are taken pair by pair.
+//! (derived by unrolling the recurrence over a chunk; WY form of the delta rule). Rows of `r` and
+//! `a`, and of `k` and `b`, are stacked, so that a chunk is six products instead of twelve; the
+//! decayed sum is the same without `a`, `b` and `U`. A factor may reach e^20, beyond which the rounding
+//! of `G` would show in the results: a chunk whose decay is stronger is taken in pieces.
 
 use super::heads::{Dims, Head, HeadGradients};
-use crate::cpu::{Matrix, exp, matmul};
+use crate::cpu::{Matrix, exp, matmul, multiply_add, simd};
 
-/// Largest half-range of a chunk's cumulative log decay for the factored form: e^40 leaves room
-/// for products and sums in f32.
-const FACTORED_LIMIT: f32 = 40.0;
+/// Largest log decay of a piece, and of one token: e^-40 = 4e-18 of a state is as good as nothing.
+const STRONGEST: f32 = -40.0;
 
 /// Outputs `[T, V]`; `state` is advanced. `starts` receives the state at every chunk's start and
 /// after the last one.
 pub fn forward(dims: &Dims, head: &Head, state: &mut [f32], chunk: usize, mut starts: Option<&mut Vec<f32>>) -> Vec<f32> {
     let mut outputs = vec![0.0; dims.tokens * dims.value];
+    let mut room = Room::new(dims, head, chunk);
     for start in (0..dims.tokens).step_by(chunk) {
         if let Some(starts) = starts.as_deref_mut() {
             starts.extend_from_slice(state);
         }
-        let c = Chunk::new(dims, head, start, chunk.min(dims.tokens - start), state);
-        c.outputs(state, &mut outputs[start * dims.value..(start + c.len) * dims.value]);
-        c.advance(state);
+        for piece in pieces(dims, head, start, chunk.min(dims.tokens - start)) {
+            room.enter(head, piece, state);
+            room.outputs(&mut outputs[piece.start * dims.value..][..piece.len * dims.value]);
+            room.advance(state);
+        }
     }
     if let Some(starts) = starts {
         starts.extend_from_slice(state);
@@ -42,373 +45,398 @@ pub fn forward(dims: &Dims, head: &Head, state: &mut [f32], chunk: usize, mut st
 
 /// Gradients of a head from `d_outputs` `[T, V]` and the gradient of the final state.
 pub fn backward(dims: &Dims, head: &Head, starts: &[f32], d_outputs: &[f32], d_final: Vec<f32>, chunk: usize) -> HeadGradients {
-    let (key, value) = (dims.key, dims.value);
     let zeros = |width: usize| vec![0.0; dims.tokens * width];
     let mut g = HeadGradients {
-        r: zeros(key),
-        logw: zeros(key),
-        k: zeros(key),
-        v: zeros(value),
-        ab: head.ab.as_ref().map(|_| (zeros(key), zeros(key))),
+        r: zeros(dims.key),
+        logw: zeros(dims.key),
+        k: zeros(dims.key),
+        v: zeros(dims.value),
+        ab: head.ab.as_ref().map(|_| (zeros(dims.key), zeros(dims.key))),
         state: d_final,
     };
-    let size = key * value;
+    let size = dims.key * dims.value;
+    let mut room = Room::new(dims, head, chunk);
+    let mut back = BackwardRoom::new(dims, &room);
+    // States between the pieces of one chunk, and after the last.
+    let mut states = Vec::new();
     for index in (0..dims.tokens.div_ceil(chunk)).rev() {
         let start = index * chunk;
-        let before = &starts[index * size..(index + 1) * size];
-        let after = &starts[(index + 1) * size..(index + 2) * size];
-        let c = Chunk::new(dims, head, start, chunk.min(dims.tokens - start), before);
-        c.backward(before, after, &d_outputs[start * value..(start + c.len) * value], &mut g, start);
+        let pieces = pieces(dims, head, start, chunk.min(dims.tokens - start));
+        states.clear();
+        states.extend_from_slice(&starts[index * size..(index + 1) * size]);
+        for &piece in &pieces[..pieces.len() - 1] {
+            let from = states.len() - size;
+            states.extend_from_within(from..);
+            let (before, after) = states.split_at_mut(from + size);
+            room.enter(head, piece, &before[from..]);
+            room.advance(after);
+        }
+        states.extend_from_slice(&starts[(index + 1) * size..(index + 2) * size]);
+        for (i, &piece) in pieces.iter().enumerate().rev() {
+            let (before, after) = (&states[i * size..(i + 1) * size], &states[(i + 1) * size..(i + 2) * size]);
+            room.enter(head, piece, before);
+            let d_o = &d_outputs[piece.start * dims.value..][..piece.len * dims.value];
+            back.piece(&room, head, piece, after, d_o, &mut g);
+        }
     }
     g
 }
 
-/// What forward and backward of one chunk share.
-struct Chunk<'a> {
+/// Consecutive tokens whose decays can be factored.
+#[derive(Clone, Copy)]
+struct Piece {
+    start: usize,
     len: usize,
-    key: usize,
-    value: usize,
-    r: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    /// Inclusive cumulative sum of logw, `[c, K]`.
-    g: Vec<f32>,
-    /// Middle of the range of `g`, `[K]`: the point around which exponents are factored.
-    middle: Vec<f32>,
-    factored: bool,
-    aqk: Vec<f32>,
-    delta: Option<Delta<'a>>,
 }
 
-/// The rank-one part.
-struct Delta<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    /// Exclusive cumulative sum, `[c, K]`.
-    e: Vec<f32>,
-    aqb: Vec<f32>,
-    aak: Vec<f32>,
-    aab: Vec<f32>,
-    /// All `sa` of the chunk, `[c, V]`.
-    u: Vec<f32>,
-}
-
-impl<'a> Chunk<'a> {
-    fn new(dims: &Dims, head: &'a Head, start: usize, len: usize, state: &[f32]) -> Self {
-        let (key, value) = (dims.key, dims.value);
-        let rows = |x: &'a [f32], width: usize| &x[start * width..(start + len) * width];
-        let logw = rows(&head.logw, key);
-        let mut g = logw.to_vec();
-        for i in key..len * key {
-            g[i] += g[i - key];
-        }
-        let last = &g[(len - 1) * key..];
-        let middle: Vec<f32> = last.iter().map(|x| 0.5 * x).collect();
-        let factored = middle.iter().all(|x| x.abs() <= FACTORED_LIMIT);
-        let mut c = Chunk {
-            len,
-            key,
-            value,
-            r: rows(&head.r, key),
-            k: rows(&head.k, key),
-            v: rows(&head.v, value),
-            g,
-            middle,
-            factored,
-            aqk: Vec::new(),
-            delta: None,
-        };
-        c.aqk = c.scores(c.r, &c.g, c.k, false);
-        if let Some((a, b)) = &head.ab {
-            let (a, b) = (rows(a, key), rows(b, key));
-            let e: Vec<f32> = c.g.iter().zip(logw).map(|(g, w)| g - w).collect();
-            let aqb = c.scores(c.r, &c.g, b, false);
-            let aak = c.scores(a, &e, c.k, true);
-            let aab = c.scores(a, &e, b, true);
-            let mut u = vec![0.0; len * value];
-            let a0 = scaled(a, &e);
-            matmul(&mut u, value, 0.0, Matrix::new(&a0, len, key), Matrix::new(state, key, value));
-            matmul(&mut u, value, 1.0, Matrix::new(&aak, len, len), Matrix::new(c.v, len, value));
-            solve(&aab, &mut u, len, value);
-            c.delta = Some(Delta { a, b, e, aqb, aak, aab, u });
-        }
-        c
-    }
-
-    fn outputs(&self, state: &[f32], out: &mut [f32]) {
-        let (c, key, value) = (self.len, self.key, self.value);
-        let q0 = scaled(self.r, &self.g);
-        matmul(out, value, 0.0, Matrix::new(&q0, c, key), Matrix::new(state, key, value));
-        matmul(out, value, 1.0, Matrix::new(&self.aqk, c, c), Matrix::new(self.v, c, value));
-        if let Some(d) = &self.delta {
-            matmul(out, value, 1.0, Matrix::new(&d.aqb, c, c), Matrix::new(&d.u, c, value));
+/// Cuts a chunk where its decay becomes too strong; nearly always it stays whole.
+fn pieces(dims: &Dims, head: &Head, start: usize, len: usize) -> Vec<Piece> {
+    let key = dims.key;
+    let mut out = Vec::with_capacity(1);
+    let mut sums = vec![0.0f32; key];
+    let mut first = start;
+    for t in start..start + len {
+        let row = &head.logw[t * key..(t + 1) * key];
+        if strongest_sum(&mut sums, row) < STRONGEST && t > first {
+            out.push(Piece { start: first, len: t - first });
+            first = t;
+            sums.copy_from_slice(row);
         }
     }
-
-    fn advance(&self, state: &mut [f32]) {
-        let (c, key, value) = (self.len, self.key, self.value);
-        for (row, &total) in state.chunks_mut(value).zip(self.total()) {
-            let w = exp(total);
-            row.iter_mut().for_each(|s| *s *= w);
-        }
-        let k1 = self.to_end(self.k);
-        matmul(state, value, 1.0, Matrix::new(&k1, c, key).t(), Matrix::new(self.v, c, value));
-        if let Some(d) = &self.delta {
-            let b1 = self.to_end(d.b);
-            matmul(state, value, 1.0, Matrix::new(&b1, c, key).t(), Matrix::new(&d.u, c, value));
-        }
-    }
-
-    /// Writes the chunk's gradients into `out` and turns `out.state` from the gradient of the
-    /// state after the chunk into that of the state before it.
-    fn backward(&self, before: &[f32], after: &[f32], d_o: &[f32], out: &mut HeadGradients, start: usize) {
-        let (c, key, value) = (self.len, self.key, self.value);
-        let d_o_m = Matrix::new(d_o, c, value);
-        let d_after = std::mem::take(&mut out.state);
-        let d_after_m = Matrix::new(&d_after, key, value);
-        let before_m = Matrix::new(before, key, value);
-        let v_m = Matrix::new(self.v, c, value);
-        let k1 = self.to_end(self.k);
-        let q0 = scaled(self.r, &self.g);
-
-        // dV = Aqk^T dO + K_ dS' (+ Aak^T dX)
-        let d_v = &mut out.v[start * value..(start + c) * value];
-        matmul(d_v, value, 0.0, Matrix::new(&self.aqk, c, c).t(), d_o_m);
-        matmul(d_v, value, 1.0, Matrix::new(&k1, c, key), d_after_m);
-
-        let d_aqk = lower(product(d_o_m, v_m.t(), c, c), c, false);
-        // dr, dk without the rank-one part
-        let mut d_r = product(d_o_m, before_m.t(), c, key);
-        scale_by_exp(&mut d_r, &self.g);
-        self.add_left(&mut d_r, &self.g, &d_aqk, self.k);
-        let mut d_k = product(v_m, d_after_m.t(), c, key);
-        self.scale_to_end(&mut d_k);
-        self.add_right(&mut d_k, &d_aqk, self.r, &self.g);
-
-        // Gradient of the state before the chunk.
-        let mut d_before = d_after.clone();
-        for (row, &total) in d_before.chunks_mut(value).zip(self.total()) {
-            let w = exp(total);
-            row.iter_mut().for_each(|s| *s *= w);
-        }
-        matmul(&mut d_before, value, 1.0, Matrix::new(&q0, c, key).t(), d_o_m);
-
-        // Reverse-cumulative terms of dlogw, filled as the gradients become known.
-        let mut inclusive = vec![0.0; c * key];
-        let mut exclusive = None;
-
-        if let Some(d) = &self.delta {
-            let b1 = self.to_end(d.b);
-            let u_m = Matrix::new(&d.u, c, value);
-            // dU = Aqb^T dO + B_ dS' ; dX = (I - Aab)^{-T} dU
-            let mut d_x = product(Matrix::new(&d.aqb, c, c).t(), d_o_m, c, value);
-            matmul(&mut d_x, value, 1.0, Matrix::new(&b1, c, key), d_after_m);
-            solve_transposed(&d.aab, &mut d_x, c, value);
-            let d_x_m = Matrix::new(&d_x, c, value);
-            matmul(d_v, value, 1.0, Matrix::new(&d.aak, c, c).t(), d_x_m);
-
-            let d_aqb = lower(product(d_o_m, u_m.t(), c, c), c, false);
-            let d_aak = lower(product(d_x_m, v_m.t(), c, c), c, true);
-            let d_aab = lower(product(d_x_m, u_m.t(), c, c), c, true);
-
-            self.add_left(&mut d_r, &self.g, &d_aqb, d.b);
-            let mut d_a = product(d_x_m, before_m.t(), c, key);
-            scale_by_exp(&mut d_a, &d.e);
-            self.add_left(&mut d_a, &d.e, &d_aak, self.k);
-            self.add_left(&mut d_a, &d.e, &d_aab, d.b);
-            self.add_right(&mut d_k, &d_aak, d.a, &d.e);
-            let mut d_b = product(u_m, d_after_m.t(), c, key);
-            self.scale_to_end(&mut d_b);
-            self.add_right(&mut d_b, &d_aqb, self.r, &self.g);
-            self.add_right(&mut d_b, &d_aab, d.a, &d.e);
-
-            let a0 = scaled(d.a, &d.e);
-            matmul(&mut d_before, value, 1.0, Matrix::new(&a0, c, key).t(), d_x_m);
-            for i in 0..c * key {
-                inclusive[i] -= d.b[i] * d_b[i];
-            }
-            exclusive = Some((0..c * key).map(|i| d.a[i] * d_a[i]).collect::<Vec<f32>>());
-            let (out_a, out_b) = out.ab.as_mut().expect("gradients of a and b were allocated");
-            out_a[start * key..(start + c) * key].copy_from_slice(&d_a);
-            out_b[start * key..(start + c) * key].copy_from_slice(&d_b);
-        }
-
-        for i in 0..c * key {
-            inclusive[i] += self.r[i] * d_r[i] - self.k[i] * d_k[i];
-        }
-        let d_logw = &mut out.logw[start * key..(start + c) * key];
-        let mut running: Vec<f32> = after
-            .chunks(value)
-            .zip(d_after.chunks(value))
-            .map(|(s, d)| s.iter().zip(d).map(|(s, d)| s * d).sum())
-            .collect();
-        for m in (0..c).rev() {
-            for n in 0..key {
-                let i = m * key + n;
-                running[n] += inclusive[i];
-                d_logw[i] = running[n];
-                if let Some(exclusive) = &exclusive {
-                    running[n] += exclusive[i];
-                }
-            }
-        }
-        out.r[start * key..(start + c) * key].copy_from_slice(&d_r);
-        out.k[start * key..(start + c) * key].copy_from_slice(&d_k);
-        out.state = d_before;
-    }
-
-    /// The chunk's whole log decay, `[K]`.
-    fn total(&self) -> &[f32] {
-        &self.g[(self.len - 1) * self.key..]
-    }
-
-    /// `x_j e^{Gc - G_j}`.
-    fn to_end(&self, x: &[f32]) -> Vec<f32> {
-        let mut out = x.to_vec();
-        self.scale_to_end(&mut out);
-        out
-    }
-
-    fn scale_to_end(&self, x: &mut [f32]) {
-        let total = self.total();
-        for (row, g) in x.chunks_mut(self.key).zip(self.g.chunks(self.key)) {
-            for ((x, g), t) in row.iter_mut().zip(g).zip(total) {
-                *x *= exp(t - g);
-            }
-        }
-    }
-
-    /// `x_i e^{at_i - middle}`: the left factor of a score.
-    fn left_factor(&self, x: &[f32], at: &[f32]) -> Vec<f32> {
-        let mut out = x.to_vec();
-        for (row, at) in out.chunks_mut(self.key).zip(at.chunks(self.key)) {
-            for ((x, at), m) in row.iter_mut().zip(at).zip(&self.middle) {
-                *x *= exp(at - m);
-            }
-        }
-        out
-    }
-
-    /// `y_j e^{middle - G_j}`: the right factor of a score.
-    fn right_factor(&self, y: &[f32]) -> Vec<f32> {
-        let mut out = y.to_vec();
-        for (row, g) in out.chunks_mut(self.key).zip(self.g.chunks(self.key)) {
-            for ((y, g), m) in row.iter_mut().zip(g).zip(&self.middle) {
-                *y *= exp(m - g);
-            }
-        }
-        out
-    }
-
-    /// `A[i,j] = sum_n x_i y_j e^{at_i - G_j}` below the diagonal (and on it unless `strict`).
-    fn scores(&self, x: &[f32], at: &[f32], y: &[f32], strict: bool) -> Vec<f32> {
-        let (c, key) = (self.len, self.key);
-        if self.factored {
-            let (x, y) = (self.left_factor(x, at), self.right_factor(y));
-            return lower(product(Matrix::new(&x, c, key), Matrix::new(&y, c, key).t(), c, c), c, strict);
-        }
-        let mut out = vec![0.0; c * c];
-        self.pairs(strict, |i, j| {
-            out[i * c + j] = (0..key)
-                .map(|n| x[i * key + n] * y[j * key + n] * exp(at[i * key + n] - self.g[j * key + n]))
-                .sum();
-        });
-        out
-    }
-
-    /// `out_i += sum_j A[i,j] e^{at_i - G_j} y_j`.
-    fn add_left(&self, out: &mut [f32], at: &[f32], scores: &[f32], y: &[f32]) {
-        let (c, key) = (self.len, self.key);
-        if self.factored {
-            let y = self.right_factor(y);
-            let sums = product(Matrix::new(scores, c, c), Matrix::new(&y, c, key), c, key);
-            let sums = self.left_factor(&sums, at);
-            out.iter_mut().zip(&sums).for_each(|(o, s)| *o += s);
-            return;
-        }
-        self.pairs(false, |i, j| {
-            let score = scores[i * c + j];
-            if score != 0.0 {
-                for n in 0..key {
-                    out[i * key + n] += score * exp(at[i * key + n] - self.g[j * key + n]) * y[j * key + n];
-                }
-            }
-        });
-    }
-
-    /// `out_j += sum_i A[i,j] e^{at_i - G_j} x_i`.
-    fn add_right(&self, out: &mut [f32], scores: &[f32], x: &[f32], at: &[f32]) {
-        let (c, key) = (self.len, self.key);
-        if self.factored {
-            let x = self.left_factor(x, at);
-            let sums = product(Matrix::new(scores, c, c).t(), Matrix::new(&x, c, key), c, key);
-            let sums = self.right_factor(&sums);
-            out.iter_mut().zip(&sums).for_each(|(o, s)| *o += s);
-            return;
-        }
-        self.pairs(false, |i, j| {
-            let score = scores[i * c + j];
-            if score != 0.0 {
-                for n in 0..key {
-                    out[j * key + n] += score * exp(at[i * key + n] - self.g[j * key + n]) * x[i * key + n];
-                }
-            }
-        });
-    }
-
-    /// Every causal pair `(i, j)`.
-    fn pairs(&self, strict: bool, mut f: impl FnMut(usize, usize)) {
-        for i in 0..self.len {
-            for j in 0..if strict { i } else { i + 1 } {
-                f(i, j);
-            }
-        }
-    }
-}
-
-fn product(left: Matrix<'_>, right: Matrix<'_>, rows: usize, columns: usize) -> Vec<f32> {
-    let mut out = vec![0.0; rows * columns];
-    matmul(&mut out, columns, 0.0, left, right);
+    out.push(Piece { start: first, len: start + len - first });
     out
 }
 
-/// Zeroes what lies above the diagonal (and on it when `strict`), by selection: an entry there may
-/// be infinite, and 0 * inf is not 0.
-fn lower(mut matrix: Vec<f32>, size: usize, strict: bool) -> Vec<f32> {
-    for i in 0..size {
-        matrix[i * size + i + usize::from(!strict)..(i + 1) * size].fill(0.0);
+/// What forward and backward of a piece share, with room for the longest; `s` is twice the piece's
+/// length with a rank-one part, else once.
+struct Room {
+    key: usize,
+    value: usize,
+    delta: bool,
+    len: usize,
+    s: usize,
+    /// e^(G - m) `[len + 1, K]`: row i + 1 belongs to token i, row i to its exclusive sum.
+    factor: Vec<f32>,
+    /// e^m `[K]`.
+    middle: Vec<f32>,
+    /// `[s, K]`.
+    x: Vec<f32>,
+    /// `[s, K]`, and transposed `[K, s]`.
+    y: Vec<f32>,
+    y_t: Vec<f32>,
+    /// `[s, s]`.
+    scores: Vec<f32>,
+    /// e^m S0 `[K, V]`.
+    s0: Vec<f32>,
+    /// `[s, V]`: V above U.
+    z: Vec<f32>,
+    /// x s0 `[s, V]`: the state's part of the outputs, above what `U` began as.
+    read: Vec<f32>,
+}
+
+impl Room {
+    fn new(dims: &Dims, head: &Head, chunk: usize) -> Self {
+        let (key, value, delta) = (dims.key, dims.value, head.ab.is_some());
+        let most = chunk.min(dims.tokens);
+        let s = if delta { 2 * most } else { most };
+        let zeros = |size: usize| vec![0.0; size];
+        Self {
+            key,
+            value,
+            delta,
+            len: 0,
+            s: 0,
+            factor: zeros((most + 1) * key),
+            middle: zeros(key),
+            x: zeros(s * key),
+            y: zeros(s * key),
+            y_t: zeros(s * key),
+            scores: zeros(s * s),
+            s0: zeros(key * value),
+            z: zeros(s * value),
+            read: zeros(s * value),
+        }
     }
-    matrix
+
+    /// Computes everything from the piece's inputs and the state before it.
+    fn enter(&mut self, head: &Head, piece: Piece, state: &[f32]) {
+        let (key, value, c) = (self.key, self.value, piece.len);
+        self.len = c;
+        self.s = if self.delta { 2 * c } else { c };
+        let s = self.s;
+        let keys = piece.start * key..(piece.start + c) * key;
+        factors(&head.logw[keys.clone()], key, &mut self.factor, &mut self.middle);
+        let inclusive = &self.factor[key..(c + 1) * key];
+        multiply(&mut self.x, &head.r[keys.clone()], inclusive);
+        divide(&mut self.y, &head.k[keys.clone()], inclusive);
+        if let Some((a, b)) = &head.ab {
+            multiply(&mut self.x[c * key..], &a[keys.clone()], &self.factor[..c * key]);
+            divide(&mut self.y[c * key..], &b[keys], inclusive);
+        }
+        transpose(&self.y[..s * key], key, &mut self.y_t);
+        let x = Matrix::new(&self.x, s, key);
+        matmul(&mut self.scores, s, 0.0, x, Matrix::new(&self.y_t, key, s));
+        mask(&mut self.scores, c, s);
+        scale_rows(&mut self.s0, state, &self.middle, value);
+        matmul(&mut self.read, value, 0.0, x, Matrix::new(&self.s0, key, value));
+        let (v, u) = self.z.split_at_mut(c * value);
+        v.copy_from_slice(&head.v[piece.start * value..][..c * value]);
+        if self.delta {
+            let u = &mut u[..c * value];
+            u.copy_from_slice(&self.read[c * value..s * value]);
+            let below = &self.scores[c * s..];
+            matmul(u, value, 1.0, Matrix::strided(below, c, c, s), Matrix::new(v, c, value));
+            solve(below, s, c, u, value);
+        }
+    }
+
+    fn outputs(&self, out: &mut [f32]) {
+        out.copy_from_slice(&self.read[..out.len()]);
+        matmul(out, self.value, 1.0, Matrix::new(&self.scores, self.len, self.s), Matrix::new(&self.z, self.s, self.value));
+    }
+
+    fn advance(&self, state: &mut [f32]) {
+        state.copy_from_slice(&self.s0);
+        let y_t = Matrix::new(&self.y_t, self.key, self.s);
+        matmul(state, self.value, 1.0, y_t, Matrix::new(&self.z, self.s, self.value));
+        scale_rows_in_place(state, &self.middle, self.value);
+    }
 }
 
-fn scaled(x: &[f32], log_scale: &[f32]) -> Vec<f32> {
-    x.iter().zip(log_scale).map(|(x, g)| x * exp(*g)).collect()
+/// Room for a piece's gradients, named after what they belong to.
+struct BackwardRoom {
+    /// e^m dS' `[K, V]`, and transposed `[V, K]`.
+    d_after: Vec<f32>,
+    transposed: Vec<f32>,
+    d_z: Vec<f32>,
+    z_t: Vec<f32>,
+    /// dO above the gradient of what the solve began with, `[s, V]`.
+    d_read: Vec<f32>,
+    d_scores: Vec<f32>,
+    d_x: Vec<f32>,
+    d_y: Vec<f32>,
+    /// Reverse-cumulative sum of the gradient of logw, `[K]`.
+    running: Vec<f32>,
 }
 
-fn scale_by_exp(x: &mut [f32], log_scale: &[f32]) {
-    x.iter_mut().zip(log_scale).for_each(|(x, g)| *x *= exp(*g));
+impl BackwardRoom {
+    fn new(dims: &Dims, room: &Room) -> Self {
+        let size = dims.key * dims.value;
+        Self {
+            d_after: vec![0.0; size],
+            transposed: vec![0.0; size],
+            d_z: vec![0.0; room.z.len()],
+            z_t: vec![0.0; room.z.len()],
+            d_read: vec![0.0; room.z.len()],
+            d_scores: vec![0.0; room.scores.len()],
+            d_x: vec![0.0; room.x.len()],
+            d_y: vec![0.0; room.y.len()],
+            running: vec![0.0; dims.key],
+        }
+    }
+
+    /// Writes the piece's gradients into `out` and turns `out.state` from the gradient of the state
+    /// after the piece into that of the state before it.
+    fn piece(&mut self, room: &Room, head: &Head, piece: Piece, after: &[f32], d_o: &[f32], out: &mut HeadGradients) {
+        let (key, value, c, s) = (room.key, room.value, room.len, room.s);
+        let keys = piece.start * key..(piece.start + c) * key;
+        row_products(&mut self.running, after, &out.state, value);
+        scale_rows(&mut self.d_after, &out.state, &room.middle, value);
+        let d_after = Matrix::new(&self.d_after, key, value);
+        let above = Matrix::new(&room.scores, c, s);
+
+        // From O and S' to z, and through the solve to what U was made of.
+        matmul(&mut self.d_z, value, 0.0, above.t(), Matrix::new(d_o, c, value));
+        matmul(&mut self.d_z, value, 1.0, Matrix::new(&room.y, s, key), d_after);
+        self.d_read[..c * value].copy_from_slice(d_o);
+        let (d_v, d_u) = self.d_z[..s * value].split_at_mut(c * value);
+        if room.delta {
+            let below = &room.scores[c * s..];
+            solve_transposed(below, s, c, d_u, value);
+            matmul(d_v, value, 1.0, Matrix::strided(below, c, c, s).t(), Matrix::new(d_u, c, value));
+            self.d_read[c * value..s * value].copy_from_slice(d_u);
+        }
+        out.v[piece.start * value..][..c * value].copy_from_slice(d_v);
+
+        // To the scores, and from them and the states to x and y.
+        let d_read = Matrix::new(&self.d_read, s, value);
+        transpose(&room.z[..s * value], value, &mut self.z_t);
+        matmul(&mut self.d_scores, s, 0.0, d_read, Matrix::new(&self.z_t, value, s));
+        mask(&mut self.d_scores, c, s);
+        let d_scores = Matrix::new(&self.d_scores, s, s);
+        matmul(&mut self.d_x, key, 0.0, d_scores, Matrix::new(&room.y, s, key));
+        transpose(&room.s0, value, &mut self.transposed);
+        matmul(&mut self.d_x, key, 1.0, d_read, Matrix::new(&self.transposed, value, key));
+        matmul(&mut self.d_y, key, 0.0, d_scores.t(), Matrix::new(&room.x, s, key));
+        transpose(&self.d_after, value, &mut self.transposed);
+        let z = Matrix::new(&room.z, s, value);
+        matmul(&mut self.d_y, key, 1.0, z, Matrix::new(&self.transposed, value, key));
+
+        // The state before.
+        out.state.copy_from_slice(&self.d_after);
+        matmul(&mut out.state, value, 1.0, Matrix::new(&room.x, s, key).t(), d_read);
+        scale_rows_in_place(&mut out.state, &room.middle, value);
+
+        // From the factored rows to the inputs.
+        let inclusive = &room.factor[key..(c + 1) * key];
+        multiply(&mut out.r[keys.clone()], &self.d_x, inclusive);
+        divide(&mut out.k[keys.clone()], &self.d_y, inclusive);
+        let mut rank_one = None;
+        if let (Some((a, b)), Some((d_a, d_b))) = (&head.ab, &mut out.ab) {
+            let (d_a, d_b) = (&mut d_a[keys.clone()], &mut d_b[keys.clone()]);
+            multiply(d_a, &self.d_x[c * key..], &room.factor[..c * key]);
+            divide(d_b, &self.d_y[c * key..], inclusive);
+            rank_one = Some([&a[keys.clone()], &*d_a, &b[keys.clone()], &*d_b]);
+        }
+        let [r, d_r] = [&head.r[keys.clone()], &out.r[keys.clone()]];
+        let [k, d_k] = [&head.k[keys.clone()], &out.k[keys.clone()]];
+        decay_gradient(&mut out.logw[keys], [r, d_r, k, d_k], rank_one, &mut self.running);
+    }
 }
 
-/// `x <- (I - A)^{-1} x` for strictly lower `A`, by forward substitution.
-fn solve(a: &[f32], x: &mut [f32], size: usize, width: usize) {
+/// `x <- (I - A)^{-1} x` for strictly lower `A` (whose columns begin at `size` in rows of `stride`),
+/// by forward substitution.
+fn solve(a: &[f32], stride: usize, size: usize, x: &mut [f32], width: usize) {
     for i in 1..size {
         let (done, rest) = x.split_at_mut(i * width);
-        let row = &mut rest[..width];
-        for j in 0..i {
-            let scale = a[i * size + j];
-            row.iter_mut().zip(&done[j * width..(j + 1) * width]).for_each(|(x, y)| *x += scale * y);
-        }
+        let weights = &a[i * stride + size..][..i];
+        let done = Matrix::new(done, i, width);
+        matmul(&mut rest[..width], width, 1.0, Matrix::new(weights, 1, i), done);
     }
 }
 
 /// `x <- (I - A)^{-T} x`.
-fn solve_transposed(a: &[f32], x: &mut [f32], size: usize, width: usize) {
-    for j in (1..size).rev() {
-        let (rest, done) = x.split_at_mut(j * width);
-        let source = &done[..width];
-        for i in 0..j {
-            let scale = a[j * size + i];
-            rest[i * width..(i + 1) * width].iter_mut().zip(source).for_each(|(x, y)| *x += scale * y);
+fn solve_transposed(a: &[f32], stride: usize, size: usize, x: &mut [f32], width: usize) {
+    for i in (0..size.saturating_sub(1)).rev() {
+        let (rest, done) = x.split_at_mut((i + 1) * width);
+        let below = Matrix::strided(&a[(i + 1) * stride + size + i..], size - i - 1, 1, stride);
+        matmul(&mut rest[i * width..], width, 1.0, below.t(), Matrix::new(done, size - i - 1, width));
+    }
+}
+
+/// Zeroes what lies after a row's own token: in rows of `r` (the first `c`) later tokens, in rows
+/// of `a` the token itself too. By selection: an entry there may be infinite, and 0 * inf is not 0.
+fn mask(scores: &mut [f32], c: usize, s: usize) {
+    for (i, row) in scores[..s * s].chunks_exact_mut(s).enumerate() {
+        let visible = if i < c { i + 1 } else { i - c };
+        row.chunks_exact_mut(c).for_each(|part| part[visible..].fill(0.0));
+    }
+}
+
+/// `[rows, width]` to `[width, rows]`.
+fn transpose(from: &[f32], width: usize, to: &mut [f32]) {
+    let rows = from.len() / width;
+    // Tiles of 16 x 16: a tile's lines stay in cache.
+    for r0 in (0..rows).step_by(16) {
+        for c0 in (0..width).step_by(16) {
+            for c in c0..(c0 + 16).min(width) {
+                for r in r0..(r0 + 16).min(rows) {
+                    to[c * rows + r] = from[r * width + c];
+                }
+            }
+        }
+    }
+}
+
+simd! {
+    // Adds a row to the sums and returns the smallest.
+    fn strongest_sum(sums: &mut [f32], row: &[f32]) -> f32 {
+        for (sum, x) in sums.iter_mut().zip(row) {
+            *sum += x;
+        }
+        let mut least = f32::INFINITY;
+        for sum in sums {
+            least = if *sum < least { *sum } else { least };
+        }
+        least
+    }
+
+    // e^(G - m) from row 1 on, e^(-m) in row 0; e^m.
+    fn factors(logw: &[f32], key: usize, factor: &mut [f32], middle: &mut [f32]) {
+        let tokens = logw.len() / key;
+        let middle = &mut middle[..key];
+        middle.fill(0.0);
+        for row in logw.chunks_exact(key) {
+            for (m, w) in middle.iter_mut().zip(row) {
+                *m += w.max(STRONGEST);
+            }
+        }
+        for (first, m) in factor[..key].iter_mut().zip(middle.iter_mut()) {
+            *m *= 0.5;
+            *first = -*m;
+        }
+        for t in 0..tokens {
+            let (before, row) = factor[t * key..(t + 2) * key].split_at_mut(key);
+            for ((g, before), w) in row.iter_mut().zip(before).zip(&logw[t * key..(t + 1) * key]) {
+                *g = *before + w.max(STRONGEST);
+            }
+        }
+        for g in &mut factor[..(tokens + 1) * key] {
+            *g = exp(*g);
+        }
+        for m in middle {
+            *m = exp(*m);
+        }
+    }
+
+    fn multiply(out: &mut [f32], x: &[f32], by: &[f32]) {
+        for ((out, x), by) in out.iter_mut().zip(x).zip(by) {
+            *out = x * by;
+        }
+    }
+
+    fn divide(out: &mut [f32], x: &[f32], by: &[f32]) {
+        for ((out, x), by) in out.iter_mut().zip(x).zip(by) {
+            *out = x / by;
+        }
+    }
+
+    fn scale_rows(out: &mut [f32], x: &[f32], by: &[f32], width: usize) {
+        for ((out, x), by) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(by) {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = x * by;
+            }
+        }
+    }
+
+    fn scale_rows_in_place(x: &mut [f32], by: &[f32], width: usize) {
+        for (x, by) in x.chunks_exact_mut(width).zip(by) {
+            for x in x {
+                *x *= by;
+            }
+        }
+    }
+
+    // Inner product of each row of one with the same row of the other.
+    fn row_products(out: &mut [f32], x: &[f32], y: &[f32], width: usize) {
+        for ((out, x), y) in out.iter_mut().zip(x.chunks_exact(width)).zip(y.chunks_exact(width)) {
+            *out = crate::cpu::dot::<FMA>(x, y);
+        }
+    }
+
+    // `running` enters as the products of the state after with its gradient.
+    fn decay_gradient(
+        out: &mut [f32], of_rk: [&[f32]; 4], of_ab: Option<[&[f32]; 4]>, running: &mut [f32],
+    ) {
+        let key = running.len();
+        for t in (0..out.len() / key).rev() {
+            let row = t * key..(t + 1) * key;
+            let out = &mut out[row.clone()];
+            let [r, d_r, k, d_k] = of_rk.map(|x| &x[row.clone()]);
+            for n in 0..key {
+                running[n] += multiply_add::<FMA>(r[n], d_r[n], -k[n] * d_k[n]);
+            }
+            match of_ab {
+                None => out.copy_from_slice(running),
+                Some(parts) => {
+                    let [a, d_a, b, d_b] = parts.map(|x| &x[row.clone()]);
+                    for n in 0..key {
+                        running[n] -= b[n] * d_b[n];
+                        out[n] = running[n];
+                        running[n] += a[n] * d_a[n];
+                    }
+                }
+            }
         }
     }
 }
