@@ -20,6 +20,7 @@ pub mod key_norm;
 pub mod linear;
 pub mod rms_norm;
 pub mod rope;
+pub mod rwkv6;
 pub mod rwkv7;
 pub mod swiglu;
 pub mod token_shift;

@@ -213,6 +213,91 @@ fn rwkv7_equals_reference() {
     }
 }
 
+/// As above for RWKV-6; decays reach the clamp.
+#[test]
+fn rwkv6_equals_reference() {
+    use recast_ops::rwkv6::{self, Inputs, Settings, rwkv6};
+    let device = Device::flex().autodiff();
+    let (b, h, n) = (2, 4, 8);
+    for (case, (tokens, groups, balanced, gated, documents)) in
+        [(1, 4, true, false, false), (37, 1, true, true, true), (65, 2, false, true, false), (70, 4, true, false, true)]
+            .into_iter()
+            .enumerate()
+    {
+        let shapes = [
+            vec![b, tokens, h, n],
+            vec![b, tokens, h * n],
+            vec![h * n],
+            vec![b, tokens, groups, n],
+            vec![b, tokens, groups, n],
+            vec![b, tokens, h * n],
+            vec![b, h, n, n],
+        ];
+        let leaves: Vec<Tensor<1>> =
+            shapes.iter().map(|s| random([s.iter().product()], &device).detach()).collect();
+        let starts: Vec<bool> = (0..b * tokens).map(|t| t % tokens != 0 && t % 11 == 3).collect();
+        let settings = |form| Settings { scale: 0.3, starts: documents.then(|| starts.clone().into()), form };
+        let inputs = |x: &[Tensor<1>]| Inputs {
+            q: x[0].clone().reshape([b, tokens, h, n]),
+            decay: x[1].clone().reshape([b, tokens, h * n]),
+            bias: x[2].clone(),
+            k: x[3].clone().reshape([b, tokens, groups, n]),
+            v: x[4].clone().reshape([b, tokens, groups, n]),
+            gate: gated.then(|| x[5].clone().reshape([b, tokens, h * n])),
+            balanced,
+        };
+        let (co, cs) = (random([b, tokens, h, n], &device), random([b, h, n, n], &device));
+        let run = |f: &dyn Fn(Inputs, Tensor<4>) -> (Tensor<4>, Tensor<4>)| {
+            let x: Vec<Tensor<1>> = leaves.iter().map(|x| x.clone().require_grad()).collect();
+            let (o, last) = f(inputs(&x), x[6].clone().reshape([b, h, n, n]));
+            let grads = ((o.clone() * co.clone()).sum() + (last.clone() * cs.clone()).sum()).backward();
+            let grads: Vec<Option<Tensor<1>>> = x.iter().map(|x| x.grad(&grads)).collect();
+            (o, last, grads)
+        };
+        let (o, last, expected) = run(&|i, s| rwkv6::reference::rwkv6(i, s, &settings(Form::Auto)));
+        for form in forms() {
+            let (o2, last2, grads) = run(&|i, s| rwkv6(i, Some(s), settings(form)));
+            assert!(difference(o2, o.clone()) < 2e-5, "case {case} {form:?}: outputs");
+            assert!(difference(last2, last.clone()) < 2e-5, "case {case} {form:?}: state");
+            for (i, (found, expected)) in grads.into_iter().zip(&expected).enumerate().filter(|(i, _)| gated || *i != 5) {
+                let d = difference(found.expect("gradient"), expected.clone().expect("gradient"));
+                assert!(d < GRADIENTS, "case {case} {form:?}: gradient of input {i} differs by {d:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn token_shift_equals_reference() {
+    use recast_ops::token_shift::{self, token_shift};
+    let device = Device::flex().autodiff();
+    for (b, t, c) in [(1, 1, 3), (3, 7, 5), (2, 65, 40)] {
+        let leaves = [random([b * t * c], &device), random([b * c], &device), random([c], &device), random([b * t * c], &device)];
+        let starts: Vec<bool> = (0..b * t).map(|i| i % 5 == 4).collect();
+        let weights = random([b, t, c], &device);
+        let run = |f: &dyn Fn(Tensor<3>, Tensor<2>, Tensor<1>, Tensor<3>) -> Tensor<3>| {
+            let x = leaves.clone().map(|x: Tensor<1>| x.detach().require_grad());
+            let [a, p, base, amount] = x.clone();
+            let y = f(a.reshape([b, t, c]), p.reshape([b, c]), base, amount.reshape([b, t, c]));
+            let grads = (y.clone() * weights.clone()).sum().backward();
+            (y, x.map(|x| x.grad(&grads).expect("gradient")))
+        };
+        let (y, expected) = run(&|x, p, base, amount| token_shift::reference::token_shift(x, p, base, amount, &starts));
+        let (y2, found) =
+            run(&|x, p, base, amount| token_shift(x, Some(p), base, Some(amount), Some(starts.clone().into())));
+        assert!(difference(y2, y) < 1e-6);
+        for (i, (found, expected)) in found.into_iter().zip(expected).enumerate() {
+            let d = difference(found, expected);
+            assert!(d < 1e-5, "{b}x{t}x{c}: gradient of input {i} differs by {d:e}");
+        }
+        let [x, _, base, _] = leaves.clone();
+        let y = token_shift(x.clone().reshape([b, t, c]), None, base.clone(), None, None);
+        let (x, zero) = (x.reshape([b, t, c]), Tensor::zeros([b, t, c], &device));
+        let plain = token_shift::reference::token_shift(x, Tensor::zeros([b, c], &device), base, zero, &vec![false; b * t]);
+        assert!(difference(y, plain) < 1e-6);
+    }
+}
+
 #[test]
 fn no_decay_and_infinite_decay() {
     let device = Device::flex();

@@ -5,17 +5,16 @@ use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
+use crate::state::Documents;
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
-use recast_ops::decay::{decayed_sum, decayed_sum_outputs};
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
 use recast_ops::linear::linear_in_out;
+use recast_ops::rwkv6::{Inputs, Settings, rwkv6, rwkv6_outputs};
 use recast_ops::token_shift::token_shift;
 use serde::{Deserialize, Serialize};
-
-/// The decay is clamped at e^-5 a token: what made 32B models train (notes 2.12).
-const STRONGEST_LOG_DECAY: f32 = -5.0;
+use std::sync::Arc;
 
 /// Options of [`Rwkv6`]; the defaults are the published `qwerky6.yaml`.
 #[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema)]
@@ -126,11 +125,6 @@ pub(super) fn product(x: Tensor<3>, matrix: &Param<2>) -> Tensor<3> {
     linear_in_out(x, matrix.value())
 }
 
-/// Adds a leading token axis to a per-channel parameter.
-pub(super) fn channels(param: &Param<1>) -> Tensor<3> {
-    param.value().unsqueeze::<3>()
-}
-
 impl Kind for Rwkv6 {
     const NAME: &'static str = "rwkv6";
     const ABOUT: &'static str = "RAD-RWKV6: decayed linear attention, state balancing, token shift (RADLADS)";
@@ -224,38 +218,35 @@ impl Mixer for Rwkv6 {
         let (h, n) = (self.layer.heads, self.layer.head_size);
         let documents = call.documents.filter(|d| d.any());
 
+        let previous = call.state.as_ref().and_then(|s| s.parts.get(1)).map(|s| s.clone().reshape([batch, c]));
         let [x_r, x_k, x_v, x_w, x_g] = match &self.shift {
             None => std::array::from_fn(|_| call.x.clone()),
-            Some(shift) => {
-                let previous = call.state.as_ref().and_then(|s| s.parts.get(1)).map(|s| s.clone().reshape([batch, c]));
-                let mut before = token_shift(call.x.clone(), previous);
-                if let Some(documents) = documents {
-                    before = before * documents.keep(&call.x.device().inner()).reshape([batch, tokens, 1]);
-                }
-                shift.forward(call.x.clone(), before)
-            }
+            Some(shift) => shift.forward(call.x.clone(), previous, documents.map(Documents::starts)),
         };
-        let heads = |x: Tensor<3>| x.reshape([batch, tokens, h, n]);
         let mut q = p.queries(x_r);
         let mut k = p.keys(x_k);
-        let v = p.repeat(p.values(x_v));
         if self.options.rope {
             q = p.rotate(q, call.position, documents);
             k = p.rotate(k, call.position, documents);
         }
-        let mut k = p.repeat(k);
-        let d = channels(&self.time_decay) + product(product(x_w, &self.time_decay_w1).tanh(), &self.time_decay_w2);
-        let mut logw = heads(d.exp().neg().clamp_min(STRONGEST_LOG_DECAY));
-        if self.options.balance_state {
-            k = k * logw.clone().exp().neg().add_scalar(1.0);
-        }
-        if let Some(documents) = documents {
-            logw = documents.forget(logw);
-        }
+        // The output norm stands between the recurrence and the gate.
+        let gate = self.gate.forward(x_g);
+        let (inner_gate, outer_gate) = if self.ln_x.is_some() { (None, gate) } else { (gate, None) };
+        let inputs = Inputs {
+            q,
+            decay: product(product(x_w, &self.time_decay_w1).tanh(), &self.time_decay_w2),
+            bias: self.time_decay.value(),
+            k,
+            v: p.values(x_v),
+            gate: inner_gate,
+            balanced: self.options.balance_state,
+        };
+        let settings =
+            Settings { scale: (n as f32).powf(-0.5), starts: documents.map(Documents::starts), form: Form::Auto };
         let mut y = match call.state {
-            None => decayed_sum_outputs(q, logw, k, v, None, Form::Auto),
+            None => rwkv6_outputs(inputs, settings),
             Some(state) => {
-                let (y, last) = decayed_sum(q, logw, k, v, state.parts.first().cloned(), Form::Auto);
+                let (y, last) = rwkv6(inputs, state.parts.first().cloned(), settings);
                 state.parts = vec![last];
                 if self.shift.is_some() {
                     state.parts.push(call.x.narrow(1, tokens - 1, 1).reshape([batch, 1, 1, c]));
@@ -264,12 +255,11 @@ impl Mixer for Rwkv6 {
                 y
             }
         };
-        y = y.mul_scalar((n as f32).powf(-0.5));
         if let Some((weight, bias)) = &self.ln_x {
             y = group_norm(y, weight.value(), bias.value(), output_norm_epsilon(&self.layer));
         }
-        if let Some(gate) = self.gate.forward(x_g) {
-            y = y * heads(gate);
+        if let Some(gate) = outer_gate {
+            y = y * gate.reshape([batch, tokens, h, n]);
         }
         p.output(y)
     }
@@ -281,18 +271,16 @@ impl Mixer for Rwkv6 {
 }
 
 impl Shift {
-    /// The five mixed inputs r, k, v, w, g from the tokens and the tokens before them.
-    fn forward(&self, x: Tensor<3>, before: Tensor<3>) -> [Tensor<3>; 5] {
+    /// The five mixed inputs r, k, v, w, g, from the tokens and those before them.
+    fn forward(&self, x: Tensor<3>, previous: Option<Tensor<2>>, starts: Option<Arc<[bool]>>) -> [Tensor<3>; 5] {
         let c = x.dims()[2];
-        let dx = before - x.clone();
         let w2 = self.w2.value();
         let z = w2.dims()[1];
-        let m = product(x.clone() + dx.clone() * channels(&self.maa_x), &self.w1).tanh();
+        let mixed = token_shift(x.clone(), previous.clone(), self.maa_x.value(), None, starts.clone());
+        let m = product(mixed, &self.w1).tanh();
         std::array::from_fn(|i| {
-            let part = m.clone().narrow(2, i * z, z);
-            let matrix = w2.clone().narrow(0, i, 1).reshape([z, c]);
-            let mixed = linear_in_out(part, matrix);
-            x.clone() + dx.clone() * (mixed + channels(&self.maa[i]))
+            let amount = linear_in_out(m.clone().narrow(2, i * z, z), w2.clone().narrow(0, i, 1).reshape([z, c]));
+            token_shift(x.clone(), previous.clone(), self.maa[i].value(), Some(amount), starts.clone())
         })
     }
 }

@@ -8,10 +8,10 @@
 pub fn keep_freed_memory() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
+        // The largest threshold that fits an int would still give back 2 GiB after every step;
+        // -1 is the documented way to say never.
         // SAFETY: `mallopt` only sets numbers inside the allocator.
-        unsafe {
-            libc::mallopt(libc::M_MMAP_MAX, 0) == 1 && libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX) == 1
-        }
+        unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) == 1 && libc::mallopt(libc::M_TRIM_THRESHOLD, -1) == 1 }
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     false

@@ -24,6 +24,7 @@ pub struct Head {
 }
 
 /// Gradients of one head's inputs, laid out like [`Head`], and of its initial state.
+#[derive(Default)]
 pub struct HeadGradients {
     pub r: Vec<f32>,
     pub logw: Vec<f32>,

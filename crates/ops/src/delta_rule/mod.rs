@@ -14,6 +14,7 @@
 pub(crate) mod chunked;
 pub(crate) mod flex;
 pub(crate) mod heads;
+pub(crate) mod layer;
 pub(crate) mod recurrent;
 pub mod reference;
 

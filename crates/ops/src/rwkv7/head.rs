@@ -38,13 +38,6 @@ pub struct ChannelGradients {
     pub mix: Vec<f32>,
 }
 
-/// What [`chain`] returns: gradients of [`Raw`], of [`Channels`], of the state.
-pub struct RawGradients {
-    pub raw: Raw,
-    pub channels: ChannelGradients,
-    pub state: Vec<f32>,
-}
-
 /// The delta rule's inputs of a head; `starts` names tokens that begin a document.
 pub fn prepare(raw: &Raw, channels: Channels<'_>, starts: Option<&[bool]>) -> Head {
     let n = channels.decay.len();
@@ -65,19 +58,20 @@ pub fn prepare(raw: &Raw, channels: Channels<'_>, starts: Option<&[bool]>) -> He
     head
 }
 
-/// From the gradients of the delta rule's inputs to those of the projections.
-pub fn chain(raw: &Raw, channels: Channels<'_>, starts: Option<&[bool]>, of: HeadGradients) -> RawGradients {
+/// From the gradients of the delta rule's inputs to those of the projections and parameters.
+pub fn chain(raw: &Raw, channels: Channels<'_>, starts: Option<&[bool]>, of: &mut HeadGradients) -> (Raw, ChannelGradients) {
     let n = channels.decay.len();
     let size = raw.k.len();
-    let (d_a, d_b) = of.ab.expect("the delta rule has a and b");
+    let (d_a, d_b) = of.ab.take().expect("the delta rule has a and b");
+    let take = std::mem::take::<Vec<f32>>;
     let zeros = |wanted: bool, size: usize| vec![0.0; if wanted { size } else { 0 }];
     let (stock, residual) = (!channels.k_k.is_empty(), !raw.mix.is_empty());
     let mut out = Raw {
-        r: of.r,
-        decay: of.logw,
+        r: take(&mut of.r),
+        decay: take(&mut of.logw),
         iclr: vec![0.0; size],
-        k: of.k,
-        v: of.v,
+        k: take(&mut of.k),
+        v: take(&mut of.v),
         first: zeros(residual, size),
         mix: zeros(residual, size),
     };
@@ -92,7 +86,7 @@ pub fn chain(raw: &Raw, channels: Channels<'_>, starts: Option<&[bool]>, of: Hea
     if residual {
         chain_values(raw, channels.mix, &mut out, &mut sums.mix);
     }
-    RawGradients { raw: out, channels: sums, state: of.state }
+    (out, sums)
 }
 
 simd! {

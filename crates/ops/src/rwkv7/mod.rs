@@ -18,11 +18,11 @@ mod flex;
 mod head;
 pub mod reference;
 
-use crate::delta_rule::Form;
+use crate::delta_rule::layer::Options;
+pub use crate::delta_rule::layer::Settings;
 use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
-use std::sync::Arc;
 
 /// e^(-1/2): the strongest log decay of a token.
 pub const DECAY_RANGE: f32 = 0.606_530_66;
@@ -74,25 +74,6 @@ pub enum Keys {
         /// Weight of the learning rate.
         k_a: Tensor<1>,
     },
-}
-
-/// What is not a tensor.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Factor of the outputs.
-    pub scale: f32,
-    /// `[B * T]`: whether a document starts here that the state must not reach into.
-    pub starts: Option<Arc<[bool]>>,
-    /// Evaluation order.
-    pub form: Form,
-}
-
-/// Constants of one call.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    settings: Settings,
-    save: bool,
-    final_state: bool,
 }
 
 operator!(

@@ -5,13 +5,13 @@ use crate::cpu::{Array, Matrix, View, exp, maximum, simd, split_rows, sum_of};
 use crate::linear::product;
 use std::sync::{Arc, Mutex};
 
-/// Logits of one block. Larger blocks read the vocabulary weight less often and keep the matrix
-/// products near full speed from 128 rows on, which this allows for 160 000 words.
-const BLOCK_BYTES: usize = 80 << 20;
+/// Logits of one block. Larger blocks read (and pack) the vocabulary weight less often and keep the
+/// matrix products near full speed from 128 rows on, which this allows for 200 000 words.
+const BLOCK_BYTES: usize = 100 << 20;
 
 /// Rows a block for a vocabulary of this size.
 pub fn block_rows(vocabulary: usize) -> usize {
-    (BLOCK_BYTES / (4 * vocabulary.max(1))).clamp(16, 256)
+    (BLOCK_BYTES / (4 * vocabulary.max(1))).clamp(16, 512)
 }
 
 /// The rows that count: those without weights, or with one that is not zero.

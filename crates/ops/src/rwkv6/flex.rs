@@ -1,0 +1,130 @@
+//! CPU: head by head over the thread pool.
+
+use super::{Constants, STRONGEST_LOG_DECAY};
+use crate::cpu::{Array, View, exp, simd};
+use crate::delta_rule::END;
+use crate::delta_rule::heads::{Head, HeadGradients};
+use crate::delta_rule::layer::{Given, Layer};
+
+type Inputs<'a> = [View<'a>; 7];
+
+fn layer<'a>(constants: &'a Constants, inputs: Inputs<'a>) -> Layer<'a> {
+    Layer::new(&constants.layer, inputs[0], inputs[5], inputs[6])
+}
+
+/// Inputs of the recurrence; `logw` of tokens that start a document is not yet [`END`].
+fn prepare(constants: &Constants, layer: &Layer<'_>, [q, decay, bias, k, v, ..]: Inputs<'_>, b: usize, h: usize) -> Head {
+    let mut head = Head {
+        r: layer.gather(q, b, h),
+        logw: layer.gather(decay, b, h),
+        k: layer.gather(k, b, h),
+        v: layer.gather(v, b, h),
+        ab: None,
+    };
+    decays(&mut head.logw, layer.channels(bias, h));
+    if constants.balanced {
+        balance(&mut head.k, &head.logw);
+    }
+    head
+}
+
+/// Ends the state where documents start.
+fn end(layer: &Layer<'_>, b: usize, head: &mut Head) {
+    for (row, &start) in head.logw.chunks_mut(layer.dims.key).zip(layer.starts(b).unwrap_or_default()) {
+        if start {
+            row.fill(END);
+        }
+    }
+}
+
+pub fn forward(constants: &Constants, inputs: Inputs<'_>) -> (Array, Array) {
+    let layer = layer(constants, inputs);
+    layer.forward(|b, h| {
+        let mut head = prepare(constants, &layer, inputs, b, h);
+        end(&layer, b, &mut head);
+        head
+    })
+}
+
+pub fn backward(
+    constants: &Constants,
+    needs: [bool; 7],
+    inputs: Inputs<'_>,
+    _output: View<'_>,
+    saved: View<'_>,
+    gradient: View<'_>,
+) -> [Option<Array>; 7] {
+    /// Gradients of the recurrence's inputs turned into those of the layer's, and of the bias.
+    type Of = (HeadGradients, Vec<f32>);
+    let layer = layer(constants, inputs);
+    let given = layer.backward(
+        saved,
+        gradient,
+        |b, h| {
+            let mut head = prepare(constants, &layer, inputs, b, h);
+            let logw = head.logw.clone();
+            end(&layer, b, &mut head);
+            (logw, head)
+        },
+        |b, h, logw, of| {
+            for (row, &start) in of.logw.chunks_mut(layer.dims.key).zip(layer.starts(b).unwrap_or_default()) {
+                if start {
+                    row.fill(0.0);
+                }
+            }
+            let mut bias = vec![0.0; layer.dims.key];
+            let k = layer.gather(inputs[3], b, h);
+            chain(constants.balanced, &k, &logw, &mut of.k, &mut of.logw, &mut bias);
+            (std::mem::take(of), bias)
+        },
+    );
+    let rows = |i: usize, pick: fn(&Given<Of>) -> &[f32]| needs[i].then(|| layer.rows(&given, inputs[i], pick));
+    [
+        rows(0, |x| &x.of.0.r),
+        rows(1, |x| &x.of.0.logw),
+        needs[2].then(|| layer.sums(&given, inputs[2], |x| &x.1)),
+        rows(3, |x| &x.of.0.k),
+        rows(4, |x| &x.of.0.v),
+        rows(5, |x| &x.gate),
+        needs[6].then(|| layer.states(&given)),
+    ]
+}
+
+simd! {
+    fn decays(x: &mut [f32], bias: &[f32]) {
+        for row in x.chunks_exact_mut(bias.len()) {
+            for (x, bias) in row.iter_mut().zip(bias) {
+                let w = -exp(*x + bias);
+                *x = if w < STRONGEST_LOG_DECAY { STRONGEST_LOG_DECAY } else { w };
+            }
+        }
+    }
+
+    fn balance(k: &mut [f32], logw: &[f32]) {
+        for (k, w) in k.iter_mut().zip(logw) {
+            *k *= 1.0 - exp(*w);
+        }
+    }
+
+    // In: gradients of k' and logw; out: those of k and of the decay before its exponential, whose
+    // derivative is logw itself, and nothing where it was clamped.
+    fn chain(balanced: bool, k: &[f32], logw: &[f32], d_k: &mut [f32], d_decay: &mut [f32], bias: &mut [f32]) {
+        let n = bias.len();
+        for t in 0..k.len() / n {
+            let row = t * n..(t + 1) * n;
+            let (k, logw) = (&k[row.clone()], &logw[row.clone()]);
+            let (d_k, d_decay) = (&mut d_k[row.clone()], &mut d_decay[row]);
+            let bias = &mut bias[..n];
+            for i in 0..n {
+                let mut d = d_decay[i];
+                if balanced {
+                    let w = exp(logw[i]);
+                    d -= d_k[i] * k[i] * w;
+                    d_k[i] *= 1.0 - w;
+                }
+                d_decay[i] = if logw[i] <= STRONGEST_LOG_DECAY { 0.0 } else { d * logw[i] };
+                bias[i] += d_decay[i];
+            }
+        }
+    }
+}

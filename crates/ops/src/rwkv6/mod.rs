@@ -1,0 +1,117 @@
+//! The heart of an RWKV-6 layer: everything between its projections, in one pass.
+//!
+//! ```text
+//! logw = max(-e^(w0 + w), -5)      k' = k (1 - e^logw)   (balanced state, RADLADS; else k' = k)
+//! out  = scale gate decayed sum of (q, logw, k', v)      ([`crate::decay`])
+//! ```
+//!
+//! RADLADS (arXiv 2505.03005) section 4. Keys and values keep their own number of heads: query
+//! heads share them without a repeated copy.
+
+mod flex;
+pub mod reference;
+
+use crate::delta_rule::layer::Options;
+pub use crate::delta_rule::layer::Settings;
+use crate::glue::operator;
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+
+/// The log decay of a token is clamped here: what made 32B models train (RADLADS appendix).
+pub const STRONGEST_LOG_DECAY: f32 = -5.0;
+
+/// Projections of a layer's input. `B` sequences of `T` tokens, `H` heads of `N` channels, `G` heads
+/// of keys and values (`H` is a multiple of `G`).
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// Queries `[B, T, H, N]`, rotated if at all.
+    pub q: Tensor<4>,
+    /// ln(-ln w), without its bias, `[B, T, HN]`.
+    pub decay: Tensor<3>,
+    /// Bias of the decay, `[HN]`.
+    pub bias: Tensor<1>,
+    /// Keys `[B, T, G, N]`, rotated if at all.
+    pub k: Tensor<4>,
+    /// Values `[B, T, G, N]`.
+    pub v: Tensor<4>,
+    /// Output gate `[B, T, HN]`, as it multiplies.
+    pub gate: Option<Tensor<3>>,
+    /// Whether keys are scaled by `1 - w`, so that the state stays bounded.
+    pub balanced: bool,
+}
+
+/// What every call knows beside the tensors.
+#[derive(Clone, Debug)]
+struct Constants {
+    layer: Options,
+    balanced: bool,
+}
+
+operator!(Rwkv6Backend, Constants, rwkv6_forward, rwkv6_backward, flex, 7, [q, decay, bias, k, v, gate, state]);
+
+/// Outputs `[B, T, H, N]` of whole sequences.
+///
+/// # Panics
+/// When shapes do not fit together.
+pub fn rwkv6_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
+    let shape = inputs.q.dims();
+    packed(inputs, None, settings, false).reshape(shape)
+}
+
+/// Outputs `[B, T, H, N]`, and the state `[B, H, N, N]` after them, from `state` (zero when absent).
+///
+/// # Panics
+/// When shapes do not fit together.
+pub fn rwkv6(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (Tensor<4>, Tensor<4>) {
+    let [b, t, h, n] = inputs.q.dims();
+    let packed = packed(inputs, state, settings, true);
+    let outputs = b * t * h * n;
+    (
+        packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]),
+        packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]),
+    )
+}
+
+fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_state: bool) -> Tensor<1> {
+    let [b, t, h, n] = inputs.q.dims();
+    let [_, _, g, _] = inputs.k.dims();
+    assert!(g > 0 && h % g == 0, "rwkv6: {h} heads over {g} key-value heads");
+    assert_eq!(inputs.k.dims(), [b, t, g, n], "rwkv6: shape of k");
+    assert_eq!(inputs.v.dims(), [b, t, g, n], "rwkv6: shape of v");
+    assert_eq!(inputs.decay.dims(), [b, t, h * n], "rwkv6: shape of the decay");
+    assert_eq!(inputs.bias.dims(), [h * n], "rwkv6: shape of the decay's bias");
+    let device = inputs.q.device().inner();
+    let gate = match inputs.gate {
+        Some(gate) => {
+            assert_eq!(gate.dims(), [b, t, h * n], "rwkv6: shape of the gate");
+            gate.reshape([-1])
+        }
+        None => Tensor::<1>::empty([0], &device),
+    };
+    let state = match state {
+        Some(state) => {
+            assert_eq!(state.dims(), [b, h, n, n], "rwkv6: shape of the state");
+            state
+        }
+        None => Tensor::zeros([b, h, n, n], &device),
+    };
+    if let Some(starts) = &settings.starts {
+        assert_eq!(starts.len(), b * t, "rwkv6: one flag a token");
+    }
+    let save = [&inputs.q, &inputs.k, &inputs.v, &state].iter().any(|x| x.is_tracked())
+        || [inputs.decay.is_tracked(), inputs.bias.is_tracked(), gate.is_tracked()].contains(&true);
+    let constants = Constants { layer: Options { settings, save, final_state }, balanced: inputs.balanced };
+    Tensor::from_dispatch(
+        Dispatch::rwkv6_forward(
+            constants,
+            inputs.q.into_dispatch(),
+            inputs.decay.into_dispatch(),
+            inputs.bias.into_dispatch(),
+            inputs.k.into_dispatch(),
+            inputs.v.into_dispatch(),
+            gate.into_dispatch(),
+            state.into_dispatch(),
+        )
+        .0,
+    )
+}
