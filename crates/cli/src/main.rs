@@ -9,6 +9,9 @@ mod scorer;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+#[global_allocator]
+static MEMORY: recast_ops::cpu::HugePages = recast_ops::cpu::HugePages;
+
 /// Converts pretrained softmax transformers into recurrent models, and runs and judges them.
 #[derive(Parser)]
 #[command(name = "recast", version, propagate_version = true)]
@@ -56,11 +59,8 @@ pub enum DeviceName {
 }
 
 impl Global {
-    /// The device, after threads and precision are set for the process.
+    /// The device, after the precision is set for the process.
     pub fn device(&self) -> anyhow::Result<burn::tensor::Device> {
-        if let Some(threads) = self.threads {
-            recast_ops::cpu::set_threads(threads.get())?;
-        }
         recast_ops::linear::set_precision(match self.precision {
             Precision::F32 => recast_ops::linear::Precision::F32,
             Precision::Bf16 => recast_ops::linear::Precision::Bf16,
@@ -102,21 +102,27 @@ fn main() -> ExitCode {
     // each time cost a fifth of a training step in page faults.
     recast_ops::cpu::keep_freed_memory();
     let Arguments { global, verb } = Arguments::parse();
-    let result = match verb {
-        Verb::Convert(args) => commands::convert::run(&args, &global),
-        Verb::Plan(args) => commands::plan::run(&args, &global),
-        Verb::Train(args) => commands::train::run(&args, &global),
-        Verb::Generate(args) => commands::generate::run(&args, &global),
-        Verb::Eval(args) => commands::eval::run(&args, &global),
-        Verb::Logits(args) => commands::logits::run(&args, &global),
-        Verb::Info(args) => commands::info::run(&args, &global),
-        Verb::Schema(args) => commands::schema::run(&args, &global),
-    };
+    let result = recast_ops::cpu::set_threads(global.threads)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| recast_ops::cpu::on_worker(|| run(&verb, &global)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("recast: {}", output::message(&error));
             ExitCode::from(output::exit_code(&error))
         }
+    }
+}
+
+fn run(verb: &Verb, global: &Global) -> anyhow::Result<()> {
+    match verb {
+        Verb::Convert(args) => commands::convert::run(args, global),
+        Verb::Plan(args) => commands::plan::run(args, global),
+        Verb::Train(args) => commands::train::run(args, global),
+        Verb::Generate(args) => commands::generate::run(args, global),
+        Verb::Eval(args) => commands::eval::run(args, global),
+        Verb::Logits(args) => commands::logits::run(args, global),
+        Verb::Info(args) => commands::info::run(args, global),
+        Verb::Schema(args) => commands::schema::run(args, global),
     }
 }

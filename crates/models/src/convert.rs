@@ -10,7 +10,7 @@ use crate::source::{Missing, Source};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-/// What happens to a head that is the embedding (RADLADS notes 1.6).
+/// What happens to a head that is the embedding (RADLADS unties it while it distils).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TiedEmbeddings {

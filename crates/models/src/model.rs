@@ -66,7 +66,7 @@ impl Model {
         } else if builder.has("lm_head.weight") || matches!(missing, Missing::Refuse) {
             Some(builder.child("lm_head").param("weight", table, Init::Normal(0.02))?)
         } else {
-            // A head that starts as a copy of the embedding (untying, RADLADS notes 1.6).
+            // A head that starts as a copy of the embedding (untying).
             let values = crate::param::values(embedding.value());
             Some(builder.child("lm_head").param("weight", table, Init::Values(values))?)
         };
@@ -80,7 +80,7 @@ impl Model {
         })
     }
 
-    /// Drops the head and ties it to the embedding again (RADLADS notes 1.6).
+    /// Drops the head and ties it to the embedding again.
     pub fn tie(&mut self) {
         self.head = None;
         self.config.tied = true;

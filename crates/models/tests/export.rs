@@ -1,5 +1,5 @@
 //! Students written as Hugging Face folders and read again: config keys and tensor names of the
-//! released RADLADS classes (RADLADS notes 2.11) where such a class exists, Recast's own form where
+//! released RADLADS classes where such a class exists, Recast's own form where
 //! none does, the teacher's bytes wherever nothing was trained.
 
 mod checks;
@@ -93,8 +93,8 @@ fn every_rwkv7() -> Vec<MixerSpec> {
     combinations("rwkv7", &options).into_iter().map(ranks).collect()
 }
 
-/// Names below `self_attn.` and shapes, as notes 2.11 list them, for layer `l`.
-fn names_of_notes(spec: &MixerSpec, model: &Model, l: usize) -> BTreeMap<String, Vec<usize>> {
+/// Names below `self_attn.` and shapes, as the released classes have them, for layer `l`.
+fn released_names(spec: &MixerSpec, model: &Model, l: usize) -> BTreeMap<String, Vec<usize>> {
     let config = &model.config;
     let (c, h, n) = (config.hidden, config.heads, config.head_size);
     let (width, kv) = (h * n, config.kv_heads * n);
@@ -161,7 +161,7 @@ fn names_of_notes(spec: &MixerSpec, model: &Model, l: usize) -> BTreeMap<String,
     names
 }
 
-fn has_the_names_of_the_notes(path: &Path, spec: &MixerSpec, model: &Model, what: &str) {
+fn has_the_released_names(path: &Path, spec: &MixerSpec, model: &Model, what: &str) {
     let mut found: BTreeMap<String, Vec<usize>> = open(path).infos().into_iter().map(|i| (i.name, i.shape)).collect();
     for l in 0..model.config.layers {
         let prefix = format!("model.layers.{l}.self_attn.");
@@ -169,7 +169,7 @@ fn has_the_names_of_the_notes(path: &Path, spec: &MixerSpec, model: &Model, what
             .iter()
             .filter_map(|(name, shape)| Some((name.strip_prefix(&prefix)?.to_string(), shape.clone())))
             .collect();
-        assert_eq!(own, names_of_notes(spec, model, l), "{what}: tensors of layer {l}");
+        assert_eq!(own, released_names(spec, model, l), "{what}: tensors of layer {l}");
         found.retain(|name, _| !name.starts_with(&prefix));
         for rest in ["input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"] {
             assert!(found.remove(&format!("model.layers.{l}.{rest}.weight")).is_some(), "{what}: {rest} of layer {l}");
@@ -182,7 +182,7 @@ fn has_the_names_of_the_notes(path: &Path, spec: &MixerSpec, model: &Model, what
 }
 
 /// The released class's keys and the values that they must have.
-fn keys_of_notes(spec: &MixerSpec) -> Vec<(&'static str, Value)> {
+fn released_keys(spec: &MixerSpec) -> Vec<(&'static str, Value)> {
     let option = |key: &str| spec.options.get(key).cloned().unwrap_or(Value::Null);
     let mut keys = vec![
         ("balance_state", option("balance_state")),
@@ -218,10 +218,10 @@ fn every_student(specs: &[MixerSpec], released: impl Fn(&MixerSpec, &Model) -> b
             let folder = tempfile::tempdir().expect("temporary folder");
             round_trip(&model, Some(checkpoint.as_ref()), folder.path(), &what);
             let path = folder.path().join("first");
-            has_the_names_of_the_notes(&path, spec, &model, &what);
+            has_the_released_names(&path, spec, &model, &what);
             let config = config(&path);
             if released(spec, &model) {
-                for (key, value) in keys_of_notes(spec) {
+                for (key, value) in released_keys(spec) {
                     assert_eq!(config[key], value, "{what}: `{key}`");
                 }
                 assert_eq!(config["attention_bias"], json!(model.config.qkv_bias), "{what}");
@@ -264,7 +264,7 @@ fn chosen_ranks_are_stored() {
         let folder = tempfile::tempdir().expect("temporary folder");
         round_trip(&model, None, folder.path(), kind);
         let config = config(&folder.path().join("first"));
-        for (key, value) in keys_of_notes(&model.config.mixers[0]) {
+        for (key, value) in released_keys(&model.config.mixers[0]) {
             assert_eq!(config[key], value, "{kind}: `{key}`");
             assert!(!value.is_null(), "{kind}: `{key}` is left open");
         }
@@ -432,7 +432,7 @@ fn with_config(from: &str, change: impl FnOnce(&mut serde_json::Map<String, Valu
     folder
 }
 
-/// A config that is silent about the group norm, beside tensors that have one (RADLADS notes, trap
+/// A config that is silent about the group norm, beside tensors that have one (trap
 /// 28).
 #[test]
 fn group_norm_is_read_off_the_tensors() {

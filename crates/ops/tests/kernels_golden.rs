@@ -1,6 +1,6 @@
 //! The two recurrences against PyTorch in float64 (`tests/golden/kernels`, made by
 //! `tests/golden/generate/kernels.py`), in every form: outputs, final state and all gradients. And
-//! the printed vectors of the RADLADS notes, 2.10.
+//! the printed vectors of the specification.
 
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -120,7 +120,7 @@ fn wave(c: f64) -> Tensor<4> {
 /// Against a printed vector of six decimals.
 fn printed(name: &str, found: Tensor<4>, expected: &[f64]) {
     let found = found.into_data().try_into_vec::<f32>().expect("f32");
-    // The vectors that the notes give in part are the last rows.
+    // The vectors that the specification gives in part are the last rows.
     let found = &found[found.len() - expected.len()..];
     for (x, y) in found.iter().zip(expected) {
         assert!((f64::from(*x) - y).abs() < 2e-6, "{name}: {found:?}, expected {expected:?}");

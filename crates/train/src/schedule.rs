@@ -1,4 +1,4 @@
-//! Learning rate against steps, as the reference trainer of RADLADS computes it (notes 1.5).
+//! Learning rate against steps, as the reference trainer of RADLADS computes it.
 
 use serde::{Deserialize, Serialize};
 

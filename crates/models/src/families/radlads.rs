@@ -1,12 +1,12 @@
 //! The classes of the released RADLADS checkpoints: `rwkv6qwen2` and `rwkv7qwen2`
-//! (names and keys: RADLADS notes 2.11). The body is Qwen2's.
+//! (names and keys as those checkpoints have them). The body is Qwen2's.
 
 use crate::config::{Keys, MixerSpec, ModelConfig};
 use crate::error::ModelError;
 use crate::weights::Checkpoint;
 use serde_json::{Map, Value, json};
 
-/// Says what a config leaves open and the tensors tell (RADLADS notes, trap 28): a file with `ln_x`
+/// Says what a config leaves open and the tensors tell: a file with `ln_x`
 /// under a config that does not mention `groupnorm_att` was trained with the group norm, and, unless
 /// it says otherwise, without balancing, as the configuration shipped since May 2025 has it.
 pub fn complete(raw: &mut Map<String, Value>, checkpoint: &dyn Checkpoint) {

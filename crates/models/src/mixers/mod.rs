@@ -90,7 +90,7 @@ impl LayerContext {
         self.index as f64 / (self.layers - 1).max(1) as f64
     }
 
-    /// The rank rule of RADLADS (notes 2.1): `32 * max(1, round(C^exponent * factor / 32))`, ties
+    /// The rank rule of the RADLADS trainer: `32 * max(1, round(C^exponent * factor / 32))`, ties
     /// to even as in Python.
     pub fn rank(&self, exponent: f64, factor: f64) -> usize {
         32 * ((self.hidden as f64).powf(exponent) * factor / 32.0).round_ties_even().max(1.0) as usize

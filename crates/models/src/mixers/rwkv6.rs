@@ -1,4 +1,4 @@
-//! RAD-RWKV6 ("RADFinch"): vector-decay linear attention (RADLADS section 4 and notes 2.2).
+//! RAD-RWKV6 ("RADFinch"): vector-decay linear attention (RADLADS, arXiv 2505.03005, section 4).
 
 use super::{Call, Kind, LayerContext, Mixer, Projections};
 use crate::block::Linear;

@@ -1,4 +1,4 @@
-//! RAD-RWKV7 ("RADGoose"): the delta rule with vector decay (RADLADS eqs. 15-32, notes 2.3).
+//! RAD-RWKV7 ("RADGoose"): the delta rule with vector decay (RADLADS, arXiv 2505.03005, eqs. 15-32).
 
 use super::rwkv6::{Gate, output_norm, output_norm_epsilon, product};
 use super::{Call, Kind, LayerContext, Mixer, Projections};
@@ -27,7 +27,7 @@ pub struct Options {
     /// Mix the values of layer 0 into every later layer.
     pub value_residual: bool,
     /// Initial v0: 1.0 as published mixes in 73 % of layer 0's values from the start; about -4 is
-    /// neutral (notes 2.5).
+    /// neutral.
     pub value_residual_start: f32,
     /// Stop the gradient of later layers into layer 0's values (a deviation from the reference).
     pub detach_first_value: bool,

@@ -46,6 +46,6 @@ pub fn packed_documents_equal_separate_ones(subject: &Subject, layer: usize) {
     let inside = gradient[start * c..(start + length) * c].iter().fold(0f32, |m, g| m.max(g.abs()));
     let outside = gradient[..start * c].iter().chain(&gradient[(start + length) * c..]).fold(0f32, |m, g| m.max(g.abs()));
     assert!(inside > 1e-3, "{}: layer {layer}: no gradient inside the document", subject.name);
-    // Not zero: the gradient of decays is a difference of sums over a chunk (RADLADS notes 2.9).
+    // Not zero: the gradient of decays is a difference of sums over a chunk .
     assert!(outside < 1e-6 * inside, "{}: layer {layer}: a gradient of {outside:e} leaves its document", subject.name);
 }

@@ -6,8 +6,9 @@
 //! L2, and sweeps all panels over them. Inside a panel two neighbouring `k` stand side by side, as
 //! `vdpbf16ps` wants them: `[k / 2][row or column][2]`.
 
-use super::matmul::Matrix;
+use super::matmul::{Matrix, assume_written, written};
 use super::{Level, level, threads};
+use std::mem::MaybeUninit;
 
 /// Rows and columns of the register tile: 8 x 3 vectors of accumulators.
 const ROWS: usize = 8;
@@ -28,6 +29,19 @@ pub fn available() -> bool {
 /// # Panics
 /// When the sizes do not fit together, or the processor lacks the instructions ([`available`]).
 pub fn matmul_threads(out: &mut [f32], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
+    run(assume_written(out), out_stride, accumulate, left, right);
+}
+
+/// The product as a new array.
+///
+/// # Panics
+/// As [`matmul_threads`].
+pub fn matmul_threads_new(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
+    written(left.rows * right.columns, |out| run(out, right.columns, false, left, right))
+}
+
+/// Without `accumulate`, `out` is only written to, and wholly.
+fn run(out: &mut [MaybeUninit<f32>], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
     assert!(available(), "bf16 products need AVX512-BF16");
     assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
     let (m, n, k) = (left.rows, right.columns, left.columns);
@@ -36,7 +50,7 @@ pub fn matmul_threads(out: &mut [f32], out_stride: usize, accumulate: bool, left
     }
     assert!((m - 1) * out_stride + n <= out.len(), "output of a matrix product is too small");
     if k == 0 && !accumulate {
-        out.chunks_mut(out_stride).take(m).for_each(|row| row[..n].fill(0.0));
+        out.chunks_mut(out_stride).take(m).for_each(|row| row[..n].fill(MaybeUninit::new(0.0)));
     }
     #[cfg(target_arch = "x86_64")]
     {
@@ -56,6 +70,7 @@ mod x86 {
     use crate::cpu::matmul::Matrix;
     use rayon::prelude::*;
     use std::arch::x86_64::*;
+    use std::mem::MaybeUninit;
     use std::sync::{Mutex, PoisonError};
 
     /// Room for packed panels, kept for the next product: fresh memory would cost a page fault
@@ -90,8 +105,10 @@ mod x86 {
         }
     }
 
-    /// One pass over `k <= DEPTH`.
-    pub fn pass(out: &mut [f32], out_stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>, threads: usize) {
+    type Out<'a> = &'a mut [MaybeUninit<f32>];
+
+    /// One pass over `k <= DEPTH`. Without `keep`, `out` is only written to.
+    pub fn pass(out: Out<'_>, out_stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>, threads: usize) {
         let (m, n, k) = (left.rows, right.columns, left.columns);
         let pairs = k.div_ceil(2);
         let mut packed = Scratch::take(n.div_ceil(COLUMNS) * pairs * COLUMNS);
@@ -127,7 +144,7 @@ mod x86 {
                     // SAFETY: the panels hold `pairs` steps, and `out` the tile of height x width.
                     unsafe {
                         if height == ROWS && width == COLUMNS {
-                            tile(pairs, panel, columns, out.as_mut_ptr(), out_stride, keep);
+                            tile(pairs, panel, columns, out.as_mut_ptr().cast(), out_stride, keep);
                         } else {
                             edge(pairs, panel, columns, out, out_stride, keep, height, width);
                         }
@@ -271,7 +288,7 @@ mod x86 {
         pairs: usize,
         rows: &[u32],
         columns: &[u32],
-        out: &mut [f32],
+        out: Out<'_>,
         stride: usize,
         keep: bool,
         height: usize,
@@ -282,7 +299,9 @@ mod x86 {
         unsafe { tile(pairs, rows, columns, whole.as_mut_ptr(), COLUMNS, false) };
         for (r, whole) in whole.chunks(COLUMNS).take(height).enumerate() {
             for (to, &sum) in out[r * stride..][..width].iter_mut().zip(whole) {
-                *to = if keep { *to + sum } else { sum };
+                // SAFETY: with `keep` the caller's output holds values.
+                let before = if keep { unsafe { to.assume_init() } } else { 0.0 };
+                to.write(before + sum);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{multiply_add, simd};
 use gemm::Parallelism;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// A matrix view with element strides, so that a transpose costs nothing.
@@ -64,7 +65,7 @@ pub fn matmul(out: &mut [f32], out_stride: usize, alpha: f32, left: Matrix<'_>, 
         check(out, out_stride, left, right);
         product(out, out_stride, alpha == 1.0, left, right);
     } else {
-        run(out, out_stride, alpha, left, right, Parallelism::None);
+        run(assume_written(out), out_stride, alpha, left, right, Parallelism::None);
     }
 }
 
@@ -72,7 +73,7 @@ pub fn matmul(out: &mut [f32], out_stride: usize, alpha: f32, left: Matrix<'_>, 
 /// `gemm` crate does, costs more than it gains. Inside recurrences and attention all are.
 const SMALL: usize = 1 << 20;
 
-fn check(out: &[f32], out_stride: usize, left: Matrix<'_>, right: Matrix<'_>) {
+fn check<T>(out: &[T], out_stride: usize, left: Matrix<'_>, right: Matrix<'_>) {
     assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
     let (m, n) = (left.rows, right.columns);
     assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len(), "output of a matrix product is too small");
@@ -154,16 +155,52 @@ unsafe fn tile<const FMA: bool, const M: usize, const N: usize>(
 
 /// [`matmul`] over the thread pool.
 pub fn matmul_threads(out: &mut [f32], out_stride: usize, alpha: f32, left: Matrix<'_>, right: Matrix<'_>) {
-    let work = left.rows * left.columns * right.columns;
-    // Below about a millisecond of work the fork costs more than it gains.
-    let parallel = if work < 1 << 18 { Parallelism::None } else { Parallelism::Rayon(super::threads()) };
-    run(out, out_stride, alpha, left, right, parallel);
+    run(assume_written(out), out_stride, alpha, left, right, parallelism(left, right));
 }
 
-fn run(out: &mut [f32], out_stride: usize, alpha: f32, left: Matrix<'_>, right: Matrix<'_>, parallel: Parallelism) {
+/// The product as a new array, over the thread pool.
+pub fn matmul_threads_new(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
+    written(left.rows * right.columns, |out| run(out, right.columns, 0.0, left, right, parallelism(left, right)))
+}
+
+fn parallelism(left: Matrix<'_>, right: Matrix<'_>) -> Parallelism {
+    // Below about a millisecond of work the fork costs more than it gains.
+    let work = left.rows * left.columns * right.columns;
+    if work < 1 << 18 { Parallelism::None } else { Parallelism::Rayon(super::threads()) }
+}
+
+/// A new array that `write` fills, without zeroing it first: for results of hundreds of megabytes
+/// a step that is a pass over memory saved. `write` must write every element.
+pub(super) fn written(size: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut out = Vec::with_capacity(size);
+    write(&mut out.spare_capacity_mut()[..size]);
+    // SAFETY: the capacity is `size`, and `write` has written as many elements.
+    unsafe { out.set_len(size) };
+    out
+}
+
+/// The same elements for a function that may meet fresh memory.
+pub(super) fn assume_written(out: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the layouts are equal, and products write valid elements only.
+    unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) }
+}
+
+/// With `alpha` zero, `out` is only written to.
+fn run(
+    out: &mut [MaybeUninit<f32>],
+    out_stride: usize,
+    alpha: f32,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    parallel: Parallelism,
+) {
     check(out, out_stride, left, right);
     let (m, n, k) = (left.rows, right.columns, left.columns);
     if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 && alpha == 0.0 {
+        out.chunks_mut(out_stride).take(m).for_each(|row| row[..n].fill(MaybeUninit::new(0.0)));
         return;
     }
     // SAFETY: `check` above and in `Matrix::strided` bound every element that is touched.
@@ -172,7 +209,7 @@ fn run(out: &mut [f32], out_stride: usize, alpha: f32, left: Matrix<'_>, right: 
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out.as_mut_ptr().cast::<f32>(),
             1,
             out_stride as isize,
             alpha != 0.0,

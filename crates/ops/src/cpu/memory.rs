@@ -1,4 +1,6 @@
-//! Asking the allocator to keep what is freed.
+//! Asking the system for memory as training uses it: in large pieces, again and again the same.
+
+use std::alloc::{GlobalAlloc, Layout, System};
 
 /// Tells glibc's allocator to keep freed memory for the next tensor of that size, where by default
 /// every tensor above 32 MiB, and many smaller ones, are mapped afresh and their pages faulted in
@@ -9,10 +11,83 @@ pub fn keep_freed_memory() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         // The largest threshold that fits an int would still give back 2 GiB after every step;
-        // -1 is the documented way to say never.
+        // -1 is the documented way to say never. One arena, because those of other threads are
+        // made of 64 MiB pieces that come and go, and because it grows in one direction, which
+        // [`HugePages`] relies on; it grows by 64 MiB at a time.
+        let settings = [
+            (libc::M_MMAP_MAX, 0),
+            (libc::M_TRIM_THRESHOLD, -1),
+            (libc::M_ARENA_MAX, 1),
+            (libc::M_TOP_PAD, 64 << 20),
+        ];
         // SAFETY: `mallopt` only sets numbers inside the allocator.
-        unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) == 1 && libc::mallopt(libc::M_TRIM_THRESHOLD, -1) == 1 }
+        settings.into_iter().all(|(setting, value)| unsafe { libc::mallopt(setting, value) } == 1)
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     false
+}
+
+/// The system's allocator, its heap backed by pages of 2 MiB where the system offers them to those
+/// who ask (`madvise`, the default of most distributions): walks over weights and activations of
+/// gigabytes miss the processor's page tables otherwise. A training step of SmolLM2-135M on two
+/// cores became a quarter faster. For `#[global_allocator]`, with [`keep_freed_memory`].
+pub struct HugePages;
+
+/// Smaller requests are served from what larger ones have grown.
+const LARGE: usize = 256 << 10;
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn advise() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    const PAGE: usize = 2 << 20;
+    static ADVISED: AtomicUsize = AtomicUsize::new(0);
+    // SAFETY: with 0 it only tells where the heap ends.
+    let end = unsafe { libc::sbrk(0) } as usize;
+    let before = ADVISED.load(Ordering::Relaxed);
+    if end <= before || ADVISED.compare_exchange(before, end, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        return;
+    }
+    // At the first call the length of the heap is not known: what this request may have grown it by.
+    let start = (if before == 0 { end.saturating_sub(64 << 20) } else { before }).next_multiple_of(PAGE) - PAGE;
+    // SAFETY: advice changes no content, and a range that is not all mapped is refused with an error,
+    // after the mapped part was advised.
+    unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn advise() {}
+
+// SAFETY: every request is passed on to the system's allocator; advice touches no memory.
+unsafe impl GlobalAlloc for HugePages {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        let memory = unsafe { System.alloc(layout) };
+        if layout.size() >= LARGE {
+            advise();
+        }
+        memory
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        let memory = unsafe { System.alloc_zeroed(layout) };
+        if layout.size() >= LARGE {
+            advise();
+        }
+        memory
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        let memory = unsafe { System.realloc(memory, layout, size) };
+        if size >= LARGE {
+            advise();
+        }
+        memory
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(memory, layout) };
+    }
 }

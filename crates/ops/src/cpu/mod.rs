@@ -8,12 +8,14 @@ mod matmul;
 mod memory;
 mod split;
 
+use std::num::NonZeroUsize;
+
 pub(crate) use dispatch::simd;
 pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_of};
-pub use memory::keep_freed_memory;
+pub use memory::{HugePages, keep_freed_memory};
 pub use split::{add_parts, split_rows};
 pub use math::{exp, round_to_bf16, sigmoid, softplus};
-pub use matmul::{Matrix, matmul, matmul_threads};
+pub use matmul::{Matrix, matmul, matmul_threads, matmul_threads_new};
 pub use crate::glue::{Array, View};
 
 /// Number of worker threads in use (set it with [`set_threads`] before the first operator runs).
@@ -21,12 +23,24 @@ pub fn threads() -> usize {
     rayon::current_num_threads()
 }
 
-/// Sets the size of the process-wide thread pool. Results are bit-equal for equal sizes.
+/// Starts the process-wide thread pool with `threads` threads, by default one a core. Results are
+/// bit-equal for equal sizes.
 ///
 /// # Errors
-/// When the pool was already started with another size.
-pub fn set_threads(threads: usize) -> Result<(), rayon::ThreadPoolBuildError> {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()
+/// When the pool was already started.
+pub fn set_threads(threads: Option<NonZeroUsize>) -> Result<(), rayon::ThreadPoolBuildError> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.map_or(0, NonZeroUsize::get))
+        // Whole programs run on a worker ([`on_worker`]): what a main thread has by default.
+        .stack_size(8 << 20)
+        .build_global()
+}
+
+/// Runs a program on one of the pool's workers. Called from outside the pool, every operator puts
+/// the caller to sleep and wakes the workers up, which on a training step of many small operators
+/// costs more than a tenth of the time; a worker starts on its share at once.
+pub fn on_worker<R: Send>(program: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| program())
 }
 
 /// Splits `rows` into the ranges that worker threads take; a function of `rows` and the pool's

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! RAD-RWKV6 and GLA give `logw` a value a channel; RetNet, Lightning and Mamba-2 one a head.
-//! Kernel A of the RADLADS notes 2.8; evaluated by the code of [`crate::delta_rule`] without its
+//! Evaluated by the code of [`crate::delta_rule`] without its
 //! rank-one part.
 
 mod flex;

@@ -1,6 +1,6 @@
 //! CPU: three matrix products over all rows at once.
 
-use super::{Layout, product};
+use super::{Layout, product_new};
 use crate::cpu::{Array, Matrix, View};
 
 /// The weight as the matrix `[in, out]` that multiplies from the right.
@@ -14,8 +14,7 @@ fn matrix<'a>(layout: Layout, weight: View<'a>) -> Matrix<'a> {
 
 pub fn forward(&layout: &Layout, [x, weight]: [View<'_>; 2]) -> (Array, Array) {
     let (rows, inner, outer) = (x.rows(), x.width(), layout.outer(weight.shape));
-    let mut y = vec![0.0; rows * outer];
-    product(&mut y, outer, false, Matrix::new(x.data, rows, inner), matrix(layout, weight));
+    let y = product_new(Matrix::new(x.data, rows, inner), matrix(layout, weight));
     let mut shape = x.shape.to_vec();
     shape[x.shape.len() - 1] = outer;
     (Array::new(y, &shape), Array::nothing())
@@ -31,18 +30,13 @@ pub fn backward(
 ) -> [Option<Array>; 2] {
     let (rows, inner, outer) = (x.rows(), x.width(), layout.outer(weight.shape));
     let dy = Matrix::new(dy.data, rows, outer);
-    let dx = needs[0].then(|| {
-        let mut dx = vec![0.0; rows * inner];
-        product(&mut dx, inner, false, dy, matrix(layout, weight).t());
-        Array::new(dx, x.shape)
-    });
+    let dx = needs[0].then(|| Array::new(product_new(dy, matrix(layout, weight).t()), x.shape));
     let dw = needs[1].then(|| {
-        let mut dw = vec![0.0; outer * inner];
         let x = Matrix::new(x.data, rows, inner);
-        match layout {
-            Layout::OutIn => product(&mut dw, inner, false, dy.t(), x),
-            Layout::InOut => product(&mut dw, outer, false, x.t(), dy),
-        }
+        let dw = match layout {
+            Layout::OutIn => product_new(dy.t(), x),
+            Layout::InOut => product_new(x.t(), dy),
+        };
         Array::new(dw, weight.shape)
     });
     [dx, dw]

@@ -4,7 +4,7 @@
 mod flex;
 pub mod reference;
 
-use crate::cpu::{Matrix, bf16, matmul_threads};
+use crate::cpu::{Matrix, bf16, matmul_threads, matmul_threads_new};
 use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -42,6 +42,15 @@ pub(crate) fn product(out: &mut [f32], out_stride: usize, accumulate: bool, left
         bf16::matmul_threads(out, out_stride, accumulate, left, right);
     } else {
         matmul_threads(out, out_stride, if accumulate { 1.0 } else { 0.0 }, left, right);
+    }
+}
+
+/// The product as a new array.
+pub(crate) fn product_new(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
+    if precision() == Precision::Bf16 && left.height() >= BF16_ROWS && bf16::available() {
+        bf16::matmul_threads_new(left, right)
+    } else {
+        matmul_threads_new(left, right)
     }
 }
 
