@@ -89,6 +89,8 @@ enum Verb {
     Info(commands::info::Args),
     /// Print the JSON Schema of recipes, or of a mixer's options.
     Schema(commands::schema::Args),
+    /// Measure training steps, operators and decoding.
+    Bench(commands::bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -124,5 +126,6 @@ fn run(verb: &Verb, global: &Global) -> anyhow::Result<()> {
         Verb::Logits(args) => commands::logits::run(args, global),
         Verb::Info(args) => commands::info::run(args, global),
         Verb::Schema(args) => commands::schema::run(args, global),
+        Verb::Bench(args) => commands::bench::run(args, global),
     }
 }

@@ -8,7 +8,8 @@ use crate::recipe::{Recipe, Stage};
 use crate::trainer::trainable;
 use recast_models::Model;
 use recast_models::param::{Named, count};
-use recast_ops::cpu::{Matrix, matmul_threads};
+use recast_ops::cpu::{Matrix, bf16, matmul_threads};
+use recast_ops::linear::{Precision, precision};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -130,7 +131,12 @@ fn measure() -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..8 {
         let began = Instant::now();
-        matmul_threads(&mut out, n, 0.0, Matrix::new(&a, m, k), Matrix::new(&b, n, k).t());
+        let (left, right) = (Matrix::new(&a, m, k), Matrix::new(&b, n, k).t());
+        if precision() == Precision::Bf16 && bf16::available() {
+            bf16::matmul_threads(&mut out, n, false, left, right);
+        } else {
+            matmul_threads(&mut out, n, 0.0, left, right);
+        }
         best = best.min(began.elapsed().as_secs_f64());
     }
     2.0 * (m * n * k) as f64 / best / 1e9

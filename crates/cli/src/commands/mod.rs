@@ -1,6 +1,7 @@
 //! Verbs, one file each: its arguments (clap) and a `run`. Results go to standard output, talk to
 //! standard error. To add one: a file here and a line in `main.rs`.
 
+pub mod bench;
 pub mod convert;
 pub mod eval;
 pub mod generate;

@@ -1,0 +1,41 @@
+//! `recast bench decode`: one sequence, one token at a time.
+
+use crate::{Global, output};
+use recast_eval::table::{Align, Table};
+use recast_infer::speed::decode_speed;
+use recast_models::Model;
+use std::path::PathBuf;
+
+/// Arguments of `recast bench decode`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Hugging Face folder or GGUF file.
+    model: PathBuf,
+    /// Context lengths, rising.
+    #[arg(long, value_delimiter = ',', default_value = "512,1024,4096,16384")]
+    contexts: Vec<usize>,
+    /// Steps to time at each.
+    #[arg(long, default_value_t = 64)]
+    steps: usize,
+}
+
+/// Times steps and prints.
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    let model = Model::open(&args.model, &global.device()?)?;
+    let speeds = decode_speed(&model, &args.contexts, args.steps)?;
+    if global.json {
+        return output::json(&serde_json::json!({ "model": args.model, "decode": speeds }));
+    }
+    let columns = ["context", "state", "tokens/s", "reading, tokens/s"].map(|name| (name, Align::Right));
+    let mut table = Table::new(&columns);
+    for speed in &speeds {
+        table.row([
+            speed.context.to_string(),
+            crate::run::bytes(speed.state_bytes),
+            format!("{:.1}", speed.tokens_per_second),
+            format!("{:.0}", speed.prefill_tokens_per_second),
+        ]);
+    }
+    println!("{}", table.plain());
+    Ok(())
+}
