@@ -1,33 +1,66 @@
 //! CPU: the delta rule's code without its rank-one part.
 
 use crate::cpu::{Array, View};
-use crate::delta_rule::Options;
-use crate::delta_rule::flex::{collect, collect_states, run_backward, run_forward};
+use crate::delta_rule::heads::{Head, HeadGradients};
+use crate::delta_rule::layer::{Given, Layer, Options, Place};
 
-pub fn forward(options: &Options, [q, logw, k, v, state]: [View<'_>; 5]) -> (Array, Array) {
-    run_forward(options, q, logw, k, v, None, state)
+type Inputs<'a> = [View<'a>; 5];
+
+fn layer<'a>(options: &'a Options, [q, _, _, v, state]: Inputs<'a>) -> Layer<'a> {
+    Layer::new(options, q, v.width(), View { data: &[], shape: &[0] }, state)
+}
+
+fn head(layer: &Layer<'_>, [q, logw, k, v, _]: Inputs<'_>, place: &Place) -> Head {
+    let key = layer.dims.key;
+    let mut decays = layer.gather(logw, logw.width(), place);
+    if logw.width() != key {
+        // One decay for all channels.
+        decays = decays.iter().flat_map(|&w| std::iter::repeat_n(w, key)).collect();
+    }
+    Head {
+        r: layer.gather(q, key, place),
+        logw: decays,
+        k: layer.gather(k, key, place),
+        v: layer.gather(v, layer.dims.value, place),
+        ab: None,
+    }
+}
+
+pub fn forward(options: &Options, inputs: Inputs<'_>) -> (Array, Array) {
+    let layer = layer(options, inputs);
+    layer.forward(|place| head(&layer, inputs, place))
 }
 
 pub fn backward(
     options: &Options,
-    _needs: [bool; 5],
-    [q, logw, k, v, state]: [View<'_>; 5],
+    needs: [bool; 5],
+    inputs: Inputs<'_>,
     _output: View<'_>,
     saved: View<'_>,
     gradient: View<'_>,
 ) -> [Option<Array>; 5] {
-    let (mut heads, dims) = run_backward(options, q, logw, k, v, None, state, saved, gradient);
-    if logw.width() == 1 && dims.key != 1 {
-        // One decay for all channels: its gradient is the sum of theirs.
-        for g in &mut heads {
-            g.logw = g.logw.chunks(dims.key).map(|row| row.iter().sum()).collect();
-        }
-    }
+    let layer = layer(options, inputs);
+    let (key, width) = (layer.dims.key, inputs[1].width());
+    let given = layer.backward(
+        saved,
+        gradient,
+        |place| ((), head(&layer, inputs, place)),
+        |_, (), mut of| {
+            if width != key {
+                // Its gradient is the sum of theirs.
+                of.logw = of.logw.chunks(key).map(|row| row.iter().sum()).collect();
+            }
+            of
+        },
+    );
+    let rows = |i: usize, width: usize, pick: fn(&HeadGradients) -> &[f32]| {
+        needs[i].then(|| layer.rows(&given, inputs[i], width, |x: &Given<HeadGradients>| pick(&x.of)))
+    };
     [
-        collect(&dims, &heads, q, |g| &g.r),
-        collect(&dims, &heads, logw, |g| &g.logw),
-        collect(&dims, &heads, k, |g| &g.k),
-        collect(&dims, &heads, v, |g| &g.v),
-        collect_states(&heads, state),
+        rows(0, key, |x| &x.r),
+        rows(1, width, |x| &x.logw),
+        rows(2, key, |x| &x.k),
+        rows(3, layer.dims.value, |x| &x.v),
+        needs[4].then(|| layer.states(&given)),
     ]
 }

@@ -11,7 +11,8 @@
 mod flex;
 pub mod reference;
 
-use crate::delta_rule::{Form, Options};
+use crate::delta_rule::Form;
+use crate::delta_rule::layer::{Options, Settings};
 use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -77,7 +78,7 @@ fn packed(
     let state = state.unwrap_or_else(|| Tensor::zeros([batch, heads, key, value], &q.device().inner()));
     assert_eq!(state.dims(), [batch, heads, key, value], "decayed_sum: shape of the state");
     let save = [&q, &logw, &k, &v, &state].iter().any(|x| x.is_tracked());
-    let options = Options { form, save, final_state };
+    let options = Options { settings: Settings::plain(form), save, final_state };
     Tensor::from_dispatch(
         Dispatch::decay_forward(
             options,

@@ -1,12 +1,17 @@
-//! Layers around a recurrence: per-head work that turns projections into its inputs, the
-//! recurrence, a scale and a gate on its outputs. [`crate::rwkv6`] and [`crate::rwkv7`] give the
-//! per-head functions.
+//! What recurrences and the layers around them share: sharing (sequence, head) pairs out over the
+//! thread pool, taking each in segments that stay in cache, a scale and a gate on the outputs. A
+//! user ([`super::flex`], [`crate::decay`], [`crate::rwkv6`], [`crate::rwkv7`]) says how a
+//! segment's recurrence inputs are made, and how their gradients go back.
 
 use super::heads::{Dims, Head, HeadGradients};
 use super::{Form, chunked, recurrent};
 use crate::cpu::{Array, View, simd};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
+
+/// Tokens of a head that are gathered at a time: a dozen arrays of 64 channels fit in L2.
+const SEGMENT: usize = 256;
 
 /// What is not a tensor.
 #[derive(Clone, Debug)]
@@ -19,6 +24,13 @@ pub struct Settings {
     pub form: Form,
 }
 
+impl Settings {
+    /// Outputs as they are, one document a sequence.
+    pub(crate) fn plain(form: Form) -> Self {
+        Self { scale: 1.0, starts: None, form }
+    }
+}
+
 /// Constants of one call.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -29,81 +41,111 @@ pub struct Options {
     pub final_state: bool,
 }
 
+/// Some tokens of one head.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Sequence.
+    pub b: usize,
+    /// Head.
+    pub h: usize,
+    /// Which of the sequence's tokens.
+    pub tokens: Range<usize>,
+}
+
 /// Sizes and what every such layer has.
 pub struct Layer<'a> {
     pub dims: Dims,
     pub options: &'a Options,
-    /// As it multiplies, `[B, T, H, N]`, or empty.
+    /// As it multiplies, `[B, T, H, V]`, or empty.
     pub gate: View<'a>,
-    /// `[B, H, N, N]`.
+    /// `[B, H, K, V]`.
     pub state: View<'a>,
 }
 
-/// What the backward pass of one head gives, beside what its chain rule gives.
+/// What the backward pass of one place gives.
 pub struct Given<G> {
+    /// What its chain rule made of the gradients of the recurrence's inputs.
     pub of: G,
+    /// Gradient of the gate.
     pub gate: Vec<f32>,
-    pub state: Vec<f32>,
+    /// Gradient of the state before it.
+    state: Vec<f32>,
 }
 
 impl<'a> Layer<'a> {
-    /// `r` is `[B, T, H, N]`.
-    pub fn new(options: &'a Options, r: View<'a>, gate: View<'a>, state: View<'a>) -> Self {
-        let [batch, tokens, heads, key] = r.shape.try_into().expect("r is [B, T, H, N]");
-        Self { dims: Dims { batch, tokens, heads, key, value: key }, options, gate, state }
+    /// `r` is `[B, T, H, K]`, `value` the width V of values.
+    pub fn new(options: &'a Options, r: View<'a>, value: usize, gate: View<'a>, state: View<'a>) -> Self {
+        let [batch, tokens, heads, key] = r.shape.try_into().expect("r is [B, T, H, K]");
+        Self { dims: Dims { batch, tokens, heads, key, value }, options, gate, state }
     }
 
     fn size(&self) -> usize {
-        self.dims.key * self.dims.key
+        self.dims.key * self.dims.value
     }
 
     /// Number of outputs; the final states stand behind them.
     fn outputs(&self) -> usize {
-        self.dims.batch * self.dims.tokens * self.dims.heads * self.dims.key
+        self.dims.batch * self.dims.tokens * self.dims.heads * self.dims.value
     }
 
-    /// Heads of an input `[B, T, heads, N]`, whatever its shape says; 0 when it is absent.
-    fn heads_of(&self, x: View<'_>) -> usize {
-        x.data.len() / (self.dims.batch * self.dims.tokens * self.dims.key).max(1)
+    fn chunk(&self) -> Option<usize> {
+        self.options.settings.form.chunk(self.dims.tokens)
     }
 
-    /// Rows of query head `h` of sequence `b`; nothing of an absent input.
-    pub fn gather(&self, x: View<'_>, b: usize, h: usize) -> Vec<f32> {
-        let heads = self.heads_of(x);
+    /// Tokens a segment: whole chunks; everything where there are none.
+    fn segment(&self) -> usize {
+        self.chunk().map_or(self.dims.tokens, |chunk| chunk * (SEGMENT / chunk).max(1)).max(1)
+    }
+
+    /// Places of a pair, in order.
+    fn places(&self, pair: usize) -> Vec<Place> {
+        let (b, h) = self.dims.pair(pair);
+        let (tokens, segment) = (self.dims.tokens, self.segment());
+        (0..tokens).step_by(segment).map(|t| Place { b, h, tokens: t..(t + segment).min(tokens) }).collect()
+    }
+
+    /// Heads of an input `[B, T, heads, width]`, whatever its shape says; 0 when it is absent.
+    fn heads_of(&self, x: View<'_>, width: usize) -> usize {
+        x.data.len() / (self.dims.batch * self.dims.tokens * width).max(1)
+    }
+
+    /// A place's rows of an input whose heads are shared by consecutive query heads; nothing of an
+    /// absent input.
+    pub fn gather(&self, x: View<'_>, width: usize, place: &Place) -> Vec<f32> {
+        let heads = self.heads_of(x, width);
         if heads == 0 {
             return Vec::new();
         }
-        let (n, tokens) = (self.dims.key, self.dims.tokens);
-        let shared = h / (self.dims.heads / heads);
-        let mut out = Vec::with_capacity(tokens * n);
-        for t in 0..tokens {
-            out.extend_from_slice(&x.data[((b * tokens + t) * heads + shared) * n..][..n]);
+        let shared = place.h / (self.dims.heads / heads);
+        let mut out = Vec::with_capacity(place.tokens.len() * width);
+        for t in place.tokens.clone() {
+            out.extend_from_slice(&x.data[((place.b * self.dims.tokens + t) * heads + shared) * width..][..width]);
         }
         out
     }
 
-    /// Channels of head `h` of a parameter `[H N]`; nothing of an absent one.
+    /// Channels of head `h` of a parameter `[H K]`; nothing of an absent one.
     pub fn channels(&self, x: View<'a>, h: usize) -> &'a [f32] {
         let n = self.dims.key;
         if x.data.is_empty() { x.data } else { &x.data[h * n..(h + 1) * n] }
     }
 
-    /// Document starts of sequence `b`.
-    pub fn starts(&self, b: usize) -> Option<&[bool]> {
-        let tokens = self.dims.tokens;
-        self.options.settings.starts.as_ref().map(|s| &s[b * tokens..(b + 1) * tokens])
+    /// Document starts of a place.
+    pub fn starts(&self, place: &Place) -> Option<&[bool]> {
+        let first = place.b * self.dims.tokens;
+        self.options.settings.starts.as_ref().map(|s| &s[first + place.tokens.start..first + place.tokens.end])
     }
 
-    fn state_of(&self, index: usize) -> &[f32] {
-        &self.state.data[index * self.size()..(index + 1) * self.size()]
+    fn state_of(&self, pair: usize) -> &[f32] {
+        &self.state.data[pair * self.size()..(pair + 1) * self.size()]
     }
 
-    /// Puts per-head rows back into `[B, T, heads, N]`, adding up heads that share.
-    fn scatter(&self, parts: &[&[f32]], heads: usize) -> Vec<f32> {
-        let (n, tokens) = (self.dims.key, self.dims.tokens);
-        let group = self.dims.heads / heads;
-        let mut out = vec![0.0; self.dims.batch * tokens * heads * n];
-        let row = heads * n;
+    /// Puts the places' rows (in order) back into `[B, T, heads, width]`, adding up heads that share.
+    fn scatter(&self, parts: &[&[f32]], heads: usize, width: usize) -> Vec<f32> {
+        let (tokens, segment) = (self.dims.tokens, self.segment());
+        let (group, segments) = (self.dims.heads / heads, tokens.div_ceil(segment));
+        let row = heads * width;
+        let mut out = vec![0.0; self.dims.batch * tokens * row];
         // Blocks of tokens, so that a single sequence is shared out too.
         const BLOCK: usize = 64;
         let mut slices = Vec::with_capacity(self.dims.batch * tokens.div_ceil(BLOCK));
@@ -112,8 +154,12 @@ impl<'a> Layer<'a> {
         }
         slices.into_par_iter().for_each(|(b, start, rows)| {
             for (t, row) in rows.chunks_mut(row).enumerate() {
-                for (h, to) in row.chunks_mut(n).enumerate() {
-                    let source = |i: usize| &parts[b * self.dims.heads + h * group + i][(start + t) * n..][..n];
+                let (part, at) = ((start + t) / segment, (start + t) % segment * width);
+                for (h, to) in row.chunks_mut(width).enumerate() {
+                    let source = |i: usize| {
+                        let pair = b * self.dims.heads + h * group + i;
+                        &parts[pair * segments + part][at..at + width]
+                    };
                     to.copy_from_slice(source(0));
                     for i in 1..group {
                         to.iter_mut().zip(source(i)).for_each(|(to, x)| *to += x);
@@ -124,29 +170,34 @@ impl<'a> Layer<'a> {
         out
     }
 
-    /// Outputs and final states; saved are the states at the chunks' starts, `[B * H, chunks + 1,
-    /// N, N]`, and behind them the outputs without gate and scale, if there is a gate.
-    pub fn forward(&self, prepare: impl Fn(usize, usize) -> Head + Sync) -> (Array, Array) {
+    /// Outputs and final states. Saved are, for every place in order, the states at its chunks'
+    /// starts and after the last, `[K, V]` each, and behind them the outputs without gate and scale,
+    /// if there is a gate.
+    pub fn forward(&self, prepare: impl Fn(&Place) -> Head + Sync) -> (Array, Array) {
         let (dims, options) = (self.dims, self.options);
-        let results: Vec<(Vec<f32>, Vec<f32>, Vec<f32>)> = (0..dims.batch * dims.heads)
-            .into_par_iter()
-            .map(|index| {
-                let (b, h) = dims.pair(index);
-                let head = prepare(b, h);
-                let mut current = self.state_of(index).to_vec();
-                match options.settings.form.chunk(dims.tokens) {
-                    None => (recurrent::forward(&dims, &head, &mut current), current, Vec::new()),
+        /// Outputs of each place, the state after the last, states at chunks' starts.
+        type Ran = (Vec<Vec<f32>>, Vec<f32>, Vec<f32>);
+        let run = |pair: usize| -> Ran {
+            let mut current = self.state_of(pair).to_vec();
+            let mut starts = Vec::new();
+            let mut outputs = Vec::new();
+            for place in self.places(pair) {
+                let head = prepare(&place);
+                let dims = Dims { tokens: place.tokens.len(), ..dims };
+                outputs.push(match self.chunk() {
+                    None => recurrent::forward(&dims, &head, &mut current),
                     Some(chunk) => {
-                        let mut starts = Vec::new();
                         let save = options.save.then_some(&mut starts);
-                        (chunked::forward(&dims, &head, &mut current, chunk, save), current, starts)
+                        chunked::forward(&dims, &head, &mut current, chunk, save)
                     }
-                }
-            })
-            .collect();
+                });
+            }
+            (outputs, current, starts)
+        };
+        let results: Vec<Ran> = (0..dims.batch * dims.heads).into_par_iter().map(run).collect();
 
-        let parts: Vec<&[f32]> = results.iter().map(|x| x.0.as_slice()).collect();
-        let mut packed = self.scatter(&parts, dims.heads);
+        let parts: Vec<&[f32]> = results.iter().flat_map(|x| x.0.iter().map(Vec::as_slice)).collect();
+        let mut packed = self.scatter(&parts, dims.heads, dims.value);
         let gate = self.gate.data;
         let mut saved: Vec<f32> = Vec::new();
         if options.save {
@@ -156,7 +207,7 @@ impl<'a> Layer<'a> {
                 saved.extend_from_slice(&packed);
             }
         }
-        let block = (64 * dims.heads * dims.key).max(1);
+        let block = (64 * dims.heads * dims.value).max(1);
         packed.par_chunks_mut(block).enumerate().for_each(|(i, y)| {
             let gate = if gate.is_empty() { gate } else { &gate[i * block..][..y.len()] };
             finish(y, gate, options.settings.scale);
@@ -169,65 +220,70 @@ impl<'a> Layer<'a> {
         (Array::new(packed, &[packed_size]), Array::new(saved, &[saved_size]))
     }
 
-    /// Gradients of every head, in order: `prepare` gives what the chain rule needs beside the
-    /// recurrence's inputs, `chain` applies it to the gradients of those (and leaves that of the
-    /// state).
+    /// Gradients of every place, in order: `prepare` gives what the chain rule needs beside the
+    /// recurrence's inputs, `chain` applies it to the gradients of those.
     pub fn backward<R, G: Send>(
         &self,
         saved: View<'_>,
         gradient: View<'_>,
-        prepare: impl Fn(usize, usize) -> (R, Head) + Sync,
-        chain: impl Fn(usize, usize, R, &mut HeadGradients) -> G + Sync,
+        prepare: impl Fn(&Place) -> (R, Head) + Sync,
+        chain: impl Fn(&Place, R, HeadGradients) -> G + Sync,
     ) -> Vec<Given<G>> {
         let (dims, size, settings) = (self.dims, self.size(), &self.options.settings);
         let pairs = dims.batch * dims.heads;
         let outputs = self.outputs();
         let gated = !self.gate.data.is_empty();
         let (starts, ungated) = saved.data.split_at(saved.data.len() - if gated { outputs } else { 0 });
-        let shape = [dims.batch, dims.tokens, dims.heads, dims.key];
-        let like_outputs = |data| View { data, shape: &shape };
-        (0..pairs)
-            .into_par_iter()
-            .map(|index| {
-                let (b, h) = dims.pair(index);
-                let (raw, head) = prepare(b, h);
-                let mut d_y = self.gather(like_outputs(&gradient.data[..outputs]), b, h);
+        let like_outputs = |data| View { data, shape: &[] };
+        let run = |pair: usize| -> Vec<Given<G>> {
+            let mut d_state = if self.options.final_state {
+                gradient.data[outputs + pair * size..outputs + (pair + 1) * size].to_vec()
+            } else {
+                vec![0.0; size]
+            };
+            let mut starts = &starts[pair * (starts.len() / pairs)..(pair + 1) * (starts.len() / pairs)];
+            let mut out = Vec::new();
+            for place in self.places(pair).into_iter().rev() {
+                let (raw, head) = prepare(&place);
+                let mut d_y = self.gather(like_outputs(&gradient.data[..outputs]), dims.value, &place);
                 let mut gate = Vec::new();
                 if gated {
-                    gate = self.gather(like_outputs(ungated), b, h);
+                    gate = self.gather(like_outputs(ungated), dims.value, &place);
                     finish(&mut gate, &d_y, settings.scale);
                 }
-                finish(&mut d_y, &self.gather(self.gate, b, h), settings.scale);
-                let d_final = if self.options.final_state {
-                    gradient.data[outputs + index * size..outputs + (index + 1) * size].to_vec()
-                } else {
-                    vec![0.0; size]
-                };
-                let mut of = match settings.form.chunk(dims.tokens) {
-                    None => recurrent::backward(&dims, &head, self.state_of(index), &d_y, d_final),
+                finish(&mut d_y, &self.gather(self.gate, dims.value, &place), settings.scale);
+                let dims = Dims { tokens: place.tokens.len(), ..dims };
+                let mut of = match self.chunk() {
+                    None => recurrent::backward(&dims, &head, self.state_of(pair), &d_y, d_state),
                     Some(chunk) => {
-                        let each = starts.len() / pairs;
-                        chunked::backward(&dims, &head, &starts[index * each..(index + 1) * each], &d_y, d_final, chunk)
+                        let own;
+                        (starts, own) = starts.split_at(starts.len() - (dims.tokens.div_ceil(chunk) + 1) * size);
+                        chunked::backward(&dims, &head, own, &d_y, d_state, chunk)
                     }
                 };
-                let state = std::mem::take(&mut of.state);
-                Given { of: chain(b, h, raw, &mut of), gate, state }
-            })
-            .collect()
+                d_state = std::mem::take(&mut of.state);
+                let state = if place.tokens.start == 0 { d_state.clone() } else { Vec::new() };
+                out.push(Given { of: chain(&place, raw, of), gate, state });
+            }
+            out.reverse();
+            out
+        };
+        (0..pairs).into_par_iter().map(run).collect::<Vec<_>>().into_iter().flatten().collect()
     }
 
-    /// Joins the heads' gradients of an input `like`.
-    pub fn rows<G>(&self, of: &[Given<G>], like: View<'_>, pick: impl Fn(&Given<G>) -> &[f32]) -> Array {
+    /// Joins the places' gradients of an input `like` with rows of `width`.
+    pub fn rows<G>(&self, of: &[Given<G>], like: View<'_>, width: usize, pick: impl Fn(&Given<G>) -> &[f32]) -> Array {
         let parts: Vec<&[f32]> = of.iter().map(pick).collect();
-        Array::new(self.scatter(&parts, self.heads_of(like)), like.shape)
+        Array::new(self.scatter(&parts, self.heads_of(like, width), width), like.shape)
     }
 
-    /// Adds up the heads' gradients of a parameter `[H N]`.
+    /// Adds up the places' gradients of a parameter `[H K]`.
     pub fn sums<G>(&self, of: &[Given<G>], like: View<'_>, pick: impl Fn(&G) -> &[f32]) -> Array {
         let n = self.dims.key;
+        let segments = self.dims.tokens.div_ceil(self.segment());
         let mut out = vec![0.0; like.data.len()];
         for (index, given) in of.iter().enumerate() {
-            let (_, h) = self.dims.pair(index);
+            let (_, h) = self.dims.pair(index / segments);
             for (sum, x) in out[h * n..].iter_mut().zip(pick(&given.of)) {
                 *sum += x;
             }
@@ -245,6 +301,9 @@ simd! {
     // y *= scale * gate, where a gate is given.
     fn finish(y: &mut [f32], gate: &[f32], scale: f32) {
         if gate.is_empty() {
+            if scale == 1.0 {
+                return;
+            }
             for y in y {
                 *y *= scale;
             }

@@ -19,6 +19,7 @@ pub(crate) mod recurrent;
 pub mod reference;
 
 use crate::glue::operator;
+use layer::{Options, Settings};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
@@ -53,17 +54,6 @@ impl Form {
             Form::Chunked(chunk) => Some(chunk.max(1)),
         }
     }
-}
-
-/// What a recurrence keeps and returns.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Evaluation order.
-    pub form: Form,
-    /// Whether the states at chunk starts are kept for the backward pass.
-    pub(crate) save: bool,
-    /// Whether the final state is part of the output.
-    pub(crate) final_state: bool,
 }
 
 operator!(DeltaRuleBackend, Options, delta_rule_forward, delta_rule_backward, flex, 7, [r, logw, k, v, a, b, state]);
@@ -132,7 +122,7 @@ fn packed(
     let state = state.unwrap_or_else(|| Tensor::zeros([batch, heads, key, value], &r.device().inner()));
     assert_eq!(state.dims(), [batch, heads, key, value], "delta_rule: shape of the state");
     let save = [&r, &logw, &k, &v, &a, &b, &state].iter().any(|x| x.is_tracked());
-    let options = Options { form, save, final_state };
+    let options = Options { settings: Settings::plain(form), save, final_state };
     Tensor::from_dispatch(
         Dispatch::delta_rule_forward(
             options,

@@ -4,24 +4,25 @@ use super::{Constants, STRONGEST_LOG_DECAY};
 use crate::cpu::{Array, View, exp, simd};
 use crate::delta_rule::END;
 use crate::delta_rule::heads::{Head, HeadGradients};
-use crate::delta_rule::layer::{Given, Layer};
+use crate::delta_rule::layer::{Given, Layer, Place};
 
 type Inputs<'a> = [View<'a>; 7];
 
 fn layer<'a>(constants: &'a Constants, inputs: Inputs<'a>) -> Layer<'a> {
-    Layer::new(&constants.layer, inputs[0], inputs[5], inputs[6])
+    Layer::new(&constants.layer, inputs[0], inputs[0].width(), inputs[5], inputs[6])
 }
 
 /// Inputs of the recurrence; `logw` of tokens that start a document is not yet [`END`].
-fn prepare(constants: &Constants, layer: &Layer<'_>, [q, decay, bias, k, v, ..]: Inputs<'_>, b: usize, h: usize) -> Head {
+fn prepare(constants: &Constants, layer: &Layer<'_>, [q, decay, bias, k, v, ..]: Inputs<'_>, place: &Place) -> Head {
+    let of = |x| layer.gather(x, layer.dims.key, place);
     let mut head = Head {
-        r: layer.gather(q, b, h),
-        logw: layer.gather(decay, b, h),
-        k: layer.gather(k, b, h),
-        v: layer.gather(v, b, h),
+        r: of(q),
+        logw: of(decay),
+        k: of(k),
+        v: of(v),
         ab: None,
     };
-    decays(&mut head.logw, layer.channels(bias, h));
+    decays(&mut head.logw, layer.channels(bias, place.h));
     if constants.balanced {
         balance(&mut head.k, &head.logw);
     }
@@ -29,8 +30,8 @@ fn prepare(constants: &Constants, layer: &Layer<'_>, [q, decay, bias, k, v, ..]:
 }
 
 /// Ends the state where documents start.
-fn end(layer: &Layer<'_>, b: usize, head: &mut Head) {
-    for (row, &start) in head.logw.chunks_mut(layer.dims.key).zip(layer.starts(b).unwrap_or_default()) {
+fn end(layer: &Layer<'_>, place: &Place, head: &mut Head) {
+    for (row, &start) in head.logw.chunks_mut(layer.dims.key).zip(layer.starts(place).unwrap_or_default()) {
         if start {
             row.fill(END);
         }
@@ -39,9 +40,9 @@ fn end(layer: &Layer<'_>, b: usize, head: &mut Head) {
 
 pub fn forward(constants: &Constants, inputs: Inputs<'_>) -> (Array, Array) {
     let layer = layer(constants, inputs);
-    layer.forward(|b, h| {
-        let mut head = prepare(constants, &layer, inputs, b, h);
-        end(&layer, b, &mut head);
+    layer.forward(|place| {
+        let mut head = prepare(constants, &layer, inputs, place);
+        end(&layer, place, &mut head);
         head
     })
 }
@@ -60,25 +61,27 @@ pub fn backward(
     let given = layer.backward(
         saved,
         gradient,
-        |b, h| {
-            let mut head = prepare(constants, &layer, inputs, b, h);
+        |place| {
+            let mut head = prepare(constants, &layer, inputs, place);
             let logw = head.logw.clone();
-            end(&layer, b, &mut head);
+            end(&layer, place, &mut head);
             (logw, head)
         },
-        |b, h, logw, of| {
-            for (row, &start) in of.logw.chunks_mut(layer.dims.key).zip(layer.starts(b).unwrap_or_default()) {
+        |place, logw, mut of| {
+            for (row, &start) in of.logw.chunks_mut(layer.dims.key).zip(layer.starts(place).unwrap_or_default()) {
                 if start {
                     row.fill(0.0);
                 }
             }
             let mut bias = vec![0.0; layer.dims.key];
-            let k = layer.gather(inputs[3], b, h);
+            let k = layer.gather(inputs[3], layer.dims.key, place);
             chain(constants.balanced, &k, &logw, &mut of.k, &mut of.logw, &mut bias);
-            (std::mem::take(of), bias)
+            (of, bias)
         },
     );
-    let rows = |i: usize, pick: fn(&Given<Of>) -> &[f32]| needs[i].then(|| layer.rows(&given, inputs[i], pick));
+    let rows = |i: usize, pick: fn(&Given<Of>) -> &[f32]| {
+        needs[i].then(|| layer.rows(&given, inputs[i], layer.dims.key, pick))
+    };
     [
         rows(0, |x| &x.of.0.r),
         rows(1, |x| &x.of.0.logw),

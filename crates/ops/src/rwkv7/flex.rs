@@ -2,17 +2,17 @@
 
 use super::head::{ChannelGradients, Channels, Raw, chain, prepare};
 use crate::cpu::{Array, View};
-use crate::delta_rule::layer::{Given, Layer, Options};
+use crate::delta_rule::layer::{Given, Layer, Options, Place};
 
 type Inputs<'a> = [View<'a>; 14];
 
 fn layer<'a>(options: &'a Options, inputs: Inputs<'a>) -> Layer<'a> {
-    Layer::new(options, inputs[0], inputs[12], inputs[13])
+    Layer::new(options, inputs[0], inputs[0].width(), inputs[12], inputs[13])
 }
 
-fn raw(layer: &Layer<'_>, inputs: Inputs<'_>, b: usize, h: usize) -> Raw {
+fn raw(layer: &Layer<'_>, inputs: Inputs<'_>, place: &Place) -> Raw {
     let [r, decay, iclr, k, v, _, _, first, mix, ..] = inputs;
-    let of = |x| layer.gather(x, b, h);
+    let of = |x| layer.gather(x, layer.dims.key, place);
     Raw { r: of(r), decay: of(decay), iclr: of(iclr), k: of(k), v: of(v), first: of(first), mix: of(mix) }
 }
 
@@ -24,7 +24,7 @@ fn channels<'a>(layer: &Layer<'a>, inputs: Inputs<'a>, h: usize) -> Channels<'a>
 
 pub fn forward(options: &Options, inputs: Inputs<'_>) -> (Array, Array) {
     let layer = layer(options, inputs);
-    layer.forward(|b, h| prepare(&raw(&layer, inputs, b, h), channels(&layer, inputs, h), layer.starts(b)))
+    layer.forward(|place| prepare(&raw(&layer, inputs, place), channels(&layer, inputs, place.h), layer.starts(place)))
 }
 
 pub fn backward(
@@ -40,14 +40,16 @@ pub fn backward(
     let given = layer.backward(
         saved,
         gradient,
-        |b, h| {
-            let raw = raw(&layer, inputs, b, h);
-            let head = prepare(&raw, channels(&layer, inputs, h), layer.starts(b));
+        |place| {
+            let raw = raw(&layer, inputs, place);
+            let head = prepare(&raw, channels(&layer, inputs, place.h), layer.starts(place));
             (raw, head)
         },
-        |b, h, raw, of| chain(&raw, channels(&layer, inputs, h), layer.starts(b), of),
+        |place, raw, of| chain(&raw, channels(&layer, inputs, place.h), layer.starts(place), of),
     );
-    let rows = |i: usize, pick: fn(&Given<Of>) -> &[f32]| needs[i].then(|| layer.rows(&given, inputs[i], pick));
+    let rows = |i: usize, pick: fn(&Given<Of>) -> &[f32]| {
+        needs[i].then(|| layer.rows(&given, inputs[i], layer.dims.key, pick))
+    };
     let sums = |i: usize, pick: fn(&Of) -> &[f32]| needs[i].then(|| layer.sums(&given, inputs[i], pick));
     [
         rows(0, |x| &x.of.0.r),

@@ -59,19 +59,18 @@ pub fn prepare(raw: &Raw, channels: Channels<'_>, starts: Option<&[bool]>) -> He
 }
 
 /// From the gradients of the delta rule's inputs to those of the projections and parameters.
-pub fn chain(raw: &Raw, channels: Channels<'_>, starts: Option<&[bool]>, of: &mut HeadGradients) -> (Raw, ChannelGradients) {
+pub fn chain(raw: &Raw, channels: Channels<'_>, starts: Option<&[bool]>, of: HeadGradients) -> (Raw, ChannelGradients) {
     let n = channels.decay.len();
     let size = raw.k.len();
-    let (d_a, d_b) = of.ab.take().expect("the delta rule has a and b");
-    let take = std::mem::take::<Vec<f32>>;
+    let (d_a, d_b) = of.ab.expect("the delta rule has a and b");
     let zeros = |wanted: bool, size: usize| vec![0.0; if wanted { size } else { 0 }];
     let (stock, residual) = (!channels.k_k.is_empty(), !raw.mix.is_empty());
     let mut out = Raw {
-        r: take(&mut of.r),
-        decay: take(&mut of.logw),
+        r: of.r,
+        decay: of.logw,
         iclr: vec![0.0; size],
-        k: take(&mut of.k),
-        v: take(&mut of.v),
+        k: of.k,
+        v: of.v,
         first: zeros(residual, size),
         mix: zeros(residual, size),
     };

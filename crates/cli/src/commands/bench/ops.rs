@@ -34,6 +34,9 @@ pub struct Args {
     /// Longest sequence of the recurrences.
     #[arg(long, default_value_t = 32768)]
     longest: usize,
+    /// Chunk length of the recurrences; by default their own.
+    #[arg(long)]
+    chunk: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -235,18 +238,19 @@ fn recurrences(bench: &mut Bench<'_>, tokens: usize) {
     let flop = |per_state: f64| 3.0 * per_state * state * (rows * HEADS) as f64;
     let (r, kv, channels) = ([rows, wide], [rows, GROUPS * HEAD], [wide]);
     let three = |x: &Tensor<1>| x.clone().reshape([batch, tokens, wide]);
-    let settings = || rwkv7::Settings { scale: 0.125, starts: None, form: Form::Auto };
+    let form = bench.args.chunk.map_or(Form::Auto, Form::Chunked);
+    let settings = || rwkv7::Settings { scale: 0.125, starts: None, form };
     let decays = |x: &Tensor<1>| four(&x.clone().abs().neg(), tokens, HEADS);
 
     bench.row("decayed sum", rows, flop(4.0), 0.0, &[&r, &r, &r, &r], |x| {
         let of = |i: usize| four(&x[i], tokens, HEADS);
-        decay::decayed_sum_outputs(of(0), decays(&x[1]), of(2), of(3), None, Form::Auto).reshape([-1])
+        decay::decayed_sum_outputs(of(0), decays(&x[1]), of(2), of(3), None, form).reshape([-1])
     });
     bench.row("delta rule", rows, flop(8.0), 0.0, &[&r, &r, &r, &r, &r], |x| {
         let of = |i: usize| four(&x[i], tokens, HEADS);
         // Directions of length about one and learning rates below one keep the state bounded.
         let kap = of(4).mul_scalar(0.4);
-        delta_rule_outputs(of(0), decays(&x[1]), of(2), of(3), kap.clone().neg(), kap.mul_scalar(0.5), None, Form::Auto)
+        delta_rule_outputs(of(0), decays(&x[1]), of(2), of(3), kap.clone().neg(), kap.mul_scalar(0.5), None, form)
             .reshape([-1])
     });
     bench.row("rwkv6", rows, flop(4.0), 0.0, &[&r, &r, &channels, &kv, &kv, &r], |x| {
