@@ -1,0 +1,82 @@
+"""Recast against PyTorch on this machine: runs both alternately and prints ratios.
+
+    python benches/compare.py --recast target/release/recast --teacher SmolLM2-135M-Instruct.Q4_1.gguf
+        [--python PYTHON_WITH_TORCH] [--rounds 3] [--only step|align|distil] [--context 512]
+
+Nothing else should be running. A round starts both programs afresh; each times 7 steps after 2.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+here = pathlib.Path(__file__).resolve().parent
+parser = argparse.ArgumentParser()
+parser.add_argument("--recast", required=True)
+parser.add_argument("--teacher", help="needed for align and distil")
+parser.add_argument("--python", default=sys.executable)
+parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--repeats", type=int, default=7)
+parser.add_argument("--context", type=int, default=512)
+parser.add_argument("--only", choices=["step", "align", "distil"])
+parser.add_argument("--precision", choices=["f32", "bf16"], help="default both")
+parser.add_argument("--json", action="store_true")
+args = parser.parse_args()
+
+
+def run(command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}\nfailed:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def ours(what, precision):
+    command = [args.recast, "bench", "step", "--json", "--precision", precision, "--repeats", str(args.repeats)]
+    command += ["--batch", str(max(1, 1024 // args.context)), "--context", str(args.context)]
+    if what != "step":
+        recipe = here.parent / "recipes" / "smollm2-rwkv7.toml"
+        command += ["--recipe", recipe, "--stage", what, "--set", f"teacher.path={args.teacher}"]
+    return run(command)
+
+
+def theirs(what, precision):
+    name = "next-token" if what == "step" else what
+    command = [args.python, here / "rivals" / "torch_step.py", name, precision, "--repeats", str(args.repeats)]
+    return run(command + ["--batch", str(max(1, 1024 // args.context)), "--context", str(args.context)])
+
+
+rows = []
+for what in [args.only] if args.only else ["step", "align", "distil"]:
+    if what != "step" and not args.teacher:
+        print(f"{what}: left out, no --teacher", file=sys.stderr)
+        continue
+    for precision in [args.precision] if args.precision else ["f32", "bf16"]:
+        pairs = [(ours(what, precision), theirs(what, precision)) for _ in range(args.rounds)]
+        median = lambda side, pick: statistics.median(pick(pair[side]) for pair in pairs)
+        seconds = [median(side, lambda r: r["step"]["median"]) for side in (0, 1)]
+        memory = [median(side, lambda r: r["peak_bytes"]) for side in (0, 1)]
+        row = {
+            "what": what,
+            "precision": precision,
+            "context": args.context,
+            "recast_seconds": seconds[0],
+            "torch_seconds": seconds[1],
+            "time_ratio": seconds[0] / seconds[1],
+            "speedup": seconds[1] / seconds[0],
+            "recast_bytes": memory[0],
+            "torch_bytes": memory[1],
+            "memory_ratio": memory[0] / memory[1],
+        }
+        rows.append(row)
+        print(
+            "{what:7} {precision:4} context {context}: recast {recast_seconds:.3f} s, torch {torch_seconds:.3f} s, "
+            "{time_ratio:.2f} of its time ({speedup:.2f} times its speed); memory {memory_ratio:.2f} of its".format(**row),
+            file=sys.stderr,
+            flush=True,
+        )
+if args.json:
+    print(json.dumps(rows, indent=1))
