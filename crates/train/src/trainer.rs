@@ -270,7 +270,14 @@ impl Trainer {
             let mut loss = Loss::default();
             for batch in micro_batches(&packing, &stage, step) {
                 let teacher = self.teacher.as_ref().map(|t| &t.model);
-                let part = stage.objective.gradients(&self.student, teacher, &batch, &trainable, &mut gradients)?;
+                let part = stage.objective.gradients(
+                    &self.student,
+                    teacher,
+                    &batch,
+                    &trainable,
+                    stage.recompute,
+                    &mut gradients,
+                )?;
                 loss.value += part.value;
                 loss.layers.resize(part.layers.len(), 0.0);
                 loss.layers.iter_mut().zip(&part.layers).for_each(|(sum, x)| *sum += x);

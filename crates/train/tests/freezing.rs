@@ -26,10 +26,16 @@ fn a_subset_has_the_gradients_of_the_whole() {
     let all = student.parameters();
     let some: Vec<_> = all.iter().filter(|(n, _)| n.contains(".self_attn.w")).cloned().collect();
     assert_eq!(some.len(), 3 * teacher.config.layers);
-    for objective in [Objective::OutputAlignment, Objective::LogitKl, Objective::NextToken] {
+    for (objective, recompute) in [
+        (Objective::OutputAlignment, false),
+        (Objective::LogitKl, false),
+        (Objective::LogitKl, true),
+        (Objective::NextToken, false),
+        (Objective::NextToken, true),
+    ] {
         let mut gradients = [Gradients::default(), Gradients::default()];
         for (list, out) in [&all, &some].into_iter().zip(&mut gradients) {
-            objective.gradients(&student, Some(&teacher), &batch, list, out).expect("loss");
+            objective.gradients(&student, Some(&teacher), &batch, list, recompute, out).expect("loss");
         }
         for (name, _) in &all {
             let trains = some.iter().any(|(n, _)| n == name);

@@ -1,11 +1,11 @@
 //! Objectives on the next-token distribution of the whole model.
 
-use super::{Loss, MicroBatch};
+use super::{Loss, MicroBatch, recompute};
 use crate::error::TrainError;
 use crate::optimizer::Gradients;
 use burn::tensor::Tensor;
 use recast_models::Model;
-use recast_models::param::Named;
+use recast_models::param::{Named, track};
 use recast_ops::vocab_loss::{cross_entropy, teacher_kl};
 
 /// Forward KL from the teacher, temperature 1, in f32, mean per token.
@@ -14,19 +14,28 @@ pub fn teacher(
     teacher: &Model,
     batch: &MicroBatch,
     trainable: &[Named],
+    by_block: bool,
     out: &mut Gradients,
 ) -> Result<Loss, TrainError> {
     let wanted = rows(teacher.hidden(&batch.inputs, batch.rows, None, batch.documents.as_ref())?);
-    let given = rows(student.hidden(&batch.inputs, batch.rows, None, batch.documents.as_ref())?);
-    let loss = teacher_kl(given, student.head(), wanted, teacher.head(), batch.weights.clone(), Some(batch.denominator))?;
-    finish(loss, trainable, out)
+    run(student, batch, trainable, by_block, out, |hidden| {
+        let (weights, denominator) = (batch.weights.clone(), Some(batch.denominator));
+        Ok(teacher_kl(rows(hidden), student.head(), wanted, teacher.head(), weights, denominator)?)
+    })
 }
 
 /// Cross-entropy of the next token.
-pub fn next_token(student: &Model, batch: &MicroBatch, trainable: &[Named], out: &mut Gradients) -> Result<Loss, TrainError> {
-    let hidden = rows(student.hidden(&batch.inputs, batch.rows, None, batch.documents.as_ref())?);
-    let loss = cross_entropy(hidden, student.head(), batch.targets.clone(), batch.weights.clone(), Some(batch.denominator))?;
-    finish(loss, trainable, out)
+pub fn next_token(
+    student: &Model,
+    batch: &MicroBatch,
+    trainable: &[Named],
+    by_block: bool,
+    out: &mut Gradients,
+) -> Result<Loss, TrainError> {
+    run(student, batch, trainable, by_block, out, |hidden| {
+        let (weights, denominator) = (batch.weights.clone(), Some(batch.denominator));
+        Ok(cross_entropy(rows(hidden), student.head(), batch.targets.clone(), weights, denominator)?)
+    })
 }
 
 fn rows(x: Tensor<3>) -> Tensor<2> {
@@ -34,11 +43,33 @@ fn rows(x: Tensor<3>) -> Tensor<2> {
     x.reshape([b * t, c])
 }
 
-fn finish(loss: Tensor<1>, trainable: &[Named], out: &mut Gradients) -> Result<Loss, TrainError> {
-    let value = f64::from(loss.clone().into_scalar::<f32>());
-    if loss.is_tracked() {
-        let mut gradients = loss.backward();
-        out.collect(trainable, &mut gradients);
+/// Gradients of a loss of the normed hidden states.
+fn run(
+    student: &Model,
+    batch: &MicroBatch,
+    trainable: &[Named],
+    by_block: bool,
+    out: &mut Gradients,
+    loss: impl FnOnce(Tensor<3>) -> Result<Tensor<1>, TrainError>,
+) -> Result<Loss, TrainError> {
+    if by_block {
+        return recompute::gradients(student, batch, trainable, out, loss);
     }
-    Ok(Loss { value, layers: Vec::new() })
+    track(trainable);
+    let result = student
+        .hidden(&batch.inputs, batch.rows, None, batch.documents.as_ref())
+        .map_err(TrainError::from)
+        .and_then(loss)
+        .map(|loss| {
+            let value = f64::from(loss.clone().into_scalar::<f32>());
+            if loss.is_tracked() {
+                let mut gradients = loss.backward();
+                out.collect(trainable, &mut gradients);
+            }
+            Loss { value, layers: Vec::new() }
+        });
+    trainable.iter().for_each(|(_, p)| {
+        p.untrack(None);
+    });
+    result
 }

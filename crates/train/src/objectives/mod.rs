@@ -6,6 +6,7 @@
 
 mod alignment;
 mod logits;
+mod recompute;
 
 use crate::error::TrainError;
 use crate::optimizer::Gradients;
@@ -61,6 +62,9 @@ impl Objective {
 
     /// Loss of a micro-batch; its gradients with respect to `trainable` are added to `gradients`.
     ///
+    /// `recompute` runs each block again for its backward pass, so that memory holds one block's
+    /// graph. Alignment keeps no more than one mixer's in any case.
+    ///
     /// # Errors
     /// When a token is outside the vocabulary, or there is no teacher and one is needed.
     pub fn gradients(
@@ -69,18 +73,22 @@ impl Objective {
         teacher: Option<&Model>,
         batch: &MicroBatch,
         trainable: &[Named],
+        recompute: bool,
         gradients: &mut Gradients,
     ) -> Result<Loss, TrainError> {
         let teacher = || teacher.ok_or_else(|| TrainError::Recipe("this objective needs a teacher".into()));
-        recast_models::param::track(trainable);
-        let result = match self {
-            Objective::OutputAlignment => alignment::gradients(student, teacher()?, batch, trainable, gradients),
-            Objective::LogitKl => logits::teacher(student, teacher()?, batch, trainable, gradients),
-            Objective::NextToken => logits::next_token(student, batch, trainable, gradients),
-        };
-        trainable.iter().for_each(|(_, p)| {
-            p.untrack(None);
-        });
-        result
+        match self {
+            Objective::OutputAlignment => {
+                let teacher = teacher()?;
+                recast_models::param::track(trainable);
+                let result = alignment::gradients(student, teacher, batch, trainable, gradients);
+                trainable.iter().for_each(|(_, p)| {
+                    p.untrack(None);
+                });
+                result
+            }
+            Objective::LogitKl => logits::teacher(student, teacher()?, batch, trainable, recompute, gradients),
+            Objective::NextToken => logits::next_token(student, batch, trainable, recompute, gradients),
+        }
     }
 }

@@ -247,6 +247,10 @@ pub struct Stage {
     /// Stop state, attention and loss at document boundaries.
     #[serde(default)]
     pub reset_documents: bool,
+    /// Run each block again for its backward pass: memory for one block's graph instead of all of
+    /// them, for about a quarter more time.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub recompute: bool,
     /// Steps between measurements on held-out text; 0 measures at the end only.
     #[serde(default)]
     pub validate_every: u64,
@@ -274,6 +278,9 @@ pub struct Group {
     pub end: f64,
 }
 
+fn is_false(x: &bool) -> bool {
+    !x
+}
 fn everything() -> Vec<String> {
     vec!["*".into()]
 }

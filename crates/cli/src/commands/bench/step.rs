@@ -40,6 +40,9 @@ pub struct Args {
     /// Tokens a sequence; default 512, or the stage's.
     #[arg(long)]
     context: Option<usize>,
+    /// Run each block again for its backward pass.
+    #[arg(long)]
+    recompute: bool,
     /// Steps to time, after two.
     #[arg(long, default_value_t = 7)]
     repeats: usize,
@@ -80,6 +83,7 @@ struct Work {
     batch: usize,
     micro_batch: usize,
     context: usize,
+    recompute: bool,
 }
 
 /// Times steps and prints.
@@ -134,6 +138,7 @@ fn transformer(args: &Args, device: &Device) -> anyhow::Result<Work> {
         batch,
         micro_batch: batch,
         context: args.context.unwrap_or(512),
+        recompute: args.recompute,
     })
 }
 
@@ -167,6 +172,7 @@ fn stage(args: &Args, path: &PathBuf, device: &Device) -> anyhow::Result<Work> {
         batch,
         micro_batch: stage.micro_batch.unwrap_or(batch).min(batch),
         context: args.context.unwrap_or(stage.context),
+        recompute: args.recompute || stage.recompute,
     })
 }
 
@@ -184,7 +190,7 @@ fn measure(work: &Work, repeats: usize) -> anyhow::Result<Outcome> {
         for rows in (0..work.batch).step_by(work.micro_batch.max(1)) {
             let rows = work.micro_batch.min(work.batch - rows);
             let batch = random_batch(rows, work.context, work.batch, work.student.config.vocabulary, step as u64);
-            loss += work.objective.gradients(&work.student, teacher, &batch, params, &mut gradients)?.value;
+            loss += work.objective.gradients(&work.student, teacher, &batch, params, work.recompute, &mut gradients)?.value;
         }
         let middle = Instant::now();
         let norm = optimizer.norm(&gradients);
