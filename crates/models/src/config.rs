@@ -145,10 +145,10 @@ impl ModelConfig {
     /// When they do not.
     pub fn check(&self) -> Result<(), ModelError> {
         let fail = |message: String| Err(ModelError::Config(message));
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return fail(format!("{} heads cannot share {} key-value heads evenly", self.heads, self.kv_heads));
         }
-        if self.head_size % 2 != 0 {
+        if !self.head_size.is_multiple_of(2) {
             return fail(format!("head size {} is odd; rotary embedding needs pairs", self.head_size));
         }
         if self.mixers.len() != self.layers {

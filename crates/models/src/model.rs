@@ -128,7 +128,7 @@ impl Model {
     /// When an id is outside the vocabulary, or the tokens do not divide into `batch` rows.
     pub fn embed(&self, tokens: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
         self.check_tokens(tokens)?;
-        if tokens.is_empty() || batch == 0 || tokens.len() % batch != 0 {
+        if tokens.is_empty() || batch == 0 || !tokens.len().is_multiple_of(batch) {
             return Err(ModelError::Batch { tokens: tokens.len(), batch });
         }
         let ids: Vec<i32> = tokens.iter().map(|&t| t as i32).collect();

@@ -149,6 +149,11 @@ pub trait Kind: Mixer + Sized + 'static {
     fn build(options: &Self::Options, layer: &LayerContext, builder: &Builder<'_>) -> Result<Self, ModelError>;
 }
 
+/// Options with everything that follows from the layer filled in.
+type Resolve = fn(&Map<String, Value>, &LayerContext) -> Result<Map<String, Value>, ModelError>;
+/// A mixer of these options.
+type Build = fn(&Map<String, Value>, &LayerContext, &Builder<'_>) -> Result<Box<dyn Mixer>, ModelError>;
+
 /// A mixer in the registry.
 #[derive(Clone, Copy)]
 pub struct Registration {
@@ -158,8 +163,8 @@ pub struct Registration {
     pub about: &'static str,
     /// Whether the state's size does not depend on the number of tokens.
     pub constant_state: bool,
-    resolve: fn(&Map<String, Value>, &LayerContext) -> Result<Map<String, Value>, ModelError>,
-    build: fn(&Map<String, Value>, &LayerContext, &Builder<'_>) -> Result<Box<dyn Mixer>, ModelError>,
+    resolve: Resolve,
+    build: Build,
     /// JSON Schema of the options.
     pub schema: fn() -> schemars::Schema,
 }

@@ -74,7 +74,7 @@ impl Subject {
     /// Tokens of `rows` rows of `length`.
     pub fn tokens(&self, rows: usize, length: usize) -> Vec<u32> {
         let mut random = Random::new(11, &self.name);
-        (0..rows * length).map(|_| (random.next() % self.model.config.vocabulary as u64) as u32).collect()
+        (0..rows * length).map(|_| (random.bits() % self.model.config.vocabulary as u64) as u32).collect()
     }
 
     /// The mixer of a layer by itself, with random parameters, and its place.

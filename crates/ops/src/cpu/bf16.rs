@@ -202,7 +202,7 @@ mod x86 {
                 if count == P && !second.is_empty() {
                     // SAFETY: P floats of each are read, P words written, in steps that divide P.
                     unsafe {
-                        if P % 16 == 0 {
+                        if P.is_multiple_of(16) {
                             for p in (0..P).step_by(16) {
                                 let low = narrow16(_mm512_loadu_ps(first.as_ptr().add(p)));
                                 let high = narrow16(_mm512_loadu_ps(second.as_ptr().add(p)));

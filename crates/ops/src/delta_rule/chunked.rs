@@ -430,10 +430,12 @@ simd! {
                 None => out.copy_from_slice(running),
                 Some(parts) => {
                     let [a, d_a, b, d_b] = parts.map(|x| &x[row.clone()]);
-                    for n in 0..key {
-                        running[n] -= b[n] * d_b[n];
-                        out[n] = running[n];
-                        running[n] += a[n] * d_a[n];
+                    for ((running, b), d_b) in running.iter_mut().zip(b).zip(d_b) {
+                        *running -= b * d_b;
+                    }
+                    out.copy_from_slice(running);
+                    for ((running, a), d_a) in running.iter_mut().zip(a).zip(d_a) {
+                        *running += a * d_a;
                     }
                 }
             }

@@ -64,6 +64,7 @@ pub struct Residual {
 
 /// How keys are scaled.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one a layer and call")]
 pub enum Keys {
     /// By `1 - w + iclr`, so that the state stays bounded.
     Balanced,

@@ -30,14 +30,14 @@ impl<'a> Rows<'a> {
 
     /// Whether the token reads the one before it in the sequence.
     fn joined(&self, row: usize) -> bool {
-        row % self.tokens != 0 && !self.starts.is_some_and(|s| s[row])
+        !row.is_multiple_of(self.tokens) && !self.starts.is_some_and(|s| s[row])
     }
 
     /// What stands before a token.
     fn before(&self, row: usize) -> &[f32] {
         if self.joined(row) {
             self.row(self.x, row - 1)
-        } else if row % self.tokens == 0 && !self.starts.is_some_and(|s| s[row]) {
+        } else if row.is_multiple_of(self.tokens) && !self.starts.is_some_and(|s| s[row]) {
             self.row(self.previous, row / self.tokens)
         } else {
             &self.zeros

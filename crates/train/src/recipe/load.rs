@@ -86,7 +86,7 @@ fn assign(root: &mut Toml, path: &str, value: Toml) -> Result<(), TrainError> {
         at = match at {
             Toml::Table(table) => table.entry(key).or_insert_with(|| Toml::Table(Table::new())),
             Toml::Array(list) => {
-                let names: Vec<String> = list.iter().map(|e| name_of(e)).collect();
+                let names: Vec<String> = list.iter().map(name_of).collect();
                 let index = key.parse().ok().or_else(|| names.iter().position(|n| n == key));
                 index.and_then(|i: usize| list.get_mut(i)).ok_or_else(|| {
                     TrainError::Recipe(format!("--set {path}: no entry `{key}`, there are {}", names.join(", ")))
