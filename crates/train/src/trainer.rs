@@ -10,7 +10,7 @@ use crate::recipe::{Embedded, Patterns, Recipe, Stage};
 use crate::schedule::Schedule;
 use crate::teacher::{Teacher, from_scratch};
 use crate::text::{RunText, micro_batches};
-use crate::validate::{HeldOutLoss, held_out_loss};
+use crate::validate::{HeldOut, HeldOutLoss};
 use burn::tensor::Device;
 use recast_models::Model;
 use recast_models::param::Named;
@@ -104,6 +104,7 @@ pub struct Trainer {
     /// Where it stands.
     pub position: Position,
     text: RunText,
+    held_out: HeldOut,
     store: Store,
     /// The checkpoint to go on from.
     start: Option<PathBuf>,
@@ -199,6 +200,7 @@ impl Trainer {
         if let Some(error) = failed {
             return Err(error);
         }
+        let held_out = HeldOut::new(&text.held_out, &recipe.validation)?;
         let plan = Plan::new(&recipe, teacher.as_ref().map(|t| &t.model), &student);
         let store = Store::new(folder, recipe.checkpoints.keep);
         let position = Position { recipe_hash: recipe.hash(), ..Default::default() };
@@ -211,6 +213,7 @@ impl Trainer {
             plan,
             position,
             text,
+            held_out,
             store,
             start: None,
         })
@@ -245,7 +248,7 @@ impl Trainer {
     fn held_out(&self, model: &Model) -> Result<HeldOutLoss, TrainError> {
         let teacher = self.teacher.as_ref().map(|t| &t.model);
         let other = teacher.filter(|t| !std::ptr::eq(*t, model));
-        held_out_loss(model, other, &self.text.held_out, &self.recipe.validation)
+        self.held_out.loss(model, other)
     }
 
     fn stage(&mut self, params: &[Named], metrics: &mut Metrics, observer: &mut dyn Observer) -> Result<(), TrainError> {
