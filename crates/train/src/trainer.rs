@@ -52,6 +52,8 @@ pub enum Event<'a> {
         /// Tokens in this step.
         tokens: u64,
     },
+    /// A measurement on held-out text begins, of the model of this name.
+    Measuring(&'a str),
     /// A measurement on held-out text.
     HeldOut {
         /// The stage.
@@ -231,10 +233,12 @@ impl Trainer {
             checkpoint::load_params(place, &params)?;
         } else {
             if let Some(teacher) = &self.teacher {
+                observer.event(&Event::Measuring(TEACHER))?;
                 let loss = self.held_out(&teacher.model)?;
                 self.position.held_out.push((TEACHER.into(), loss));
                 observer.event(&Event::Snapshot { name: TEACHER, model: &teacher.model, loss })?;
             }
+            observer.event(&Event::Measuring(BEFORE))?;
             let loss = self.held_out(&self.student)?;
             self.position.held_out.push((BEFORE.into(), loss));
             observer.event(&Event::Snapshot { name: BEFORE, model: &self.student, loss })?;
@@ -305,6 +309,7 @@ impl Trainer {
 
             let last = step + 1 == steps;
             if !last && stage.validate_every > 0 && (step + 1) % stage.validate_every == 0 {
+                observer.event(&Event::Measuring(&stage.name))?;
                 let loss = self.held_out(&self.student)?;
                 metrics.held_out(&stage.name, &self.position, &loss)?;
                 observer.event(&Event::HeldOut { stage: &stage, step: step + 1, loss })?;
@@ -321,6 +326,7 @@ impl Trainer {
             }
         }
         drop(optimizer);
+        observer.event(&Event::Measuring(&stage.name))?;
         let loss = self.held_out(&self.student)?;
         metrics.held_out(&stage.name, &self.position, &loss)?;
         self.position.held_out.push((stage.name.clone(), loss));

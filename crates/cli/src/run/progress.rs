@@ -1,6 +1,7 @@
 //! The screen of a run: bars on a terminal, plain lines elsewhere.
 
 use super::samples::{self, Written};
+use super::summary::label;
 use crate::Global;
 use indicatif::{ProgressBar, ProgressStyle};
 use recast_train::trainer::{BEFORE, TEACHER};
@@ -8,7 +9,7 @@ use recast_train::{Event, Observer, TrainError, Trainer};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Set by SIGINT and SIGTERM: finish the step, save, stop.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -128,12 +129,23 @@ impl Observer for Screen {
                     ));
                 }
             }
+            Event::Measuring(name) => match &self.bar {
+                Some(bar) => bar.set_message("measuring on held-out text"),
+                None if self.bars => {
+                    let bar = ProgressBar::new_spinner();
+                    bar.set_message(format!("measuring on held-out text: {}", label(name)));
+                    bar.enable_steady_tick(Duration::from_millis(100));
+                    self.bar = Some(bar);
+                }
+                None => {}
+            },
             Event::HeldOut { stage, step, loss } => {
                 let kl = loss.kl.map_or_else(String::new, |kl| format!(", KL from the teacher {kl:.4}"));
                 self.say(&format!("{}: step {step}: held-out perplexity {:.3}{kl}", stage.name, loss.perplexity()));
             }
             Event::Snapshot { name, model, loss } => {
                 if matches!(*name, TEACHER | BEFORE) {
+                    self.finish();
                     let who = if *name == TEACHER { "teacher" } else { "student before training" };
                     self.say(&format!("{who}: held-out perplexity {:.3}", loss.perplexity()));
                 }

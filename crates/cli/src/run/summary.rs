@@ -8,6 +8,7 @@ use recast_train::Trainer;
 use recast_train::trainer::{BEFORE, TEACHER};
 use recast_train::validate::HeldOutLoss;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Tokens timed at each.
@@ -73,16 +74,17 @@ impl Summary {
     /// Measures memory and speed, and collects the rest.
     pub fn measure(trainer: &Trainer, folder: &Path, screen: &Screen) -> anyhow::Result<Self> {
         let teacher = trainer.teacher.as_ref().map(|t| &t.model);
-        let memory = MEMORY_CONTEXTS
-            .iter()
-            .map(|&context| Memory {
+        let contexts = &trainer.recipe.speed.contexts;
+        let lengths: BTreeSet<usize> = MEMORY_CONTEXTS.iter().chain(contexts).copied().collect();
+        let memory = lengths
+            .into_iter()
+            .map(|context| Memory {
                 context,
                 student: trainer.student.state_bytes(context),
                 teacher: teacher.map(|t| t.state_bytes(context)),
             })
             .collect();
         let mut speeds = Vec::new();
-        let contexts = &trainer.recipe.speed.contexts;
         if !contexts.is_empty() {
             eprintln!("timing generation");
             let student = decode_speed(&trainer.student, contexts, SPEED_STEPS)?;
@@ -113,11 +115,13 @@ impl Summary {
 
     /// For the terminal.
     pub fn print(&self) {
+        // What the columns before leave of the terminal's width.
+        let room = console::Term::stdout().size_checked().map_or(60, |(_, columns)| (columns as usize).saturating_sub(62).max(20));
         let mut table = Table::new(&[("model", Align::Left), ("held-out perplexity", Align::Right), ("KL from teacher", Align::Right), ("writes", Align::Left)]);
         for (name, loss) in &self.held_out {
             let kl = loss.kl.map_or_else(String::new, |kl| format!("{kl:.4}"));
             let sample = self.samples.iter().find(|w| &w.name == name).and_then(|w| w.texts.first());
-            let sample = sample.map_or_else(String::new, |(_, text)| shorten(text, 60));
+            let sample = sample.map_or_else(String::new, |(_, text)| shorten(text, room));
             table.row([label(name), format!("{:.3}", loss.perplexity()), kl, sample]);
         }
         println!("{}", table.plain());
@@ -131,7 +135,7 @@ impl Summary {
             ("student tokens/s", Align::Right),
             ("teacher tokens/s", Align::Right),
         ]);
-        let contexts: std::collections::BTreeSet<usize> =
+        let contexts: BTreeSet<usize> =
             self.memory.iter().map(|m| m.context).chain(self.speed.iter().map(|s| s.context)).collect();
         for context in contexts {
             let memory = self.memory.iter().find(|m| m.context == context);
