@@ -426,7 +426,7 @@ mod attention {
         let sizes =
             [[2, 1, 3, 1, 1, 8], [2, 1, 4, 300, 2, 8], [2, 7, 4, 9, 2, 5], [1, 65, 3, 65, 3, 16], [2, 130, 6, 400, 2, 8]];
         for sizes in sizes {
-            for mask in [Mask::Causal, Mask::Window(1), Mask::Window(40), Mask::Bidirectional] {
+            for mask in [Mask::Causal, Mask::Window(1), Mask::Window(40), Mask::Bidirectional, Mask::Blocks(1), Mask::Blocks(6)] {
                 check(&format!("{mask:?}"), sizes, &AttentionOptions { mask, ..Default::default() });
             }
             check("scaled", sizes, &AttentionOptions { scale: Some(0.7), ..Default::default() });

@@ -29,6 +29,9 @@ pub enum Mask {
     Window(usize),
     /// All keys.
     Bidirectional,
+    /// Keys of its own block, later ones included, and of those before; blocks of so many tokens
+    /// are counted from the first key (block diffusion, arXiv 2503.09573).
+    Blocks(usize),
 }
 
 /// How to attend; the default is causal, scaled by `N^(-1/2)`.
@@ -64,6 +67,7 @@ impl Visible {
             Mask::Causal => (0, after),
             Mask::Window(window) => (after.saturating_sub(window), after),
             Mask::Bidirectional => (0, self.keys),
+            Mask::Blocks(size) => (0, after.next_multiple_of(size)),
         };
         let row = batch * self.time + time;
         if let Some(first) = &self.first {
@@ -117,6 +121,7 @@ pub fn attention(q_bthn: Tensor<4>, k_bsgn: Tensor<4>, v_bsgn: Tensor<4>, option
         options.mask == Mask::Bidirectional || time <= keys,
         "attention: {time} queries are the last of {keys} keys"
     );
+    assert!(options.mask != Mask::Blocks(0), "attention: blocks of no tokens");
     for list in [&options.first_visible, &options.end_visible].into_iter().flatten() {
         assert_eq!(list.len(), batch * time, "attention: one visible key a query");
     }

@@ -16,6 +16,7 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &AttentionOp
                     Mask::Causal => distance >= 0,
                     Mask::Window(window) => distance >= 0 && distance < window as i64,
                     Mask::Bidirectional => true,
+                    Mask::Blocks(size) => key as i64 / size as i64 <= position / size as i64,
                 };
                 let row = b * time + t;
                 let seen = by_position
