@@ -3,6 +3,8 @@
 mod commands;
 mod embedded;
 mod output;
+#[cfg(test)]
+mod reference;
 mod run;
 mod scorer;
 
