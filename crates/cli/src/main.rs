@@ -45,7 +45,8 @@ pub struct Global {
 }
 
 /// Precision of matrix products.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit throughout.
     F32,

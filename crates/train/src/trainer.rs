@@ -16,6 +16,7 @@ use recast_models::Model;
 use recast_models::param::Named;
 use recast_ops::adamw::AdamW;
 use recast_text::{Progress, Tokenizer};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -107,6 +108,8 @@ pub struct Trainer {
     pub position: Position,
     text: RunText,
     held_out: HeldOut,
+    /// Held as long as this process works in the folder.
+    _lock: Option<File>,
     store: Store,
     /// The checkpoint to go on from.
     start: Option<PathBuf>,
@@ -170,6 +173,7 @@ impl Trainer {
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         recipe.check()?;
+        let lock = lock(folder)?;
         let (teacher, student, tokenizer) = match (&recipe.teacher, &recipe.scratch) {
             (Some(named), _) => {
                 let teacher = Teacher::open(&embedded.teacher(&named.path), device)?;
@@ -216,6 +220,7 @@ impl Trainer {
             position,
             text,
             held_out,
+            _lock: lock,
             store,
             start: None,
         })
@@ -348,6 +353,21 @@ impl Trainer {
     }
 }
 
+/// Keeps other processes out of a run's folder: two that write one history would cut it short.
+/// None where the file system has no locks.
+fn lock(folder: &Path) -> Result<Option<File>, TrainError> {
+    let path = folder.join(".lock");
+    let file = File::create(&path).map_err(TrainError::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(TrainError::Resume {
+            path: folder.to_owned(),
+            message: "another process is working on this run; wait for it, or stop it first".into(),
+        }),
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
 /// The parameters that a stage trains, in the model's order, with the index of their rate.
 fn optimizer(stage: &Stage, params: &[Named]) -> Result<Optimizer, TrainError> {
     let groups: Vec<Patterns> = stage.groups.iter().map(|g| Patterns::new(std::slice::from_ref(&g.pattern))).collect();
@@ -401,4 +421,21 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let temporary = path.with_extension("tmp");
     std::fs::write(&temporary, bytes).map_err(TrainError::io(&temporary))?;
     std::fs::rename(&temporary, path).map_err(TrainError::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_belongs_to_one_process() {
+        let folder = std::env::temp_dir().join(format!("recast-lock-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("temporary folder");
+        let first = lock(&folder).expect("nobody else is there");
+        let Err(TrainError::Resume { message, .. }) = lock(&folder) else { panic!("locked twice") };
+        assert!(message.contains("another process"));
+        drop(first);
+        assert!(lock(&folder).is_ok());
+        std::fs::remove_dir_all(&folder).expect("removes it");
+    }
 }

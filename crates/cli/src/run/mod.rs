@@ -1,6 +1,7 @@
 //! What `convert` and `train` share: a run from its recipe to its report.
 
 mod card;
+mod conditions;
 mod progress;
 mod report;
 mod samples;
@@ -31,12 +32,21 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
     let folder = match &start {
         Start::New(_, folder) | Start::Resume(folder) => folder.clone(),
     };
+    let kept = match &start {
+        Start::New(..) => None,
+        Start::Resume(_) => conditions::Conditions::read(&folder)?,
+    };
+    let conditions = kept.clone().unwrap_or_else(|| conditions::Conditions::now(global));
+    conditions.restore(global)?;
     let mut screen = Screen::new(&folder, global);
     let files = crate::embedded::files()?;
     let mut trainer = match start {
         Start::New(recipe, folder) => Trainer::create(*recipe, &files, &folder, &device, &mut screen)?,
         Start::Resume(folder) => Trainer::resume(&folder, &files, &device, &mut screen)?,
     };
+    if kept.is_none() {
+        conditions.write(&folder)?;
+    }
     screen.begin(&trainer);
     trainer.run(&mut screen)?;
     screen.finish();
@@ -67,7 +77,7 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         Some(&card),
     )?;
     let summary = Summary::measure(&trainer, &folder, &screen)?;
-    report::write(&trainer, &summary, &folder).context("writing the report")?;
+    report::write(&trainer, &summary, &folder, &conditions).context("writing the report")?;
     Ok(summary)
 }
 

@@ -102,7 +102,7 @@ impl Observer for Screen {
                 self.stage_tokens = 0;
                 if self.bars {
                     let bar = ProgressBar::new(stage.steps() * (stage.batch * stage.context) as u64);
-                    let style = "{prefix:>8} {bar:32} {percent:>3}%  {msg}  {elapsed} elapsed, {eta} left";
+                    let style = "{prefix:>7} {wide_bar} {percent:>3}%  {msg}  {eta} left";
                     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
                     bar.set_prefix(stage.name.clone());
                     bar.set_position(done * (stage.batch * stage.context) as u64);
@@ -118,7 +118,7 @@ impl Observer for Screen {
                 let left = ((stage.steps() - step) * tokens) as f64 / speed;
                 if let Some(bar) = &self.bar {
                     bar.set_position(step * tokens);
-                    bar.set_message(format!("loss {loss:.4}  lr {rate:.1e}  {speed:.0} tokens/s"));
+                    bar.set_message(format!("loss {loss:.4}  {speed:.0} tokens/s"));
                 } else if self.line_at.elapsed().as_secs() >= LINE_SECONDS {
                     self.line_at = Instant::now();
                     self.say(&format!(

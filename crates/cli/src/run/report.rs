@@ -1,5 +1,6 @@
 //! A run as the data of a report page.
 
+use super::conditions::Conditions;
 use super::summary::{Summary, label};
 use recast_eval::metrics::Estimate;
 use recast_eval::report::{
@@ -17,7 +18,7 @@ use std::path::Path;
 const POINTS: usize = 400;
 
 /// Writes `report.html` and `report.json` into the run's folder.
-pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path) -> anyhow::Result<()> {
+pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path, conditions: &Conditions) -> anyhow::Result<()> {
     let lines = metrics::read(folder)?;
     let recipe = &trainer.recipe;
     let kinds = kinds(trainer);
@@ -30,10 +31,11 @@ pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path) -> anyhow::Res
             student: format!("{} parameters, mixers: {kinds}", trainer.plan.parameters),
             recipe: recipe.name.clone(),
             recipe_hash: recipe.hash(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: conditions.command.clone(),
             versions: vec![Fact { label: "recast".into(), value: env!("CARGO_PKG_VERSION").into() }],
             machine: format!("{} threads, {}", recast_ops::cpu::threads(), processor()),
             more: vec![
+                Fact { label: "precision".into(), value: format!("{:?}", conditions.precision).to_lowercase() },
                 Fact { label: "training time".into(), value: super::progress::duration(summary.seconds) },
                 Fact { label: "tokens".into(), value: summary.tokens.to_string() },
             ],
