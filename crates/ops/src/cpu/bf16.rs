@@ -356,39 +356,4 @@ mod tests {
             }
         }
     }
-
-    /// Not a test: GFLOP/s at the sizes of a training step of SmolLM2-135M (1024 rows), with f32
-    /// beside it: `cargo test --release -p recast-ops bf16_speed -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn bf16_speed() {
-        use std::time::Instant;
-        for (what, m, n, k) in [
-            ("projection", 1024, 576, 576),
-            ("up", 1024, 1536, 576),
-            ("down", 1024, 576, 1536),
-            ("gradient of up", 1536, 576, 1024),
-            ("low rank", 1024, 64, 576),
-            ("head", 256, 49152, 576),
-            ("gradient of head", 49152, 576, 256),
-        ] {
-            let (a, b) = (values(m * k, 0.3), values(k * n, 7.7));
-            let mut out = vec![0.0; m * n];
-            let (left, right) = (Matrix::new(&a, m, k), Matrix::new(&b, n, k).t());
-            let work = 2.0 * (m * n * k) as f64;
-            let mut speed = |f: &mut dyn FnMut(&mut [f32])| {
-                f(&mut out);
-                let mut best = f64::INFINITY;
-                for _ in 0..7 {
-                    let start = Instant::now();
-                    f(&mut out);
-                    best = best.min(start.elapsed().as_secs_f64());
-                }
-                work / best * 1e-9
-            };
-            let bf16 = speed(&mut |out| matmul_threads(out, n, false, left, right));
-            let f32 = speed(&mut |out| crate::cpu::matmul_threads(out, n, 0.0, left, right));
-            println!("{what:18} {m:5} x {n:5} x {k:4}: bf16 {bf16:6.0} GFLOP/s, f32 {f32:6.0} GFLOP/s");
-        }
-    }
 }

@@ -248,7 +248,7 @@ pub struct Stage {
     #[serde(default)]
     pub reset_documents: bool,
     /// Run each block again for its backward pass: memory for one block's graph instead of all of
-    /// them, for about a quarter more time.
+    /// them, for one more forward pass.
     #[serde(default, skip_serializing_if = "is_false")]
     pub recompute: bool,
     /// Steps between measurements on held-out text; 0 measures at the end only.
