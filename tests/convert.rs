@@ -101,6 +101,18 @@ fn align_changes_mixers_only_and_distil_everything() {
     serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("one JSON object");
     let output = recast(folder.path(), &["info", "d/model", "--json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
+    // A run is not its model.
+    let output = recast(folder.path(), &["info", "d"]);
+    assert!(text(&output.stderr).contains("its model is d/model"), "{}", text(&output.stderr));
+    // A finished run is told again, not made again.
+    let model = folder.path().join("d/model/model.safetensors");
+    let written = || std::fs::metadata(&model).and_then(|m| m.modified()).expect("a date");
+    let before = written();
+    let output = recast(folder.path(), &["convert", "--resume", "d", "--json"]);
+    assert!(text(&output.stderr).contains("finished already"), "{}", text(&output.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(summary["name"], "small");
+    assert_eq!(written(), before);
 }
 
 fn refused(recipe: &str, arguments: &[&str], code: i32, wanted: &str) {
@@ -117,9 +129,12 @@ fn bad_requests_are_refused_with_a_reason() {
     refused("name = \"x\"\nstagse = 1\n", &["convert", "r.toml"], 2, "did you mean `stages`");
     refused(RECIPE, &["convert", "r.toml", "--set", "stages.align.contxt=3"], 2, "did you mean `context`");
     refused(RECIPE, &["convert", "r.toml", "--set", "student.mixer.kind=rwkv8"], 2, "did you mean `rwkv");
-    refused(RECIPE, &["convert", "r.toml", "--set", "student.mixer.blance_state=true"], 2, "balance_state");
+    refused(RECIPE, &["convert", "r.toml", "--set", "student.mixer.blance_state=true"], 2, "did you mean `balance_state`");
     refused(RECIPE, &["convert", "r.toml", "--set", "teacher.path=nowhere.gguf"], 1, "nowhere.gguf");
     refused(RECIPE, &["convert", "r.toml", "--set", "text.train=[\"empty.txt\"]"], 1, "empty.txt");
+    refused(RECIPE, &["convert", "r.toml", "--set", "stages.align.train=nothing"], 2, "no parameter matches");
+    refused(RECIPE, &["plan", "r.toml", "--set", "text.train=nowhere.txt"], 2, "there is no nowhere.txt");
+    refused(RECIPE, &["train", "r.toml"], 2, "recast convert");
     refused(RECIPE, &["convert", "--resume", "nothing"], 2, "holds no run");
     refused(RECIPE, &["convert", "r.toml", "--threads", "0"], 2, "--threads");
 }
@@ -130,6 +145,7 @@ fn empty_text_and_a_taken_folder() {
     std::fs::write(folder.path().join("empty.txt"), "").expect("file");
     let output = recast(folder.path(), &["convert", "r.toml", "--set", "text.train=[\"empty.txt\"]", "--out", "e"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(!folder.path().join("e").exists(), "a run that never began left its folder");
     std::fs::create_dir(folder.path().join("taken")).expect("folder");
     std::fs::write(folder.path().join("taken/recipe.toml"), "x").expect("file");
     let output = recast(folder.path(), &["convert", "r.toml", "--out", "taken"]);

@@ -9,6 +9,7 @@ mod run;
 mod scorer;
 
 use clap::{Parser, Subcommand};
+use recast_ops::device::Kind;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -26,6 +27,7 @@ struct Arguments {
 
 /// Options of every verb.
 #[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every verb")]
 pub struct Global {
     /// Print one JSON object with the results on standard output.
     #[arg(long, global = true)]
@@ -36,9 +38,9 @@ pub struct Global {
     /// Precision of matrix products: f32, or bf16 operands with f32 accumulation.
     #[arg(long, global = true, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
-    /// Device to compute on.
-    #[arg(long, global = true, value_enum, default_value_t = DeviceName::Cpu)]
-    pub device: DeviceName,
+    /// Device to compute on: cpu, cuda, rocm, metal or vulkan (those the binary was built for).
+    #[arg(long, global = true, value_name = "DEVICE", default_value_t = Kind::Cpu)]
+    pub device: Kind,
     /// No progress bars.
     #[arg(long, global = true)]
     pub no_progress: bool,
@@ -54,13 +56,6 @@ pub enum Precision {
     Bf16,
 }
 
-/// Devices this binary can compute on.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceName {
-    /// The processor.
-    Cpu,
-}
-
 impl Global {
     /// The device, after the precision is set for the process.
     pub fn device(&self) -> anyhow::Result<burn::tensor::Device> {
@@ -68,9 +63,7 @@ impl Global {
             Precision::F32 => recast_ops::linear::Precision::F32,
             Precision::Bf16 => recast_ops::linear::Precision::Bf16,
         });
-        match self.device {
-            DeviceName::Cpu => Ok(burn::tensor::Device::flex()),
-        }
+        Ok(recast_ops::device::open(self.device)?)
     }
 }
 
@@ -121,7 +114,7 @@ fn main() -> ExitCode {
 
 fn run(verb: &Verb, global: &Global) -> anyhow::Result<()> {
     match verb {
-        Verb::Convert(args) => commands::convert::run(args, global),
+        Verb::Convert(args) => commands::convert::run(args, global, run::Wanted::Teacher),
         Verb::Plan(args) => commands::plan::run(args, global),
         Verb::Train(args) => commands::train::run(args, global),
         Verb::Generate(args) => commands::generate::run(args, global),

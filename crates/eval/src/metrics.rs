@@ -223,10 +223,12 @@ fn ratio(
     })
 }
 
+/// The exponential, with its linearised standard error; beyond half a unit of the exponent that is
+/// no interval any more, and is left out.
 fn exp(estimate: Option<Estimate>) -> Option<Estimate> {
     estimate.map(|e| Estimate {
         value: e.value.exp(),
-        std_error: e.std_error.map(|s| s * e.value.exp()),
+        std_error: e.std_error.filter(|s| *s <= 0.5).map(|s| s * e.value.exp()),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Parameters: tensors that modules read, stages train and checkpoints store.
 
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use std::sync::{Arc, RwLock};
 
 /// A trainable tensor, shared by handle between the module that uses it and whoever trains,
@@ -40,14 +40,19 @@ pub trait Parameter: Send + Sync {
     fn track(&self);
     /// Ends tracking; returns the gradient that a backward pass left, if any.
     fn untrack(&self, gradients: Option<&mut Gradients>) -> Option<Vec<f32>>;
-    /// The gradient so far, without ending tracking.
-    fn take_gradient(&self, gradients: &mut Gradients) -> Option<Vec<f32>>;
+    /// The gradient so far, flat and on the parameter's device, without ending tracking.
+    fn take_gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>>;
     /// A copy of the values, row-major.
     fn read(&self) -> Vec<f32>;
     /// Replaces the values.
     fn write(&self, values: &[f32]);
     /// Changes the values in place.
     fn update(&self, change: &mut dyn FnMut(&mut [f32]));
+    /// Replaces the values by what `change` makes of them, flat and on their device. Nobody else
+    /// holds the tensor that it gets, so that an optimizer may work in place.
+    fn replace(&self, change: &mut dyn FnMut(Tensor<1>) -> Tensor<1>);
+    /// Where the values are.
+    fn device(&self) -> Device;
 }
 
 const LOCK: &str = "a parameter's lock is never held across a panic";
@@ -86,9 +91,9 @@ impl<const D: usize> Parameter for Cell<D> {
         Some(values(leaf.grad_remove(gradients?)?))
     }
 
-    fn take_gradient(&self, gradients: &mut Gradients) -> Option<Vec<f32>> {
+    fn take_gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
         let tensors = self.tensors.read().expect(LOCK);
-        Some(values(tensors.leaf.as_ref()?.grad_remove(gradients)?))
+        Some(tensors.leaf.as_ref()?.grad_remove(gradients)?.reshape([-1]))
     }
 
     fn read(&self) -> Vec<f32> {
@@ -100,13 +105,25 @@ impl<const D: usize> Parameter for Cell<D> {
     }
 
     fn update(&self, change: &mut dyn FnMut(&mut [f32])) {
+        self.replace(&mut |tensor| {
+            let device = tensor.device();
+            let mut data = values(tensor);
+            change(&mut data);
+            let shape = [data.len()];
+            Tensor::from_data(TensorData::new(data, shape), &device)
+        });
+    }
+
+    fn replace(&self, change: &mut dyn FnMut(Tensor<1>) -> Tensor<1>) {
         let mut tensors = self.tensors.write().expect(LOCK);
         let (device, shape) = (tensors.value.device(), tensors.value.dims());
         // Taken out, so that the storage has one owner and is changed where it lies.
         let value = std::mem::replace(&mut tensors.value, Tensor::empty([0; D], &device));
-        let mut data = values(value);
-        change(&mut data);
-        tensors.value = Tensor::from_data(TensorData::new(data, shape), &device);
+        tensors.value = change(value.reshape([-1])).reshape(shape);
+    }
+
+    fn device(&self) -> Device {
+        self.tensors.read().expect(LOCK).value.device()
     }
 }
 

@@ -227,7 +227,7 @@ fn check_mixer(case: &Case) {
         check("v_first", first.grad_remove(&mut gradients).map(recast_models::param::values));
     }
     for (what, param) in &params {
-        check(what, param.take_gradient(&mut gradients));
+        check(what, param.take_gradient(&mut gradients).map(recast_models::param::values));
     }
     let stored = case.file.infos().iter().filter(|i| i.name.starts_with("grad.")).count();
     // Layer 0's value residual is stored with zero gradients and is no parameter here.

@@ -4,8 +4,9 @@
 //! `forward(&Options, [View; N]) -> (output, saved)` and
 //! `backward(&Options, needs, [View; N], output, saved, gradient) -> [Option<Array>; N]`.
 //! [`operator!`] makes a backend extension of them: dispatch at run time, an autodiff node whose
-//! state is the inputs, the output and `saved`. The GPU path adds one implementation of the same
-//! trait for burn's `CubeBackend`.
+//! state is the inputs, the output and `saved`. With a `cube.rs` beside it, which has the same two
+//! functions over [`CubeTensor`](crate::cube), the operator runs on GPUs too; without one its public
+//! function takes the reference there ([`on_cpu`]).
 
 use burn::tensor::{Bytes, DType};
 use burn_flex::{FlexTensor, Layout};
@@ -75,14 +76,67 @@ pub(crate) fn wrap(array: Array) -> FlexTensor {
     )
 }
 
+/// Whether the tensor's device is the processor.
+pub(crate) fn on_cpu<const D: usize>(tensor: &burn::tensor::Tensor<D>) -> bool {
+    #[cfg(feature = "cube")]
+    {
+        tensor.device().inner() == burn::tensor::Device::flex()
+    }
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = tensor;
+        true
+    }
+}
+
 /// Declares the burn extension of an operator: `operator!(Trait, Options, forward_name,
-/// backward_name, flex_module, N, [inputs...])`.
+/// backward_name, flex_module, N, [inputs...])`, with `, cube` behind it where there is a `cube.rs`.
 macro_rules! operator {
     ($Trait:ident, $Options:ty, $forward:ident, $backward:ident, $flex:ident, $n:literal, [$($x:ident),+]) => {
         // The extension macro must see the output types as plain tokens, one an input.
-        $crate::glue::operator!(@ $Trait, $Options, $forward, $backward, $flex, $n, [$($x FloatTensor),+]);
+        $crate::glue::operator!(
+            @ [Autodiff, Flex] $Trait, $Options, $forward, $backward, $flex, $n, [$($x FloatTensor),+]
+        );
     };
-    (@ $Trait:ident, $Options:ty, $forward:ident, $backward:ident, $flex:ident, $n:literal, [$($x:ident $Float:ident),+]) => {
+    ($Trait:ident, $Options:ty, $forward:ident, $backward:ident, $flex:ident, $n:literal, [$($x:ident),+], cube) => {
+        $crate::glue::operator!(
+            @ [Autodiff, Flex, Cube: cfg(feature = "cube")]
+            $Trait, $Options, $forward, $backward, $flex, $n, [$($x FloatTensor),+]
+        );
+        #[cfg(feature = "cube")]
+        $crate::glue::operator!(@cube $Trait, $Options, $forward, $backward, $n, [$($x FloatTensor),+]);
+    };
+    (@cube $Trait:ident, $Options:ty, $forward:ident, $backward:ident, $n:literal, [$($x:ident $Float:ident),+]) => {
+        mod extension_on_cube {
+            use super::extension::$Trait;
+            #[allow(unused_imports)]
+            use super::*;
+            use burn::backend::tensor::FloatTensor;
+            use $crate::cube::{contiguous, nothing};
+
+            impl $Trait for burn_cubecl::CubeBackend {
+                fn $forward(options: $Options, $($x: FloatTensor<Self>),+)
+                    -> (FloatTensor<Self>, FloatTensor<Self>)
+                {
+                    super::cube::forward(&options, [$( contiguous($x) ),+])
+                }
+
+                fn $backward(
+                    options: $Options, needs: [bool; $n], $($x: FloatTensor<Self>,)+
+                    output: FloatTensor<Self>, saved: FloatTensor<Self>, gradient: FloatTensor<Self>,
+                ) -> ($( $Float<Self>, )+) {
+                    let empty = nothing(&gradient);
+                    let [$($x),+] = super::cube::backward(
+                        &options, needs, [$( contiguous($x) ),+],
+                        contiguous(output), contiguous(saved), contiguous(gradient),
+                    );
+                    ($( $x.unwrap_or_else(|| empty.clone()), )+)
+                }
+            }
+        }
+    };
+    (@ [$($backends:tt)*] $Trait:ident, $Options:ty, $forward:ident, $backward:ident, $flex:ident,
+     $n:literal, [$($x:ident $Float:ident),+]) => {
         mod extension {
             #[allow(unused_imports)]
             use super::*;
@@ -95,7 +149,7 @@ macro_rules! operator {
             use $crate::glue::{Array, contiguous, view, wrap};
 
             /// Backend side of the operator; one implementation a backend.
-            #[backend_extension(Autodiff, Flex)]
+            #[backend_extension($($backends)*)]
             pub trait $Trait: Backend {
                 /// Output and what the backward pass needs beside inputs and output.
                 fn $forward(options: $Options, $($x: FloatTensor<Self>),+)

@@ -1,10 +1,11 @@
 //! The operator floor: differentiable functions on tensors with a hand-written fast path.
 //!
 //! One folder an operator: `mod.rs` is the public function (maths, shapes, source), `reference.rs`
-//! the slow truth from plain tensor operations, `flex.rs` the CPU code over plain slices. To add
-//! one, copy the smallest folder (`swiglu`), declare it with `operator!` of `glue.rs` and add it to
-//! `tests/fused.rs`, which holds every fast path to its reference: outputs and all gradients, at
-//! odd sizes.
+//! the slow truth from plain tensor operations, `flex.rs` the CPU code over plain slices, `cube.rs`
+//! the GPU code (features `cuda`, `rocm`, `metal`, `vulkan`; an operator without one takes its
+//! reference there). To add one, copy the smallest folder (`swiglu`), declare it with `operator!` of
+//! `glue.rs` and add it to `tests/fused.rs`, which holds every fast path to its reference: outputs
+//! and all gradients, at odd sizes, on the device that `RECAST_TEST_DEVICE` names.
 //!
 //! Everything internal to burn (extension traits, `FlexTensor`, `Autodiff`) stays in this crate;
 //! other crates see only [`burn::Tensor`](burn::tensor::Tensor) and `Device`.
@@ -12,8 +13,11 @@
 pub mod adamw;
 pub mod attention;
 pub mod cpu;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub mod decay;
 pub mod delta_rule;
+pub mod device;
 mod glue;
 pub mod group_norm;
 pub mod key_norm;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
+use recast_ops::device;
 
 /// Deterministic values in about -1..1.
 fn values(n: usize, seed: u32) -> Vec<f32> {
@@ -18,6 +19,12 @@ fn values(n: usize, seed: u32) -> Vec<f32> {
         .collect()
 }
 
+/// The device under test: the processor, or what `RECAST_TEST_DEVICE` names.
+fn tested() -> Device {
+    let kind = std::env::var("RECAST_TEST_DEVICE").map_or(device::Kind::Cpu, |name| name.parse().unwrap());
+    device::open(kind).unwrap()
+}
+
 fn flat(data: &[f32], device: &Device) -> Tensor<1> {
     Tensor::from_data(TensorData::new(data.to_vec(), [data.len()]), device)
 }
@@ -27,8 +34,8 @@ fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 }
 
 /// Output, and the gradient of `sum(output * weights)` by every input.
-fn evaluate(inputs: &[Vec<f32>], f: &dyn Fn(&[Tensor<1>]) -> Tensor<1>) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let device = Device::flex().autodiff();
+fn evaluate(device: Device, inputs: &[Vec<f32>], f: &dyn Fn(&[Tensor<1>]) -> Tensor<1>) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let device = device.autodiff();
     let leaves: Vec<_> = inputs.iter().map(|data| flat(data, &device).require_grad()).collect();
     let output = f(&leaves);
     let n = output.dims()[0];
@@ -53,15 +60,15 @@ fn compare(
     fast: &dyn Fn(&[Tensor<1>]) -> Tensor<1>,
     slow: &dyn Fn(&[Tensor<1>]) -> Tensor<1>,
 ) {
-    let (output, gradients) = evaluate(inputs, fast);
-    let (expected, expected_gradients) = evaluate(inputs, slow);
+    let (output, gradients) = evaluate(tested(), inputs, fast);
+    let (expected, expected_gradients) = evaluate(Device::flex(), inputs, slow);
     close(&format!("{name}: output"), &output, &expected, 2e-5);
     for (i, (a, b)) in gradients.iter().zip(&expected_gradients).enumerate() {
         close(&format!("{name}: gradient {i}"), a, b, 5e-5);
     }
-    let again = evaluate(inputs, fast);
+    let again = evaluate(tested(), inputs, fast);
     assert!(again.0 == output && again.1 == gradients, "{name}: two runs differ");
-    let device = Device::flex();
+    let device = tested();
     let plain: Vec<_> = inputs.iter().map(|data| flat(data, &device)).collect();
     // Not bit for bit: decoding one token takes its own path.
     close(&format!("{name}: inference"), &numbers(fast(&plain)), &output, 5e-6);
@@ -69,13 +76,13 @@ fn compare(
 
 /// Analytic gradients of `fast` against central differences at a few elements.
 fn differences(name: &str, inputs: &[Vec<f32>], fast: &dyn Fn(&[Tensor<1>]) -> Tensor<1>) {
-    let device = Device::flex();
+    let device = tested();
     let loss = |inputs: &[Vec<f32>]| -> f64 {
         let plain: Vec<_> = inputs.iter().map(|data| flat(data, &device)).collect();
         let output = numbers(fast(&plain));
         output.iter().zip(values(output.len(), 77)).map(|(&y, w)| f64::from(y) * f64::from(w)).sum()
     };
-    let (_, gradients) = evaluate(inputs, fast);
+    let (_, gradients) = evaluate(tested(), inputs, fast);
     let step = 1e-2;
     for (which, gradient) in gradients.iter().enumerate() {
         let scale = gradient.iter().fold(1e-2f32, |m, v| m.max(v.abs()));
@@ -121,7 +128,7 @@ mod rms_norm {
 
     #[test]
     fn only_the_wanted_gradient() {
-        let device = Device::flex().autodiff();
+        let device = tested().autodiff();
         let x = flat(&values(32, 1), &device).require_grad();
         let weight = flat(&values(8, 2), &device);
         let gradients = rms_norm(x.clone().reshape([4, 8]), weight.clone(), 1e-5).sum().backward();
@@ -130,7 +137,7 @@ mod rms_norm {
 
     #[test]
     fn zero_rows() {
-        let device = Device::flex();
+        let device = tested();
         let y = rms_norm(Tensor::<2>::zeros([0, 8], &device), Tensor::ones([8], &device), 1e-5);
         assert_eq!(y.dims(), [0, 8]);
         let y = rms_norm(Tensor::<2>::zeros([1, 8], &device), Tensor::ones([8], &device), 1e-5);
@@ -159,7 +166,7 @@ mod swiglu {
 
     #[test]
     fn far_ends() {
-        let device = Device::flex();
+        let device = tested();
         let gate = flat(&[-1e4, -100.0, 100.0, 1e4], &device);
         let y = numbers(swiglu(gate, Tensor::ones([4], &device)));
         assert!(y[0].abs() < 1e-30 && y[1].abs() < 1e-30, "{y:?}");
@@ -206,7 +213,7 @@ mod rope {
 
     #[test]
     fn scores_depend_on_distance_alone() {
-        let device = Device::flex();
+        let device = tested();
         let (table, q, k) = (table(32), values(64, 6), values(64, 7));
         let turned = |x: &[f32], position| {
             numbers(rope(flat(x, &device).reshape([1, 1, 1, 64]), &table, position, None))
@@ -219,7 +226,7 @@ mod rope {
     #[test]
     #[should_panic(expected = "position 200 against a table of 200")]
     fn beyond_the_table() {
-        rope(Tensor::zeros([1, 2, 1, 2], &Device::flex()), &table(1), 199, None);
+        rope(Tensor::zeros([1, 2, 1, 2], &tested()), &table(1), 199, None);
     }
 }
 
@@ -308,7 +315,7 @@ mod vocab_loss {
 
     #[test]
     fn a_frozen_head_and_a_teacher_outside_the_graph() {
-        let (plain, tracked) = (Device::flex(), Device::flex().autodiff());
+        let (plain, tracked) = (tested(), tested().autodiff());
         let hidden = flat(&values(12, 1), &tracked).require_grad();
         let weight = flat(&values(20, 2), &plain).reshape([5, 4]);
         let teacher = flat(&values(12, 3), &tracked).require_grad();
@@ -329,7 +336,7 @@ mod vocab_loss {
 
     #[test]
     fn agreement_has_no_divergence() {
-        let device = Device::flex();
+        let device = tested();
         let hidden = flat(&scaled(40, 1, 5.0), &device).reshape([10, 4]);
         let weight = flat(&scaled(4000, 2, 5.0), &device).reshape([1000, 4]);
         let kl = teacher_kl(hidden.clone(), weight.clone(), hidden, weight, None, None).unwrap();
@@ -338,7 +345,7 @@ mod vocab_loss {
 
     #[test]
     fn scores_of_tokens() {
-        let device = Device::flex();
+        let device = tested();
         for (rows, vocabulary) in [(1, 5), (7, 33), (600, 19)] {
             let hidden = flat(&scaled(rows * 4, 1, 4.0), &device).reshape([rows, 4]);
             let weight = flat(&values(vocabulary * 4, 2), &device).reshape([vocabulary, 4]);
@@ -359,7 +366,7 @@ mod vocab_loss {
 
     #[test]
     fn refusals() {
-        let device = Device::flex();
+        let device = tested();
         let (hidden, weight) = (Tensor::<2>::zeros([2, 3], &device), Tensor::<2>::zeros([5, 3], &device));
         let ask = |targets: &[u32], weights: Option<&[f32]>, denominator| {
             cross_entropy(hidden.clone(), weight.clone(), targets.into(), weights.map(Into::into), denominator)
@@ -452,7 +459,7 @@ mod attention {
     fn a_query_that_sees_nothing_gives_zeros() {
         let sizes = [1, 3, 2, 3, 1, 4];
         let options = AttentionOptions { end_visible: Some([0, 2, 3].into()), ..Default::default() };
-        let (output, gradients) = evaluate(&inputs(sizes), &|x| {
+        let (output, gradients) = evaluate(tested(), &inputs(sizes), &|x| {
             let [q, k, v] = split(x, sizes);
             attention(q, k, v, options.clone()).reshape([-1])
         });
@@ -464,7 +471,7 @@ mod attention {
     #[test]
     fn token_by_token_is_the_same() {
         let sizes = [2, 40, 6, 40, 2, 16];
-        let device = Device::flex();
+        let device = tested();
         let x: Vec<_> = inputs(sizes).iter().map(|data| flat(data, &device)).collect();
         let [q, k, v] = split(&x, sizes);
         let whole = attention(q.clone(), k.clone(), v.clone(), AttentionOptions::default());
@@ -478,7 +485,7 @@ mod attention {
     #[test]
     fn large_scores_do_not_overflow() {
         let sizes = [1, 5, 1, 5, 1, 2];
-        let device = Device::flex();
+        let device = tested();
         let x: Vec<_> =
             inputs(sizes).iter().map(|x| flat(&x.iter().map(|x| x * 1e3).collect::<Vec<_>>(), &device)).collect();
         let [q, k, v] = split(&x, sizes);
@@ -512,7 +519,7 @@ mod group_norm {
 
     #[test]
     fn a_constant_head_gives_the_bias() {
-        let device = Device::flex();
+        let device = tested();
         let x = Tensor::<4>::full([1, 1, 1, 4], 1000.0, &device);
         let bias = values(4, 1);
         let y = group_norm(x, Tensor::ones([4], &device), flat(&bias, &device), 1e-5);
@@ -542,7 +549,7 @@ mod key_norm {
 
     #[test]
     fn a_zero_row_stays_zero() {
-        let (y, gradients) = evaluate(&[vec![0.0; 4]], &|x| key_norm(x[0].clone()));
+        let (y, gradients) = evaluate(tested(), &[vec![0.0; 4]], &|x| key_norm(x[0].clone()));
         assert_eq!(y, [0.0; 4]);
         assert!(gradients[0].iter().all(|d| d.is_finite()));
     }

@@ -1,9 +1,16 @@
 //! The fast recurrences against their literal references: outputs, final state and every gradient.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use recast_ops::device;
 use std::cell::Cell;
 use recast_ops::decay::{self, decayed_sum};
 use recast_ops::delta_rule::{self, Form, delta_rule};
+
+/// The device under test: the processor, or what `RECAST_TEST_DEVICE` names.
+fn tested() -> Device {
+    let kind = std::env::var("RECAST_TEST_DEVICE").map_or(device::Kind::Cpu, |name| name.parse().expect("a kind"));
+    device::open(kind).expect("there is such a device")
+}
 
 thread_local! {
     /// The device's generator is shared by tests that run at once; this one is each test's own, so
@@ -47,7 +54,7 @@ fn forms() -> [Form; 5] {
 
 #[test]
 fn delta_rule_equals_reference() {
-    let device = Device::flex().autodiff();
+    let device = tested().autodiff();
     for (tokens, key, value, strongest) in
         [(1, 8, 8, 0.6), (7, 8, 8, 0.6), (65, 16, 16, 0.6), (65, 8, 12, 20.0), (130, 16, 16, 0.6)]
     {
@@ -90,7 +97,7 @@ fn delta_rule_equals_reference() {
 
 #[test]
 fn decayed_sum_equals_reference() {
-    let device = Device::flex().autodiff();
+    let device = tested().autodiff();
     for (tokens, scalar, strongest) in [(1, false, 1.0), (7, true, 1.0), (65, false, 5.0), (65, true, 0.3), (130, false, 30.0)] {
         let (b, h, key, value) = (2, 3, 16, 8);
         let inputs = [
@@ -127,7 +134,7 @@ fn decayed_sum_equals_reference() {
 #[test]
 fn rwkv7_equals_reference() {
     use recast_ops::rwkv7::{self, Inputs, Keys, Residual, Settings, rwkv7};
-    let device = Device::flex().autodiff();
+    let device = tested().autodiff();
     let (b, h, n) = (2, 4, 8);
     for (case, (tokens, groups, residual, stock, gated, documents)) in [
         (1, 4, None, false, false, false),
@@ -217,7 +224,7 @@ fn rwkv7_equals_reference() {
 #[test]
 fn rwkv6_equals_reference() {
     use recast_ops::rwkv6::{self, Inputs, Settings, rwkv6};
-    let device = Device::flex().autodiff();
+    let device = tested().autodiff();
     let (b, h, n) = (2, 4, 8);
     for (case, (tokens, groups, balanced, gated, documents)) in
         [(1, 4, true, false, false), (37, 1, true, true, true), (65, 2, false, true, false), (70, 4, true, false, true)]
@@ -270,7 +277,7 @@ fn rwkv6_equals_reference() {
 #[test]
 fn token_shift_equals_reference() {
     use recast_ops::token_shift::{self, token_shift};
-    let device = Device::flex().autodiff();
+    let device = tested().autodiff();
     for (b, t, c) in [(1, 1, 3), (3, 7, 5), (2, 65, 40)] {
         let leaves = [random([b * t * c], &device), random([b * c], &device), random([c], &device), random([b * t * c], &device)];
         let starts: Vec<bool> = (0..b * t).map(|i| i % 5 == 4).collect();
@@ -300,7 +307,7 @@ fn token_shift_equals_reference() {
 
 #[test]
 fn no_decay_and_infinite_decay() {
-    let device = Device::flex();
+    let device = tested();
     let (b, t, h, n) = (1, 40, 1, 4);
     let x = |_| random([b, t, h, n], &device);
     for log_decay in [0.0f32, -1e4] {

@@ -8,7 +8,8 @@
 use crate::error::TrainError;
 use crate::optimizer::{Moments, Optimizer};
 use crate::validate::HeldOutLoss;
-use recast_models::param::Named;
+use burn::tensor::{Tensor, TensorData};
+use recast_models::param::{Named, values};
 use recast_models::weights::{self, Dtype, NamedTensor, write_safetensors};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -104,11 +105,11 @@ impl Store {
         let moments = optimizer
             .params()
             .zip(&optimizer.moments)
-            .flat_map(|((name, _), m)| {
-                let part = |kind: &str, values: &'_ [f32]| (format!("{name}.{kind}"), values.len());
-                [(part("m", &m.m), &m.m), (part("v", &m.v), &m.v)]
+            .flat_map(|((name, _), moments)| [(format!("{name}.m"), &moments.m), (format!("{name}.v"), &moments.v)])
+            .map(|(name, tensor)| {
+                let read = move || Ok(values(tensor.clone()));
+                NamedTensor::lazy(&name, &tensor.dims(), Dtype::F32, read)
             })
-            .map(|((name, len), values)| NamedTensor::f32(name, &[len], Dtype::F32, values.as_slice()))
             .collect();
         write_safetensors(&folder.join("moments.safetensors"), moments, &BTreeMap::new())?;
         let state = serde_json::to_vec_pretty(position).unwrap_or_default();
@@ -149,12 +150,14 @@ pub fn load_params(place: &Path, params: &[Named]) -> Result<(), TrainError> {
 /// When a moment is missing or has another size.
 pub fn load_moments(place: &Path, optimizer: &mut Optimizer) -> Result<(), TrainError> {
     let file = weights::open(&place.join("moments.safetensors"))?;
-    let names: Vec<(String, usize)> = optimizer.params().map(|(n, p)| (n.clone(), p.elements())).collect();
-    for ((name, size), moments) in names.into_iter().zip(&mut optimizer.moments) {
-        *moments = Moments {
-            m: file.read_shaped(&format!("{name}.m"), &[size])?,
-            v: file.read_shaped(&format!("{name}.v"), &[size])?,
+    let named: Vec<Named> = optimizer.params().cloned().collect();
+    for ((name, param), moments) in named.into_iter().zip(&mut optimizer.moments) {
+        let (size, device) = (param.elements(), param.device());
+        let read = |kind: &str| -> Result<Tensor<1>, TrainError> {
+            let values = file.read_shaped(&format!("{name}.{kind}"), &[size])?;
+            Ok(Tensor::from_data(TensorData::new(values, [size]), &device))
         };
+        *moments = Moments { m: read("m")?, v: read("v")? };
     }
     Ok(())
 }

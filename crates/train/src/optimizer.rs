@@ -1,27 +1,28 @@
-//! AdamW over named parameters in groups, with global-norm clipping; moments in f32.
+//! AdamW over named parameters in groups, with global-norm clipping; gradients and moments in f32,
+//! on the device of their parameters.
 
-use recast_models::param::Named;
+use burn::tensor::{Tensor, TensorData};
+use recast_models::param::{Named, values};
 use recast_ops::adamw::{AdamW, global_norm};
 use std::collections::HashMap;
 
 /// Sums gradients of named parameters over micro-batches and layers.
 #[derive(Debug, Default)]
-pub struct Gradients(HashMap<String, Vec<f32>>);
+pub struct Gradients(HashMap<String, Tensor<1>>);
 
 impl Gradients {
     /// Adds a parameter's gradient.
-    pub fn add(&mut self, name: &str, gradient: Vec<f32>) {
-        match self.0.get_mut(name) {
-            Some(sum) => sum.iter_mut().zip(&gradient).for_each(|(s, g)| *s += g),
-            None => {
-                self.0.insert(name.to_owned(), gradient);
-            }
-        }
+    pub fn add(&mut self, name: &str, gradient: Tensor<1>) {
+        let sum = match self.0.remove(name) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        self.0.insert(name.to_owned(), sum);
     }
 
-    /// The gradient of a parameter.
-    pub fn get(&self, name: &str) -> Option<&[f32]> {
-        self.0.get(name).map(Vec::as_slice)
+    /// A copy of the gradient of a parameter.
+    pub fn get(&self, name: &str) -> Option<Vec<f32>> {
+        self.0.get(name).map(|gradient| values(gradient.clone()))
     }
 
     /// Collects what a backward pass left on these parameters.
@@ -38,9 +39,9 @@ impl Gradients {
 #[derive(Clone, Debug)]
 pub struct Moments {
     /// First moment.
-    pub m: Vec<f32>,
+    pub m: Tensor<1>,
     /// Second moment.
-    pub v: Vec<f32>,
+    pub v: Tensor<1>,
 }
 
 /// The parameters of a stage, each with the index of its learning-rate group.
@@ -55,10 +56,11 @@ pub struct Optimizer {
 impl Optimizer {
     /// Fresh moments for these parameters.
     pub fn new(adamw: AdamW, clip: f64, params: Vec<(Named, usize)>) -> Self {
-        let moments = params
-            .iter()
-            .map(|((_, p), _)| Moments { m: vec![0.0; p.elements()], v: vec![0.0; p.elements()] })
-            .collect();
+        let zeros = |(_, param): &Named| {
+            let n = param.elements();
+            Tensor::from_data(TensorData::new(vec![0.0f32; n], [n]), &param.device())
+        };
+        let moments = params.iter().map(|(named, _)| Moments { m: zeros(named), v: zeros(named) }).collect();
         Self { adamw, clip, params, moments }
     }
 
@@ -68,18 +70,24 @@ impl Optimizer {
     }
 
     /// Norm of the gradients over all parameters, before clipping.
-    pub fn norm(&self, gradients: &Gradients) -> f64 {
-        let all: Vec<&[f32]> = self.params.iter().filter_map(|((name, _), _)| gradients.get(name)).collect();
-        f64::from(global_norm(&all))
+    pub fn norm(&self, gradients: &mut Gradients) -> f64 {
+        let mut all: Vec<&mut Tensor<1>> = Vec::new();
+        let mut by_name: HashMap<&str, &mut Tensor<1>> = gradients.0.iter_mut().map(|(n, g)| (n.as_str(), g)).collect();
+        for (name, _) in self.params() {
+            all.extend(by_name.remove(name.as_str()));
+        }
+        f64::from(global_norm(all))
     }
 
     /// One step; `rates` holds the learning rate of each group, `t` counts from 1.
-    pub fn step(&mut self, gradients: &Gradients, norm: f64, rates: &[f64], t: u64) {
+    pub fn step(&mut self, mut gradients: Gradients, norm: f64, rates: &[f64], t: u64) {
         let scale = if self.clip > 0.0 { (self.clip / (norm + 1e-6)).min(1.0) as f32 } else { 1.0 };
         for (((name, param), group), moments) in self.params.iter().zip(&mut self.moments) {
-            let Some(gradient) = gradients.get(name) else { continue };
-            param.update(&mut |values| {
-                self.adamw.step(values, gradient, &mut moments.m, &mut moments.v, rates[*group], t, scale);
+            let Some(gradient) = gradients.0.remove(name) else { continue };
+            let mut gradient = Some(gradient);
+            param.replace(&mut |value| {
+                let gradient = gradient.take().expect("a parameter is replaced once a step");
+                self.adamw.step_tensors(value, gradient, &mut moments.m, &mut moments.v, rates[*group], t, scale)
             });
         }
     }

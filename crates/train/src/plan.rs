@@ -3,6 +3,7 @@
 //! Parameters, tokens and steps are exact. Memory and time are estimates: arithmetic from the
 //! formulas below, divided by this machine's speed on a matrix product that takes a moment to try.
 
+use crate::error::TrainError;
 use crate::objectives::Objective;
 use crate::recipe::{Recipe, Stage};
 use crate::trainer::trainable;
@@ -61,19 +62,29 @@ pub struct StagePlan {
 
 impl Plan {
     /// The plan of a recipe for these models.
-    pub fn new(recipe: &Recipe, teacher: Option<&Model>, student: &Model) -> Self {
+    ///
+    /// # Errors
+    /// When a stage trains nothing.
+    pub fn new(recipe: &Recipe, teacher: Option<&Model>, student: &Model) -> Result<Self, TrainError> {
         let params = student.parameters();
+        for stage in &recipe.stages {
+            if trainable(stage, &params).is_empty() {
+                let what = format!("stage `{}`: no parameter matches {:?}", stage.name, stage.train);
+                let some: Vec<&str> = params.iter().step_by(params.len() / 4 + 1).map(|(name, _)| name.as_str()).collect();
+                return Err(TrainError::Recipe(format!("{what}; there are {}, ...", some.join(", "))));
+            }
+        }
         let gflops = measure();
         let stages: Vec<StagePlan> =
             recipe.stages.iter().map(|stage| stage_plan(stage, &params, teacher, student, gflops)).collect();
-        Self {
+        Ok(Self {
             parameters: count(&params),
             mixer_parameters: count(&mixers(&params)),
             bytes: stages.iter().map(|s| s.bytes).max().unwrap_or(0),
             seconds: stages.iter().map(|s| s.seconds).sum(),
             stages,
             gflops,
-        }
+        })
     }
 }
 

@@ -25,6 +25,9 @@ pub const TEACHER: &str = "teacher";
 /// Name of the held-out measurement of the student before any stage.
 pub const BEFORE: &str = "before";
 
+/// File that the process at work holds locked.
+const LOCK: &str = ".lock";
+
 /// What happens during a run.
 pub enum Event<'a> {
     /// Text is being tokenised.
@@ -134,7 +137,11 @@ impl Trainer {
             });
         }
         std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
-        let trainer = Self::open(recipe, embedded, folder, device, observer)?;
+        let trainer = Self::open(recipe, embedded, folder, device, observer).inspect_err(|_| {
+            // A run that never began leaves no empty folder; one with anything else in it stays.
+            let _ = std::fs::remove_file(folder.join(LOCK));
+            let _ = std::fs::remove_dir(folder);
+        })?;
         write(&folder.join("recipe.toml"), trainer.recipe.to_toml().as_bytes())?;
         let plan = serde_json::to_vec_pretty(&trainer.plan).unwrap_or_default();
         write(&folder.join("plan.json"), &plan)?;
@@ -207,7 +214,7 @@ impl Trainer {
             return Err(error);
         }
         let held_out = HeldOut::new(&text.held_out, &recipe.validation)?;
-        let plan = Plan::new(&recipe, teacher.as_ref().map(|t| &t.model), &student);
+        let plan = Plan::new(&recipe, teacher.as_ref().map(|t| &t.model), &student)?;
         let store = Store::new(folder, recipe.checkpoints.keep);
         let position = Position { recipe_hash: recipe.hash(), ..Default::default() };
         Ok(Self {
@@ -263,7 +270,7 @@ impl Trainer {
     fn stage(&mut self, params: &[Named], metrics: &mut Metrics, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let index = self.position.stage;
         let stage = self.recipe.stages[index].clone();
-        let mut optimizer = optimizer(&stage, params)?;
+        let mut optimizer = optimizer(&stage, params);
         if let Some(place) = self.start.take() {
             checkpoint::load_moments(&place, &mut optimizer)?;
         }
@@ -294,7 +301,7 @@ impl Trainer {
                 loss.layers.resize(part.layers.len(), 0.0);
                 loss.layers.iter_mut().zip(&part.layers).for_each(|(sum, x)| *sum += x);
             }
-            let norm = optimizer.norm(&gradients);
+            let norm = optimizer.norm(&mut gradients);
             for (what, value) in [("loss", loss.value), ("gradient norm", norm)] {
                 if !value.is_finite() {
                     let checkpoint = self.store.newest();
@@ -302,7 +309,7 @@ impl Trainer {
                 }
             }
             let rates: Vec<f64> = schedules.iter().map(|s| s.rate(step)).collect();
-            optimizer.step(&gradients, norm, &rates, step + 1);
+            optimizer.step(gradients, norm, &rates, step + 1);
 
             let tokens = (stage.batch * stage.context) as u64;
             let seconds = began.elapsed().as_secs_f64();
@@ -340,7 +347,7 @@ impl Trainer {
         self.position.stage += 1;
         self.position.step = 0;
         let next = match self.recipe.stages.get(self.position.stage) {
-            Some(stage) => self::optimizer(stage, params)?,
+            Some(stage) => self::optimizer(stage, params),
             None => Optimizer::new(AdamW::default(), 0.0, Vec::new()),
         };
         self.save(params, &next, metrics, observer)
@@ -356,7 +363,7 @@ impl Trainer {
 /// Keeps other processes out of a run's folder: two that write one history would cut it short.
 /// None where the file system has no locks.
 fn lock(folder: &Path) -> Result<Option<File>, TrainError> {
-    let path = folder.join(".lock");
+    let path = folder.join(LOCK);
     let file = File::create(&path).map_err(TrainError::io(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -369,7 +376,7 @@ fn lock(folder: &Path) -> Result<Option<File>, TrainError> {
 }
 
 /// The parameters that a stage trains, in the model's order, with the index of their rate.
-fn optimizer(stage: &Stage, params: &[Named]) -> Result<Optimizer, TrainError> {
+fn optimizer(stage: &Stage, params: &[Named]) -> Optimizer {
     let groups: Vec<Patterns> = stage.groups.iter().map(|g| Patterns::new(std::slice::from_ref(&g.pattern))).collect();
     let chosen: Vec<(Named, usize)> = trainable(stage, params)
         .into_iter()
@@ -378,11 +385,8 @@ fn optimizer(stage: &Stage, params: &[Named]) -> Result<Optimizer, TrainError> {
             (named, group)
         })
         .collect();
-    if chosen.is_empty() {
-        return Err(TrainError::Recipe(format!("stage `{}`: no parameter matches {:?}", stage.name, stage.train)));
-    }
     let adamw = AdamW { beta1: stage.beta1, beta2: stage.beta2, epsilon: stage.epsilon, weight_decay: stage.weight_decay };
-    Ok(Optimizer::new(adamw, stage.clip, chosen))
+    Optimizer::new(adamw, stage.clip, chosen)
 }
 
 /// The parameters that a stage's patterns choose.

@@ -1,7 +1,7 @@
 //! `recast convert`: from a teacher to a student, by a recipe.
 
 use super::plan;
-use crate::run::{self, Start};
+use crate::run::{self, Start, Wanted};
 use crate::{Global, output};
 use std::path::PathBuf;
 
@@ -28,12 +28,13 @@ impl Args {
     }
 }
 
-/// Runs it.
-pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+/// Runs it, if the recipe is one for this verb.
+pub fn run(args: &Args, global: &Global, wanted: Wanted) -> anyhow::Result<()> {
     let start = match &args.resume {
         Some(folder) => Start::Resume(folder.clone()),
         None => {
             let recipe = plan::load(args.recipe.as_ref(), &args.set)?;
+            wanted.check(&recipe)?;
             let folder = args.out.clone().unwrap_or_else(|| run::free_folder(&recipe.name));
             Start::New(Box::new(recipe), folder)
         }

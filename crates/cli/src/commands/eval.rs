@@ -78,6 +78,11 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         .iter()
         .map(|name| Ok(task(name)?.load(&args.data, &options)?))
         .collect::<anyhow::Result<Vec<Loaded>>>()?;
+    // And with a model, before the first is scored.
+    for path in std::iter::once(&args.model).chain(&args.against) {
+        let checkpoint = recast_models::weights::open(&crate::embedded::resolve(path)?)?;
+        recast_models::families::read(checkpoint.as_ref())?;
+    }
     let mut journal = args.journal.as_deref().map(Journal::open).transpose()?;
     let device = global.device()?;
     let started = Instant::now();

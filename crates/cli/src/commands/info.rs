@@ -2,6 +2,7 @@
 
 use crate::Global;
 use burn::tensor::Device;
+use recast_eval::report::bytes;
 use recast_eval::table::{Align, Table};
 use recast_models::export::Provenance;
 use recast_models::mixers::LayerContext;
@@ -182,7 +183,7 @@ fn states(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> anyhow::Result<V
 fn text(info: &Info) -> String {
     let mixers: Vec<String> = info.mixers.iter().map(|m| format!("{} {}{}", m.layers, m.kind, window(m))).collect();
     let stored: Vec<String> =
-        info.storage.iter().map(|(name, s)| format!("{name} ({} tensors, {})", s.tensors, size(s.bytes as f64))).collect();
+        info.storage.iter().map(|(name, s)| format!("{name} ({} tensors, {})", s.tensors, bytes(s.bytes as f64))).collect();
     let mut about = Table::new(&[("model", Align::Left), (&info.model.display().to_string(), Align::Left)]);
     let mut fact = |name: &str, value: String| about.row([name.into(), value]);
     fact("family", info.family.clone());
@@ -223,7 +224,7 @@ fn text(info: &Info) -> String {
     ]);
     for s in &info.state {
         let ratio = s.softmax_bytes as f64 / s.bytes.max(1) as f64;
-        state.row([s.tokens.to_string(), size(s.bytes as f64), size(s.softmax_bytes as f64), format!("{ratio:.1}")]);
+        state.row([s.tokens.to_string(), bytes(s.bytes as f64), bytes(s.softmax_bytes as f64), format!("{ratio:.1}")]);
     }
     format!("{}\n{}\n{}", about.plain(), parts.plain(), state.plain())
 }
@@ -233,19 +234,6 @@ fn window(mixers: &Mixers) -> String {
         Some(window) => format!(" (window {window})"),
         None => String::new(),
     }
-}
-
-fn size(bytes: f64) -> String {
-    let mut value = bytes;
-    let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    for next in units {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "B" { format!("{value} B") } else { format!("{value:.1} {unit}") }
 }
 
 /// `134515008` as `134,515,008`.
@@ -298,6 +286,5 @@ mod tests {
     #[test]
     fn numbers_for_people() {
         assert_eq!([grouped(7), grouped(1234), grouped(134_515_008)], ["7", "1,234", "134,515,008"]);
-        assert_eq!([size(12.0), size(2048.0), size(1.5 * 1048576.0)], ["12 B", "2.0 KiB", "1.5 MiB"]);
     }
 }

@@ -4,9 +4,9 @@ use crate::{Global, embedded, output};
 use burn::tensor::Device;
 use recast_eval::table::{Align, Table};
 use recast_train::plan::Plan;
-use recast_train::recipe;
+use recast_train::recipe::{self, Embedded};
 use recast_train::teacher::{Teacher, from_scratch};
-use recast_train::Recipe;
+use recast_train::{Recipe, TrainError};
 use std::path::PathBuf;
 
 /// Arguments of `recast plan`.
@@ -32,19 +32,31 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let recipe = load(args.recipe.as_ref(), &args.set)?;
     let device: Device = global.device()?;
     let files = embedded::files()?;
+    check_text(&recipe, &files)?;
     let plan = match (&recipe.teacher, &recipe.scratch) {
         (Some(named), _) => {
             let teacher = Teacher::open(&files.teacher(&named.path), &device)?;
             let student = teacher.student(&recipe, &device)?;
-            Plan::new(&recipe, Some(&teacher.model), &student)
+            Plan::new(&recipe, Some(&teacher.model), &student)?
         }
-        (None, Some(scratch)) => Plan::new(&recipe, None, &from_scratch(scratch, &recipe, &files, &device)?.0),
+        (None, Some(scratch)) => Plan::new(&recipe, None, &from_scratch(scratch, &recipe, &files, &device)?.0)?,
         (None, None) => unreachable!("recipes without teacher and scratch are refused on loading"),
     };
     if global.json {
         return output::json(&plan);
     }
     println!("{}", table(&recipe, &plan));
+    Ok(())
+}
+
+/// Refuses text that is not there.
+fn check_text(recipe: &Recipe, files: &Embedded) -> Result<(), TrainError> {
+    let (train, held_out) = files.text(&recipe.text);
+    for (key, paths) in [("train", train), ("held_out", held_out)] {
+        if let Some(path) = paths.iter().find(|path| !path.exists()) {
+            return Err(TrainError::Recipe(format!("text.{key}: there is no {}", path.display())));
+        }
+    }
     Ok(())
 }
 

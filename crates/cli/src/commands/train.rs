@@ -2,6 +2,7 @@
 
 use super::convert;
 use crate::Global;
+use crate::run::Wanted;
 use recast_train::TrainError;
 
 /// Arguments of `recast train`.
@@ -16,5 +17,5 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if !args.run.names_a_run() {
         return Err(TrainError::Recipe("train: expected a recipe (recipes/tiny-teacher.toml) or --resume RUN".into()).into());
     }
-    convert::run(&args.run, global)
+    convert::run(&args.run, global, Wanted::Scratch)
 }

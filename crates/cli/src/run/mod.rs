@@ -15,7 +15,8 @@ use anyhow::Context;
 use progress::Screen;
 use recast_models::export::{self, Provenance, Storage};
 use recast_models::weights::Dtype;
-use recast_train::{Recipe, Trainer};
+use recast_train::checkpoint::Store;
+use recast_train::{Recipe, TrainError, Trainer};
 use std::path::{Path, PathBuf};
 
 /// A new run, or one to go on with.
@@ -24,6 +25,26 @@ pub enum Start {
     New(Box<Recipe>, PathBuf),
     /// The run in this folder.
     Resume(PathBuf),
+}
+
+/// What a verb expects of a recipe.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// `convert`: a teacher to learn from.
+    Teacher,
+    /// `train`: a model that starts from nothing.
+    Scratch,
+}
+
+impl Wanted {
+    /// Refuses a recipe of the other kind.
+    pub fn check(self, recipe: &Recipe) -> Result<(), TrainError> {
+        match (self, recipe.teacher.is_some()) {
+            (Self::Teacher, false) => Err(TrainError::Recipe("there is no [teacher] to convert; `recast train` trains from nothing".into())),
+            (Self::Scratch, true) => Err(TrainError::Recipe("there is a [teacher] to learn from; `recast convert` does that".into())),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Runs to the end: stages, model, report. Returns what there is to tell.
@@ -37,6 +58,12 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         Start::Resume(_) => conditions::Conditions::read(&folder)?,
     };
     let conditions = kept.clone().unwrap_or_else(|| conditions::Conditions::now(global));
+    if let Start::Resume(folder) = &start
+        && let Some(summary) = finished(folder)?
+    {
+        eprintln!("{}: finished already", folder.display());
+        return Ok(summary);
+    }
     conditions.restore(global)?;
     let mut screen = Screen::new(&folder, global);
     let files = crate::embedded::files()?;
@@ -78,7 +105,21 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
     )?;
     let summary = Summary::measure(&trainer, &folder, &screen)?;
     report::write(&trainer, &summary, &folder, &conditions).context("writing the report")?;
+    summary.write(&folder)?;
     Ok(summary)
+}
+
+/// What there was to tell of the run in this folder, if nothing is left to do.
+fn finished(folder: &Path) -> anyhow::Result<Option<Summary>> {
+    // Both are written after everything else.
+    if !folder.join("report.html").exists() || !folder.join("model/config.json").exists() {
+        return Ok(None);
+    }
+    let Some(summary) = Summary::read(folder) else { return Ok(None) };
+    let recipe = recast_train::recipe::load(&folder.join("recipe.toml"), &[])?;
+    let newest = Store::new(folder, recipe.checkpoints.keep).latest()?;
+    let done = newest.is_some_and(|(_, at)| at.stage == recipe.stages.len() && at.recipe_hash == recipe.hash());
+    Ok(done.then_some(summary))
 }
 
 /// A folder for a run that was not given one: `runs/NAME`, `runs/NAME-2`, ...

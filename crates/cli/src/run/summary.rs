@@ -2,22 +2,25 @@
 
 use super::progress::Screen;
 use super::samples::Written;
+use anyhow::Context;
 use recast_eval::table::{Align, Table};
 use recast_infer::speed::decode_speed;
 use recast_train::Trainer;
 use recast_train::trainer::{BEFORE, TEACHER};
 use recast_train::validate::HeldOutLoss;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+/// Its name in a run's folder.
+const FILE: &str = "summary.json";
 /// Tokens timed at each.
 const SPEED_STEPS: usize = 64;
 /// Contexts at which memory is told.
 const MEMORY_CONTEXTS: [usize; 3] = [1024, 8192, 65_536];
 
 /// Everything there is to tell.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Summary {
     /// Name of the recipe.
     pub name: String,
@@ -40,7 +43,7 @@ pub struct Summary {
 }
 
 /// State sizes at one context.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Memory {
     /// Tokens of context.
     pub context: usize,
@@ -51,7 +54,7 @@ pub struct Memory {
 }
 
 /// Tokens a second at one context.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Speed {
     /// Tokens of context.
     pub context: usize,
@@ -113,6 +116,18 @@ impl Summary {
         })
     }
 
+    /// Keeps it in the run's folder.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        let place = folder.join(FILE);
+        std::fs::write(&place, serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", place.display()))
+    }
+
+    /// What was kept in the run's folder, if anything readable was.
+    pub fn read(folder: &Path) -> Option<Self> {
+        let bytes = std::fs::read(folder.join(FILE)).ok()?;
+        Some(Self { folder: folder.to_owned(), ..serde_json::from_slice(&bytes).ok()? })
+    }
+
     /// For the terminal.
     pub fn print(&self) {
         // What the columns before leave of the terminal's width.
@@ -169,12 +184,7 @@ fn shorten(text: &str, most: usize) -> String {
     if line.chars().count() <= most { line } else { line.chars().take(most - 1).chain(['…']).collect() }
 }
 
-/// Bytes in the unit that reads best.
+/// Bytes as the report shows them.
 pub fn bytes(count: usize) -> String {
-    match count {
-        0..10_000 => format!("{count} B"),
-        10_000..10_000_000 => format!("{:.0} kB", count as f64 / 1e3),
-        10_000_000..10_000_000_000 => format!("{:.0} MB", count as f64 / 1e6),
-        _ => format!("{:.1} GB", count as f64 / 1e9),
-    }
+    recast_eval::report::bytes(count as f64)
 }

@@ -24,6 +24,7 @@ pub use data::{
     FORMAT, Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance,
     Report, Role, Sample, SampleText, Speed, StageCurves, StagePlan,
 };
+pub use number::bytes;
 pub use page::render;
 
 use crate::error::{EvalError, Result};

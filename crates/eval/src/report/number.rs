@@ -36,7 +36,7 @@ pub(super) fn count(value: f64) -> String {
 }
 
 /// `576 KiB`, `1.5 GiB`.
-pub(super) fn bytes(value: f64) -> String {
+pub fn bytes(value: f64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = value;
     let mut unit = 0;

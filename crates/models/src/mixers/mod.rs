@@ -184,8 +184,14 @@ impl Registration {
 }
 
 fn options<K: Kind>(map: &Map<String, Value>) -> Result<K::Options, ModelError> {
-    serde_json::from_value(Value::Object(map.clone()))
-        .map_err(|e| ModelError::MixerOptions { mixer: K::NAME.into(), message: e.to_string() })
+    serde_json::from_value(Value::Object(map.clone())).map_err(|e| {
+        let schema = schemars::schema_for!(K::Options);
+        let known: Vec<String> =
+            schema.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name.clone()).collect();
+        let unknown = map.keys().find(|key| !known.contains(key));
+        let hint = unknown.and_then(|key| nearest(key, &known)).map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
+        ModelError::MixerOptions { mixer: K::NAME.into(), message: format!("{e}{hint}") }
+    })
 }
 
 fn resolve<K: Kind>(map: &Map<String, Value>, layer: &LayerContext) -> Result<Map<String, Value>, ModelError> {

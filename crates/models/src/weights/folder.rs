@@ -62,6 +62,8 @@ pub(crate) fn open(folder: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
         )
     } else if pickle {
         format!("expected {SINGLE} or {INDEX}, found PyTorch pickles; convert them to safetensors")
+    } else if folder.join("model").join(SINGLE).exists() {
+        format!("this is a run; its model is {}", folder.join("model").display())
     } else {
         format!("expected {SINGLE} or {INDEX} in the folder")
     };

@@ -1,9 +1,11 @@
 //! AdamW (Loshchilov and Hutter 2019) as one pass over parameter, gradient and both moments, and
-//! the global gradient norm. Not differentiable: plain slices, and [`in_place`] to reach them from
-//! a tensor. The test below holds the pass to PyTorch's update written as a naive loop.
+//! the global gradient norm. Not differentiable: plain slices, and tensors of any device. The test below holds the pass to PyTorch's update written as a naive loop.
+
+#[cfg(feature = "cube")]
+mod cube;
 
 use crate::cpu::{multiply_add, simd, split_rows};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 /// Elements that are worth a thread.
@@ -51,10 +53,51 @@ impl AdamW {
     ) {
         let n = parameter.len();
         assert!(n == gradient.len() && n == m.len() && n == v.len(), "adamw: lengths of parameter, gradient, moments");
+        let constants = self.constants(lr, t, clip_scale);
+        split_rows(n, MINIMUM, [(parameter, 1), (m, 1), (v, 1)], |range, [parameter, m, v]| {
+            update(parameter, &gradient[range], m, v, &constants);
+        });
+    }
+
+    /// [`Self::step`] on tensors of any device, in place where nobody else holds them; returns the
+    /// parameter.
+    ///
+    /// # Panics
+    /// As [`Self::step`].
+    pub fn step_tensors(
+        &self,
+        parameter: Tensor<1>,
+        gradient: Tensor<1>,
+        m: &mut Tensor<1>,
+        v: &mut Tensor<1>,
+        lr: f64,
+        t: u64,
+        clip_scale: f32,
+    ) -> Tensor<1> {
+        #[cfg(feature = "cube")]
+        if !crate::glue::on_cpu(&parameter) {
+            return cube::step(&self.constants(lr, t, clip_scale), parameter, gradient, m, v);
+        }
+        let empty = || Tensor::empty([0], &Device::flex());
+        let gradient = gradient.into_data();
+        let gradient = gradient.as_slice::<f32>().expect("gradients are f32");
+        let mut second = std::mem::replace(v, empty()).into_data();
+        let mut change = |parameter: &mut [f32], m: &mut [f32]| {
+            let v = second.as_mut_slice().expect("moments are f32");
+            self.step(parameter, gradient, m, v, lr, t, clip_scale);
+        };
+        let mut first = std::mem::replace(m, empty()).into_data();
+        let parameter = in_place(parameter, |p| change(p, first.as_mut_slice().expect("moments are f32")));
+        *m = Tensor::from_data(first, &parameter.device());
+        *v = Tensor::from_data(second, &parameter.device());
+        parameter
+    }
+
+    fn constants(&self, lr: f64, t: u64, clip_scale: f32) -> Constants {
         assert!(t > 0, "adamw: steps count from 1");
         // Beyond 2^31 steps both corrections are 1 to the last bit.
         let power = i32::try_from(t).unwrap_or(i32::MAX);
-        let constants = Constants {
+        Constants {
             keep: (1.0 - lr * self.weight_decay) as f32,
             rate: (lr / (1.0 - self.beta1.powi(power))) as f32,
             root: (1.0 / (1.0 - self.beta2.powi(power)).sqrt()) as f32,
@@ -63,13 +106,12 @@ impl AdamW {
             one_minus_beta2: (1.0 - self.beta2) as f32,
             epsilon: self.epsilon as f32,
             clip_scale,
-        };
-        split_rows(n, MINIMUM, [(parameter, 1), (m, 1), (v, 1)], |range, [parameter, m, v]| {
-            update(parameter, &gradient[range], m, v, &constants);
-        });
+        }
     }
 }
 
+/// What an update multiplies with.
+#[derive(Clone, Copy, Debug)]
 struct Constants {
     keep: f32,
     rate: f32,
@@ -110,9 +152,29 @@ simd! {
     }
 }
 
-/// Euclidean norm of all gradients together. Summed in f64 over fixed chunks in order, so that it
-/// does not depend on the number of threads.
-pub fn global_norm(gradients: &[&[f32]]) -> f32 {
+/// Euclidean norm of all gradients together. On the CPU summed in f64 over fixed chunks in order, so
+/// that it does not depend on the number of threads; on a GPU in f32 within each gradient.
+pub fn global_norm(mut gradients: Vec<&mut Tensor<1>>) -> f32 {
+    #[cfg(feature = "cube")]
+    if gradients.first().is_some_and(|g| !crate::glue::on_cpu(g)) {
+        let squares = gradients.iter().map(|g| ((**g).clone() * (**g).clone()).sum()).collect();
+        let squares = Tensor::cat(squares, 0).into_data().try_into_vec::<f32>().expect("gradients are f32");
+        return squares.into_iter().map(f64::from).sum::<f64>().sqrt() as f32;
+    }
+    // Out of their tensors and back, without a copy.
+    let device = Device::flex();
+    let empty = || Tensor::empty([0], &device);
+    let data: Vec<TensorData> =
+        gradients.iter_mut().map(|g| std::mem::replace(&mut **g, empty()).into_data()).collect();
+    let slices: Vec<&[f32]> = data.iter().map(|g| g.as_slice().expect("gradients are f32")).collect();
+    let norm = norm_of(&slices);
+    for (gradient, data) in gradients.into_iter().zip(data) {
+        *gradient = Tensor::from_data(data, &device);
+    }
+    norm
+}
+
+fn norm_of(gradients: &[&[f32]]) -> f32 {
     let chunks: Vec<&[f32]> = gradients.iter().flat_map(|gradient| gradient.chunks(MINIMUM)).collect();
     let sums: Vec<f64> = match chunks.as_slice() {
         [] => return 0.0,
@@ -182,11 +244,15 @@ mod tests {
 
     #[test]
     fn norm_of_everything() {
-        assert_eq!(global_norm(&[]), 0.0);
-        assert_eq!(global_norm(&[&[3.0], &[], &[4.0]]), 5.0);
+        assert_eq!(norm_of(&[]), 0.0);
+        assert_eq!(norm_of(&[&[3.0], &[], &[4.0]]), 5.0);
         let long = vec![1e-3f32; 4_000_000];
-        assert!((global_norm(&[&long]) - 2.0).abs() < 1e-6);
-        assert!((global_norm(&[&[1e30, 1e30]]) / 2f32.sqrt() - 1e30).abs() < 1e24);
+        assert!((norm_of(&[&long]) - 2.0).abs() < 1e-6);
+        assert!((norm_of(&[&[1e30, 1e30]]) / 2f32.sqrt() - 1e30).abs() < 1e24);
+        let device = Device::flex();
+        let [mut x, mut y] = [[3.0f32, 0.0], [0.0, 4.0]].map(|g| Tensor::<1>::from_data(g, &device));
+        assert_eq!(global_norm(vec![&mut x, &mut y]), 5.0);
+        assert_eq!(y.into_data().try_into_vec::<f32>().expect("f32"), [0.0, 4.0]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! `Visible::of`; `tests/fused.rs` holds the fast path to `reference.rs`.
 
 mod backward;
+#[cfg(feature = "cube")]
+mod cube;
 mod decode;
 mod forward;
 pub mod reference;
@@ -98,7 +100,7 @@ pub struct Options {
     save: bool,
 }
 
-operator!(AttentionBackend, Options, attention_forward, attention_backward, flex, 3, [q, k, v]);
+operator!(AttentionBackend, Options, attention_forward, attention_backward, flex, 3, [q, k, v], cube);
 
 /// `y[b,t,h] = sum_s softmax_s(scale * q[b,t,h] . k[b,s,g]) v[b,s,g]` over the visible `s`, with
 /// `g = h / (H / G)`: consecutive query heads share a key head.

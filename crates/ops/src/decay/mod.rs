@@ -8,6 +8,8 @@
 //! Evaluated by the code of [`crate::delta_rule`] without its
 //! rank-one part.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub mod reference;
 
@@ -17,7 +19,7 @@ use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-operator!(DecayBackend, Options, decay_forward, decay_backward, flex, 5, [q, logw, k, v, state]);
+operator!(DecayBackend, Options, decay_forward, decay_backward, flex, 5, [q, logw, k, v, state], cube);
 
 /// Runs the decayed sum over `T` tokens from `state`; returns outputs and the final state.
 ///

@@ -12,6 +12,8 @@
 //! inverse of a unit lower triangular matrix (WY form, [`Form::Chunked`]).
 
 pub(crate) mod chunked;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod flex;
 pub(crate) mod heads;
 pub(crate) mod layer;
@@ -56,7 +58,7 @@ impl Form {
     }
 }
 
-operator!(DeltaRuleBackend, Options, delta_rule_forward, delta_rule_backward, flex, 7, [r, logw, k, v, a, b, state]);
+operator!(DeltaRuleBackend, Options, delta_rule_forward, delta_rule_backward, flex, 7, [r, logw, k, v, a, b, state], cube);
 
 /// Runs the delta rule over `T` tokens from `state`; returns outputs and the final state.
 ///

@@ -4,7 +4,7 @@
 mod flex;
 pub mod reference;
 
-use crate::glue::operator;
+use crate::glue::{on_cpu, operator};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
@@ -29,6 +29,9 @@ pub fn group_norm(x_bthn: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, epsilon
     let [_, _, heads, size] = x_bthn.dims();
     assert_eq!(weight.dims(), [heads * size], "group_norm: weight of {heads} heads of {size}");
     assert_eq!(bias.dims(), [heads * size], "group_norm: bias of {heads} heads of {size}");
+    if !on_cpu(&x_bthn) {
+        return reference::group_norm(x_bthn, weight, bias, epsilon);
+    }
     let save = x_bthn.is_tracked() || weight.is_tracked() || bias.is_tracked();
     let options = Options { epsilon: epsilon as f32, save };
     let y = Dispatch::group_norm_forward(

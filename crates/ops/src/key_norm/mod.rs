@@ -4,7 +4,7 @@
 mod flex;
 pub mod reference;
 
-use crate::glue::operator;
+use crate::glue::{on_cpu, operator};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
@@ -17,5 +17,8 @@ operator!(KeyNormBackend, (), key_norm_forward, key_norm_backward, flex, 1, [x])
 ///
 /// Shapes: `x` and the result `[.., N]`, usually `[B, T, H, N]`. Saves nothing beside its input.
 pub fn key_norm<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if !on_cpu(&x) {
+        return reference::key_norm(x);
+    }
     Tensor::from_dispatch(Dispatch::key_norm_forward((), x.into_dispatch()).0)
 }

@@ -1,6 +1,8 @@
 //! `y = x W^T + b`: every projection, with `W` stored as `[out, in]` like the checkpoints do, or
 //! `y = x W` for the few that store `[in, out]`.
 
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 mod flex;
 pub mod reference;
 
@@ -73,7 +75,7 @@ impl Layout {
     }
 }
 
-operator!(LinearBackend, Layout, linear_forward, linear_backward, flex, 2, [x, weight]);
+operator!(LinearBackend, Layout, linear_forward, linear_backward, flex, 2, [x, weight], cube);
 
 /// `y[.., o] = sum_i x[.., i] weight[o, i] (+ bias[o])`.
 ///

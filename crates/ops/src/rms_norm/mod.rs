@@ -1,6 +1,8 @@
 //! `y = x / rms(x) * w`: the normalisation in front of every block (Zhang and Sennrich 2019).
 //! To change it, change `reference.rs` first; `tests/fused.rs` holds the fast path to it.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub mod reference;
 
@@ -15,7 +17,7 @@ pub struct Options {
     save: bool,
 }
 
-operator!(RmsNormBackend, Options, rms_norm_forward, rms_norm_backward, flex, 2, [x, weight]);
+operator!(RmsNormBackend, Options, rms_norm_forward, rms_norm_backward, flex, 2, [x, weight], cube);
 
 /// `y[.., i] = x[.., i] * (mean_j x[.., j]^2 + epsilon)^(-1/2) * weight[i]`, in f32.
 ///

@@ -1,6 +1,8 @@
 //! Rotary position embedding (Su et al. 2021) in the half-split layout of GPT-NeoX and Llama.
 //! To change it, change `reference.rs` first; `tests/fused.rs` holds the fast path to it.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub mod reference;
 
@@ -48,7 +50,7 @@ pub struct Options {
     positions: Option<Arc<[u32]>>,
 }
 
-operator!(RopeBackend, Options, rope_forward, rope_backward, flex, 1, [x]);
+operator!(RopeBackend, Options, rope_forward, rope_backward, flex, 1, [x], cube);
 
 /// Rotates the pair `(x[.., i], x[.., i + N/2])` by the angle of position `start + t` and
 /// frequency `i`:

@@ -13,7 +13,7 @@ pub mod reference;
 
 use crate::delta_rule::layer::Options;
 pub use crate::delta_rule::layer::Settings;
-use crate::glue::operator;
+use crate::glue::{on_cpu, operator};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
@@ -54,6 +54,9 @@ operator!(Rwkv6Backend, Constants, rwkv6_forward, rwkv6_backward, flex, 7, [q, d
 /// # Panics
 /// When shapes do not fit together.
 pub fn rwkv6_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
+    if !on_cpu(&inputs.q) {
+        return on_device(inputs, None, &settings).0;
+    }
     let shape = inputs.q.dims();
     packed(inputs, None, settings, false).reshape(shape)
 }
@@ -64,12 +67,24 @@ pub fn rwkv6_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
 /// When shapes do not fit together.
 pub fn rwkv6(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (Tensor<4>, Tensor<4>) {
     let [b, t, h, n] = inputs.q.dims();
+    if !on_cpu(&inputs.q) {
+        return on_device(inputs, state, &settings);
+    }
     let packed = packed(inputs, state, settings, true);
     let outputs = b * t * h * n;
     (
         packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]),
         packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]),
     )
+}
+
+/// GPU: the recurrence's kernel, and tensor operations around it.
+fn on_device(inputs: Inputs, state: Option<Tensor<4>>, settings: &Settings) -> (Tensor<4>, Tensor<4>) {
+    let [b, _, h, n] = inputs.q.dims();
+    let state = state.unwrap_or_else(|| Tensor::zeros([b, h, n, n], &inputs.q.device().inner()));
+    reference::composed(inputs, state, settings, |[q, logw, k, v], state| {
+        crate::decay::decayed_sum(q, logw, k, v, Some(state), settings.form)
+    })
 }
 
 fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_state: bool) -> Tensor<1> {

@@ -20,7 +20,7 @@ pub mod reference;
 
 use crate::delta_rule::layer::Options;
 pub use crate::delta_rule::layer::Settings;
-use crate::glue::operator;
+use crate::glue::{on_cpu, operator};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
@@ -87,6 +87,9 @@ operator!(
 /// # Panics
 /// When shapes do not fit together.
 pub fn rwkv7_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
+    if !on_cpu(&inputs.r) {
+        return on_device(inputs, None, &settings).0;
+    }
     let shape = inputs.r.dims();
     packed(inputs, None, settings, false).reshape(shape)
 }
@@ -97,12 +100,24 @@ pub fn rwkv7_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
 /// When shapes do not fit together.
 pub fn rwkv7(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (Tensor<4>, Tensor<4>) {
     let [b, t, h, n] = inputs.r.dims();
+    if !on_cpu(&inputs.r) {
+        return on_device(inputs, state, &settings);
+    }
     let packed = packed(inputs, state, settings, true);
     let outputs = b * t * h * n;
     (
         packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]),
         packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]),
     )
+}
+
+/// GPU: the recurrence's kernel, and tensor operations around it.
+fn on_device(inputs: Inputs, state: Option<Tensor<4>>, settings: &Settings) -> (Tensor<4>, Tensor<4>) {
+    let [b, _, h, n] = inputs.r.dims();
+    let state = state.unwrap_or_else(|| Tensor::zeros([b, h, n, n], &inputs.r.device().inner()));
+    reference::composed(inputs, state, settings, |[r, logw, k, v, a, b], state| {
+        crate::delta_rule::delta_rule(r, logw, k, v, a, b, Some(state), settings.form)
+    })
 }
 
 fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_state: bool) -> Tensor<1> {

@@ -1,6 +1,8 @@
 //! `silu(gate) * up`: the gate of the feed-forward (Shazeer 2020, "GLU variants").
 //! To change it, change `reference.rs` first; `tests/fused.rs` holds the fast path to it.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub mod reference;
 
@@ -8,7 +10,7 @@ use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-operator!(SwigluBackend, (), swiglu_forward, swiglu_backward, flex, 2, [gate, up]);
+operator!(SwigluBackend, (), swiglu_forward, swiglu_backward, flex, 2, [gate, up], cube);
 
 /// `y = gate / (1 + e^-gate) * up`, elementwise.
 ///

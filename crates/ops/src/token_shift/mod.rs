@@ -10,7 +10,7 @@
 mod flex;
 pub mod reference;
 
-use crate::glue::operator;
+use crate::glue::{on_cpu, operator};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 use std::sync::Arc;
@@ -40,6 +40,13 @@ pub fn token_shift(
 ) -> Tensor<3> {
     let [b, t, c] = x.dims();
     assert_eq!(base.dims(), [c], "token_shift: shape of the base");
+    if !on_cpu(&x) {
+        let device = x.device().inner();
+        let previous = previous.unwrap_or_else(|| Tensor::zeros([b, c], &device));
+        let amount = amount.unwrap_or_else(|| Tensor::zeros([b, t, c], &device));
+        let starts = starts.unwrap_or_else(|| vec![false; b * t].into());
+        return reference::token_shift(x, previous, base, amount, &starts);
+    }
     let none = || Tensor::<1>::empty([0], &x.device().inner());
     let previous = previous.map_or_else(none, |previous| {
         assert_eq!(previous.dims(), [b, c], "token_shift: shape of the previous token");

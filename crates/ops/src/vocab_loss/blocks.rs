@@ -76,21 +76,36 @@ impl<'a> Head<'a> {
 /// operator's `saved`, so that the backward pass can scale them in place and give them away:
 /// the weight's is the largest array of a training step.
 #[derive(Clone, Debug, Default)]
-pub struct Waiting(Arc<Mutex<Option<[Vec<f32>; 2]>>>);
+pub struct Waiting {
+    host: Arc<Mutex<Option<[Vec<f32>; 2]>>>,
+    #[cfg(feature = "cube")]
+    device: Arc<Mutex<Option<OnDevice>>>,
+}
+
+/// The wanted gradients of hidden states and weight.
+#[cfg(feature = "cube")]
+type OnDevice = [Option<crate::cube::CubeTensor>; 2];
+
+const TAKEN: &str = "a graph is consumed by its backward pass, and the forward pass of a tracked input filled this";
 
 impl Waiting {
     pub fn put(&self, gradients: [Vec<f32>; 2]) {
-        *self.0.lock().expect("no holder of the lock panics") = Some(gradients);
+        *self.host.lock().expect("no holder of the lock panics") = Some(gradients);
+    }
+
+    #[cfg(feature = "cube")]
+    pub fn put_on_device(&self, gradients: OnDevice) {
+        *self.device.lock().expect("no holder of the lock panics") = Some(gradients);
+    }
+
+    #[cfg(feature = "cube")]
+    pub fn take_from_device(&self) -> OnDevice {
+        self.device.lock().expect("no holder of the lock panics").take().expect(TAKEN)
     }
 
     /// The wanted gradients, times `upstream`.
     pub fn take(&self, needs: [bool; 2], [hidden, weight]: [View<'_>; 2], upstream: f32) -> [Option<Array>; 2] {
-        let [dhidden, dweight] = self
-            .0
-            .lock()
-            .expect("no holder of the lock panics")
-            .take()
-            .expect("a graph is consumed by its backward pass, and the forward pass of a tracked input filled this");
+        let [dhidden, dweight] = self.host.lock().expect("no holder of the lock panics").take().expect(TAKEN);
         let finish = |mut gradient: Vec<f32>, like: View<'_>| {
             if upstream != 1.0 {
                 split_rows(gradient.len(), 1 << 16, [(&mut gradient, 1)], |_, [part]| scale(part, upstream));

@@ -5,6 +5,8 @@
 
 mod blocks;
 mod cross_entropy;
+#[cfg(feature = "cube")]
+mod cube;
 pub mod reference;
 mod scores;
 mod teacher_kl;

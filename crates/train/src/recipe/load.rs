@@ -1,8 +1,8 @@
-//! Reading recipes: inheritance, `--set`, unknown keys.
+//! Reading recipes: inheritance and `--set`.
 
 use super::Recipe;
+use super::fit::fit;
 use crate::error::TrainError;
-use serde_json::Value;
 use std::path::Path;
 use toml::{Table, Value as Toml};
 
@@ -71,9 +71,7 @@ fn finish(mut table: Table, sets: &[String]) -> Result<Recipe, TrainError> {
             table = changed;
         }
     }
-    let value = serde_json::to_value(&table).map_err(|e| TrainError::Recipe(e.to_string()))?;
-    let schema = Recipe::schema();
-    unknown_keys(&value, &schema, &schema, "")?;
+    fit(&mut table)?;
     let recipe: Recipe = Toml::Table(table).try_into().map_err(|e: toml::de::Error| TrainError::Recipe(e.to_string()))?;
     recipe.check()?;
     Ok(recipe)
@@ -101,49 +99,6 @@ fn assign(root: &mut Toml, path: &str, value: Toml) -> Result<(), TrainError> {
 
 fn name_of(entry: &Toml) -> String {
     entry.get("name").and_then(Toml::as_str).unwrap_or("?").to_string()
-}
-
-/// Refuses keys that the schema does not know.
-fn unknown_keys(value: &Value, schema: &Value, root: &Value, path: &str) -> Result<(), TrainError> {
-    let schema = resolve(schema, root);
-    match value {
-        Value::Object(map) => {
-            let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return Ok(()) };
-            // A table that takes anything else (a mixer's options) is checked by its owner.
-            let open = schema.get("additionalProperties") != Some(&Value::Bool(false));
-            for (key, child) in map {
-                let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                match properties.get(key) {
-                    Some(child_schema) => unknown_keys(child, child_schema, root, &here)?,
-                    None if open => {}
-                    None => {
-                        let known: Vec<String> = properties.keys().cloned().collect();
-                        let hint = recast_models::config::nearest(key, &known)
-                            .map_or_else(|| format!("known keys: {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
-                        return Err(TrainError::Recipe(format!("unknown key `{here}`; {hint}")));
-                    }
-                }
-            }
-            Ok(())
-        }
-        Value::Array(items) => {
-            let Some(item_schema) = schema.get("items") else { return Ok(()) };
-            items.iter().enumerate().try_for_each(|(i, item)| unknown_keys(item, item_schema, root, &format!("{path}.{i}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Follows references and the non-null branch of an optional value.
-fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
-    let branches = ["anyOf", "oneOf", "allOf"].iter().find_map(|k| schema.get(*k)).and_then(Value::as_array);
-    if let Some(branch) = branches.and_then(|b| b.iter().find(|s| s.get("type") != Some(&Value::from("null")))) {
-        return resolve(branch, root);
-    }
-    match schema.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#')).and_then(|p| root.pointer(p)) {
-        Some(target) => resolve(target, root),
-        None => schema,
-    }
 }
 
 #[cfg(test)]
@@ -180,6 +135,21 @@ mod tests {
     }
 
     #[test]
+    fn forms_that_people_write() {
+        let recipe = load_text(RECIPE, &sets(&["text.train=b.txt", "stages.align.tokens=1e6", "student.mixer=rwkv6"])).expect("loads");
+        assert_eq!(recipe.text.train, [Path::new("b.txt")]);
+        assert_eq!(recipe.stages[0].tokens, 1_000_000);
+        let mixer = recipe.student.mixer.expect("mixer");
+        assert_eq!((mixer.kind.as_str(), mixer.options.len()), ("rwkv6", 0));
+    }
+
+    #[test]
+    fn missing_keys_are_named() {
+        let error = load_text(&RECIPE.replace("tokens = 1000", ""), &[]).expect_err("no tokens").to_string();
+        assert!(error.contains("`stages.0` lacks the key `tokens`"), "{error}");
+    }
+
+    #[test]
     fn resolved_recipe_reads_back() {
         let recipe = load_text(RECIPE, &[]).expect("loads");
         let again = load_text(&recipe.to_toml(), &[]).expect("reads back");
@@ -204,7 +174,14 @@ mod tests {
         for (set, wanted) in [
             ("stages.align.batch=0", "at least 1"),
             ("stages.align.learning_rate=-1.0", "positive"),
-            ("stages.align.objective=\"guess\"", "unknown variant"),
+            ("stages.align.objective=\"guess\"", "expected one of output-alignment"),
+            ("stages.align.objective=logits-kl", "did you mean `logit-kl`"),
+            ("stages.align.tokens=many", "expected a whole number, found \"many\""),
+            ("stages.align.tokens=1.5", "expected a whole number, found 1.5"),
+            ("stages.align.batch=-1", "at least 0"),
+            ("stages.align.recompute=yes", "expected true or false"),
+            ("stages.align=3", "expected a table"),
+            ("text.train=[1]", "expected text, found 1"),
             ("stages.align.micro_batch=2", "divide"),
             ("text.shuffle=\"none at all\"", "expected feistel"),
             ("stages.nope.batch=1", "no entry `nope`"),

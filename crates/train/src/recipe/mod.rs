@@ -1,9 +1,10 @@
 //! Recipes: a teacher, a student, a list of stages, in TOML.
 //!
-//! `load.rs` reads a file with what it extends and what `--set` changes, and refuses unknown keys
-//! with the nearest known one; this file says what there is to set. `recast recipe-schema` prints
-//! the JSON Schema for editors.
+//! `load.rs` reads a file with what it extends and what `--set` changes, `fit.rs` refuses unknown
+//! keys with the nearest known one; this file says what there is to set. `recast schema` prints the
+//! JSON Schema for editors.
 
+mod fit;
 mod load;
 mod patterns;
 

@@ -64,14 +64,15 @@ struct Row {
 
 struct Bench<'a> {
     args: &'a Args,
+    device: Device,
     peaks: Peaks,
     rows: Vec<Row>,
 }
 
 /// Measures and prints.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
-    global.device()?;
-    let mut bench = Bench { args, peaks: peaks(), rows: Vec::new() };
+    let device = global.device()?;
+    let mut bench = Bench { args, peaks: peaks(&device), device, rows: Vec::new() };
     elementwise(&mut bench);
     products(&mut bench);
     losses(&mut bench)?;
@@ -111,7 +112,41 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn peaks() -> Peaks {
+/// Waits until the device has done what it was given: GPUs work while the program goes on.
+fn wait(device: &Device) {
+    device.sync().expect("a device that computes can be waited for");
+}
+
+fn peaks(device: &Device) -> Peaks {
+    // swiglu in place of a triad: two arrays in, one out.
+    let size = 32 << 20;
+    let x = Tensor::<1>::ones([size], device);
+    let seconds = time(5, || {
+        black_box(swiglu::swiglu(x.clone(), x.clone()));
+        wait(device);
+    });
+    // Both inputs are one array, so it is read once.
+    let memory = 2.0 * 4.0 * size as f64 * 1e-9 / seconds.best;
+    let (f32, bf16) = if *device == Device::flex() { cpu_products() } else { device_products(device) };
+    Peaks { f32, bf16, memory }
+}
+
+/// GFLOP/s of large products on a GPU, by burn's own kernels.
+fn device_products(device: &Device) -> (f64, Option<f64>) {
+    let n = 4096;
+    let work = 2.0 * (n * n * n) as f64 * 1e-9;
+    let x = Tensor::<2>::random([n, n], Distribution::Normal(0.0, 0.3), device);
+    let speed = |x: Tensor<2>| {
+        let seconds = time(7, || {
+            black_box(x.clone().matmul(x.clone()));
+            wait(device);
+        });
+        work / seconds.best
+    };
+    (speed(x.clone()), Some(speed(x.cast(burn::tensor::FloatDType::BF16))))
+}
+
+fn cpu_products() -> (f64, Option<f64>) {
     let n = 1536;
     let (a, b) = (vec![0.5f32; n * n], vec![0.25f32; n * n]);
     let mut out = vec![0.0; n * n];
@@ -119,14 +154,7 @@ fn peaks() -> Peaks {
     let work = 2.0 * (n * n * n) as f64 * 1e-9;
     let f32 = work / time(7, || matmul_threads(&mut out, n, 0.0, left, right)).best;
     let bf16 = bf16::available().then(|| work / time(7, || bf16::matmul_threads(&mut out, n, false, left, right)).best);
-    // swiglu in place of a triad: two arrays in, one out.
-    let size = 32 << 20;
-    let x = Tensor::<1>::ones([size], &Device::flex());
-    let seconds = time(5, || {
-        black_box(swiglu::swiglu(x.clone(), x.clone()));
-    });
-    // Both inputs are one array, so it is read once.
-    Peaks { f32, bf16, memory: 2.0 * 4.0 * size as f64 * 1e-9 / seconds.best }
+    (f32, bf16)
 }
 
 impl Bench<'_> {
@@ -143,13 +171,16 @@ impl Bench<'_> {
             };
             shapes.iter().map(random).collect()
         };
-        let (plain, graph) = (inputs(&Device::flex()), inputs(&Device::flex().autodiff()));
+        let device = self.device.clone();
+        let (plain, graph) = (inputs(&device), inputs(&device.clone().autodiff()));
         let forward = time(self.args.repeats, || {
             black_box(f(&plain));
+            wait(&device);
         });
         // The sum that a backward pass starts from costs one more pass over the output.
         let both = time(self.args.repeats, || {
             black_box(f(&graph).sum().backward());
+            wait(&device);
         });
         let product = recast_ops::linear::precision() == recast_ops::linear::Precision::Bf16 && is_product(name);
         let peak = if product { self.peaks.bf16.unwrap_or(self.peaks.f32) } else { self.peaks.f32 };

@@ -193,9 +193,11 @@ fn measure(work: &Work, repeats: usize) -> anyhow::Result<Outcome> {
             loss += work.objective.gradients(&work.student, teacher, &batch, params, work.recompute, &mut gradients)?.value;
         }
         let middle = Instant::now();
-        let norm = optimizer.norm(&gradients);
-        optimizer.step(&gradients, norm, &[work.rate], step as u64 + 1);
-        drop(gradients);
+        let norm = optimizer.norm(&mut gradients);
+        optimizer.step(gradients, norm, &[work.rate], step as u64 + 1);
+        if let Some((_, param)) = params.first() {
+            param.device().sync()?;
+        }
         if step >= WARM {
             whole.push(began.elapsed().as_secs_f64());
             first.push((middle - began).as_secs_f64());

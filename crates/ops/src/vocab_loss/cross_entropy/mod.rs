@@ -1,5 +1,7 @@
 //! Cross-entropy against target tokens; see the paragraph of the folder above.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 
 use super::{VocabLossError, blocks::Waiting, denominator, in_vocabulary, length};
@@ -18,7 +20,7 @@ pub struct Options {
     waiting: Waiting,
 }
 
-operator!(CrossEntropyBackend, Options, cross_entropy_forward, cross_entropy_backward, flex, 2, [hidden, weight]);
+operator!(CrossEntropyBackend, Options, cross_entropy_forward, cross_entropy_backward, flex, 2, [hidden, weight], cube);
 
 /// `sum_i weights[i] * -ln softmax(hidden[i] weight^T)[targets[i]] / denominator`, in nats.
 ///

@@ -1,5 +1,7 @@
 //! Scores of given tokens, for evaluation; see the paragraph of the folder above.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 
 use super::{VocabLossError, in_vocabulary, length};
@@ -8,7 +10,7 @@ use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 use std::sync::Arc;
 
-operator!(TokenScoresBackend, Arc<[u32]>, token_scores_forward, token_scores_backward, flex, 2, [hidden, weight]);
+operator!(TokenScoresBackend, Arc<[u32]>, token_scores_forward, token_scores_backward, flex, 2, [hidden, weight], cube);
 
 /// What [`token_log_probabilities`] finds, one entry a row.
 #[derive(Clone, Debug)]

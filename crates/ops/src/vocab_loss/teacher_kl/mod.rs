@@ -1,5 +1,7 @@
 //! Divergence from a teacher's distribution; see the paragraph of the folder above.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 
 use super::{VocabLossError, blocks::Waiting, denominator, length};
@@ -19,7 +21,7 @@ pub struct Options {
 
 operator!(
     TeacherKlBackend, Options, teacher_kl_forward, teacher_kl_backward, flex, 4,
-    [hidden, weight, teacher_hidden, teacher_weight]
+    [hidden, weight, teacher_hidden, teacher_weight], cube
 );
 
 /// `sum_i weights[i] * KL(p_i || q_i) / denominator`, in nats, with the teacher's

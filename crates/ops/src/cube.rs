@@ -1,0 +1,128 @@
+//! GPU: what the kernels of all operators share.
+//!
+//! Kernels are written once with `#[cube]` and compiled at run time for CUDA, ROCm, Metal, Vulkan
+//! or WebGPU. Tensors are contiguous f32, addressed by their flat index. The tests of all operators
+//! run on any device (`RECAST_TEST_DEVICE=vulkan`), a software Vulkan driver among them.
+
+pub use burn_cubecl::tensor::CubeTensor;
+
+use burn::backend::Backend;
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use cubecl::prelude::*;
+
+/// Units of a cube that works on one row: a power of two that every device has.
+pub const UNITS: u32 = 256;
+/// Most cubes in one dimension of a launch (Vulkan's and WebGPU's limit).
+const MOST: u32 = 65_535;
+
+/// Makes a tensor contiguous f32.
+pub fn contiguous(tensor: CubeTensor) -> CubeTensor {
+    assert_eq!(tensor.dtype, DType::F32, "recast operators take f32 tensors");
+    into_contiguous(tensor)
+}
+
+/// Room for a tensor of this shape on the device of `like`.
+pub fn room(like: &CubeTensor, shape: &[usize]) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.to_vec().into(), DType::F32)
+}
+
+/// A tensor that stands for none.
+pub fn nothing(like: &CubeTensor) -> CubeTensor {
+    room(like, &[1])
+}
+
+/// Whether an input is there: absent ones are empty.
+pub fn given(tensor: &CubeTensor) -> bool {
+    tensor.meta.num_elements() > 0
+}
+
+/// The tensor, or something to stand in a kernel's argument list for an absent one.
+pub fn or_nothing(tensor: CubeTensor, like: &CubeTensor) -> CubeTensor {
+    if given(&tensor) { tensor } else { nothing(like) }
+}
+
+/// Copies values to the device of `like`.
+pub fn upload(like: &CubeTensor, values: &[f32]) -> CubeTensor {
+    let handle = like.client.create_from_slice(bytemuck::cast_slice(values));
+    CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), [values.len()].into(), handle, DType::F32)
+}
+
+/// Copies indices to the device of `like`.
+pub fn upload_indices(like: &CubeTensor, values: &[u32]) -> CubeTensor {
+    let handle = like.client.create_from_slice(bytemuck::cast_slice(values));
+    CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), [values.len()].into(), handle, DType::U32)
+}
+
+/// The same elements in another shape.
+pub fn reshaped(tensor: CubeTensor, shape: &[usize]) -> CubeTensor {
+    CubeTensor::new_contiguous(tensor.client, tensor.device, shape.to_vec().into(), tensor.handle, tensor.dtype)
+}
+
+/// So many cubes, in as many dimensions as that takes: a kernel checks `CUBE_POS` against its count.
+pub fn cubes(count: usize) -> CubeCount {
+    let count = count.max(1) as u32;
+    let y = count.div_ceil(MOST);
+    CubeCount::Static(count.div_ceil(y), y, 1)
+}
+
+/// Cubes and their size for one unit an element.
+pub fn elementwise(elements: usize) -> (CubeCount, CubeDim) {
+    (cubes(elements.div_ceil(UNITS as usize)), CubeDim::new_1d(UNITS))
+}
+
+/// Sums `[rows, width]` over rows.
+pub fn sum_rows(tensor: CubeTensor, shape: &[usize]) -> CubeTensor {
+    use burn::backend::ops::FloatTensorOps;
+    reshaped(contiguous(CubeBackend::float_sum_dim(tensor, 0)), shape)
+}
+
+/// A backend's type, for [`Backend`]'s operations on a [`CubeTensor`].
+pub type Gpu = CubeBackend;
+
+const _: fn() = || {
+    fn is_backend<B: Backend>() {}
+    is_backend::<Gpu>();
+};
+
+/// The sum of every unit's value, known to all units of a cube of [`UNITS`].
+#[cube]
+pub fn sum(value: f32, shared: &mut Shared<[f32]>) -> f32 {
+    let unit = UNIT_POS as usize;
+    sync_cube();
+    shared[unit] = value;
+    sync_cube();
+    let mut stride = UNITS as usize / 2;
+    while stride > 0 {
+        if unit < stride {
+            let other = shared[unit + stride];
+            shared[unit] += other;
+        }
+        sync_cube();
+        stride /= 2;
+    }
+    shared[0]
+}
+
+/// The largest of every unit's value, known to all units of a cube of [`UNITS`].
+#[cube]
+pub fn largest(value: f32, shared: &mut Shared<[f32]>) -> f32 {
+    let unit = UNIT_POS as usize;
+    sync_cube();
+    shared[unit] = value;
+    sync_cube();
+    let mut stride = UNITS as usize / 2;
+    while stride > 0 {
+        if unit < stride {
+            let other = shared[unit + stride];
+            if other > shared[unit] {
+                shared[unit] = other;
+            }
+        }
+        sync_cube();
+        stride /= 2;
+    }
+    shared[0]
+}

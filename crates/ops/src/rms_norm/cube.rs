@@ -1,0 +1,172 @@
+//! GPU: one cube a row; the weight's gradient as partial sums over blocks of rows.
+
+use super::Options;
+use crate::cube::{CubeTensor, UNITS, cubes, nothing, room, sum, sum_rows};
+use cubecl::prelude::*;
+
+/// Rows whose contributions to the weight's gradient one unit adds up.
+const BLOCK: usize = 64;
+
+pub fn forward(options: &Options, [x, weight]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
+    let width = weight.meta.num_elements();
+    let rows = x.meta.num_elements() / width;
+    let (y, inverse) = (room(&x, x.meta.shape()), room(&x, &[rows.max(1)]));
+    let client = x.client.clone();
+    rms_norm::launch(
+        &client,
+        cubes(rows),
+        CubeDim::new_1d(UNITS),
+        x.into_tensor_arg(),
+        weight.into_tensor_arg(),
+        y.clone().into_tensor_arg(),
+        inverse.clone().into_tensor_arg(),
+        options.epsilon,
+        rows as u32,
+        width as u32,
+    );
+    (y, inverse)
+}
+
+pub fn backward(
+    _: &Options,
+    needs: [bool; 2],
+    [x, weight]: [CubeTensor; 2],
+    _output: CubeTensor,
+    inverse: CubeTensor,
+    dy: CubeTensor,
+) -> [Option<CubeTensor>; 2] {
+    let width = weight.meta.num_elements();
+    let rows = x.meta.num_elements() / width;
+    let client = x.client.clone();
+    let dx = needs[0].then(|| {
+        let dx = room(&x, x.meta.shape());
+        rms_norm_backward::launch(
+            &client,
+            cubes(rows),
+            CubeDim::new_1d(UNITS),
+            x.clone().into_tensor_arg(),
+            weight.clone().into_tensor_arg(),
+            inverse.clone().into_tensor_arg(),
+            dy.clone().into_tensor_arg(),
+            dx.clone().into_tensor_arg(),
+            rows as u32,
+            width as u32,
+        );
+        dx
+    });
+    let dw = needs[1].then(|| {
+        if rows == 0 {
+            return nothing(&x);
+        }
+        let blocks = rows.div_ceil(BLOCK);
+        let parts = room(&x, &[blocks, width]);
+        let per_block = width.div_ceil(UNITS as usize);
+        weight_backward::launch(
+            &client,
+            cubes(blocks * per_block),
+            CubeDim::new_1d(UNITS),
+            x.clone().into_tensor_arg(),
+            inverse.into_tensor_arg(),
+            dy.into_tensor_arg(),
+            parts.clone().into_tensor_arg(),
+            rows as u32,
+            width as u32,
+            BLOCK as u32,
+        );
+        sum_rows(parts, weight.meta.shape())
+    });
+    [dx, dw]
+}
+
+#[cube(launch)]
+fn rms_norm(
+    x: &Tensor<f32>,
+    weight: &Tensor<f32>,
+    y: &mut Tensor<f32>,
+    inverse: &mut Tensor<f32>,
+    epsilon: f32,
+    rows: u32,
+    width: u32,
+) {
+    let mut shared = Shared::new_slice(UNITS as usize);
+    let row = CUBE_POS;
+    if row < rows as usize {
+        let (width, start) = (width as usize, row * width as usize);
+        let mut squares = 0.0f32;
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            let value = x[start + i];
+            squares += value * value;
+            i += UNITS as usize;
+        }
+        let total = sum(squares, &mut shared);
+        let r = 1.0 / (total / f32::cast_from(width as u32) + epsilon).sqrt();
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            y[start + i] = x[start + i] * r * weight[i];
+            i += UNITS as usize;
+        }
+        if UNIT_POS == 0 {
+            inverse[row] = r;
+        }
+    }
+}
+
+// dx = r (w dy) - x r^3 / d * sum(w dy x)
+#[cube(launch)]
+fn rms_norm_backward(
+    x: &Tensor<f32>,
+    weight: &Tensor<f32>,
+    inverse: &Tensor<f32>,
+    dy: &Tensor<f32>,
+    dx: &mut Tensor<f32>,
+    rows: u32,
+    width: u32,
+) {
+    let mut shared = Shared::new_slice(UNITS as usize);
+    let row = CUBE_POS;
+    if row < rows as usize {
+        let (width, start) = (width as usize, row * width as usize);
+        let r = inverse[row];
+        let mut along = 0.0f32;
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            along += weight[i] * dy[start + i] * x[start + i];
+            i += UNITS as usize;
+        }
+        let along = sum(along, &mut shared) * r * r / f32::cast_from(width as u32);
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            dx[start + i] = r * (weight[i] * dy[start + i] - x[start + i] * along);
+            i += UNITS as usize;
+        }
+    }
+}
+
+// Of each block of rows: sum over them of dy x r.
+#[cube(launch)]
+fn weight_backward(
+    x: &Tensor<f32>,
+    inverse: &Tensor<f32>,
+    dy: &Tensor<f32>,
+    parts: &mut Tensor<f32>,
+    rows: u32,
+    width: u32,
+    block: u32,
+) {
+    let (rows, width, block) = (rows as usize, width as usize, block as usize);
+    let per_block = width.div_ceil(UNITS as usize);
+    let part = CUBE_POS / per_block;
+    let column = CUBE_POS % per_block * UNITS as usize + UNIT_POS as usize;
+    if column < width && part * block < rows {
+        let mut total = 0.0f32;
+        let mut end = (part + 1) * block;
+        if end > rows {
+            end = rows;
+        }
+        for row in part * block..end {
+            total += dy[row * width + column] * x[row * width + column] * inverse[row];
+        }
+        parts[part * width + column] = total;
+    }
+}

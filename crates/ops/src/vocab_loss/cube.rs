@@ -1,0 +1,111 @@
+//! GPU: what the losses share. Logits exist for one block of rows at a time; a kernel turns each
+//! row, one cube a row, into its loss and its gradient in place.
+
+use super::blocks::block_rows;
+use crate::cube::{CubeTensor, Gpu, UNITS, contiguous, cubes, largest, room, sum};
+use crate::linear::cube::{product, transposed};
+use burn::backend::ops::FloatTensorOps;
+use cubecl::prelude::*;
+use std::ops::Range;
+
+/// Hidden states and vocabulary weight of one model.
+#[derive(Clone)]
+pub struct Head {
+    pub hidden: CubeTensor,
+    pub weight: CubeTensor,
+}
+
+impl Head {
+    pub fn rows(&self) -> usize {
+        self.hidden.meta.shape()[0]
+    }
+
+    pub fn vocabulary(&self) -> usize {
+        self.weight.meta.shape()[0]
+    }
+
+    fn block(&self, rows: Range<usize>) -> CubeTensor {
+        if rows == (0..self.rows()) {
+            return self.hidden.clone();
+        }
+        let rows = rows.start as isize..rows.end as isize;
+        contiguous(Gpu::float_slice(self.hidden.clone(), &[rows.into()]))
+    }
+
+    /// Logits of some rows, `[rows, vocabulary]`.
+    pub fn logits(&self, rows: Range<usize>) -> CubeTensor {
+        product(self.block(rows), transposed(self.weight.clone()))
+    }
+}
+
+/// Runs `loss` over blocks of rows; it turns logits into their gradient where that is wanted. Returns
+/// the gradients of hidden states and weight that `track` names.
+pub fn blocks(head: &Head, track: [bool; 2], mut loss: impl FnMut(Range<usize>, &CubeTensor)) -> [Option<CubeTensor>; 2] {
+    let size = block_rows(head.vocabulary()).min(head.rows()).max(1);
+    let mut d_hidden = Vec::new();
+    let mut d_weight: Option<CubeTensor> = None;
+    for start in (0..head.rows()).step_by(size) {
+        let rows = start..(start + size).min(head.rows());
+        let logits = head.logits(rows.clone());
+        loss(rows.clone(), &logits);
+        if track[0] {
+            d_hidden.push(product(logits.clone(), head.weight.clone()));
+        }
+        if track[1] {
+            let part = product(transposed(logits), head.block(rows));
+            d_weight = Some(match d_weight {
+                Some(sum) => Gpu::float_add(sum, part),
+                None => part,
+            });
+        }
+    }
+    let d_hidden = match d_hidden.len() {
+        0 => None,
+        1 => d_hidden.pop(),
+        _ => Some(contiguous(Gpu::float_cat(d_hidden, 0))),
+    };
+    [d_hidden, d_weight.map(contiguous)]
+}
+
+/// One loss a row.
+pub fn losses(head: &Head) -> CubeTensor {
+    room(&head.hidden, &[head.rows().max(1)])
+}
+
+/// Their sum, `[1]`.
+pub fn total(losses: CubeTensor) -> CubeTensor {
+    contiguous(Gpu::float_sum(losses))
+}
+
+/// The gradients times that of the loss, `[1]`.
+pub fn scaled(gradients: [Option<CubeTensor>; 2], upstream: CubeTensor) -> [Option<CubeTensor>; 2] {
+    let upstream = crate::cube::reshaped(upstream, &[1, 1]);
+    gradients.map(|gradient| gradient.map(|g| contiguous(Gpu::float_mul(g, upstream.clone()))))
+}
+
+/// A launch of one cube a row.
+pub fn by_row(rows: usize) -> (CubeCount, CubeDim) {
+    (cubes(rows), CubeDim::new_1d(UNITS))
+}
+
+/// ln of the sum of e^x over a row, known to all units.
+#[cube]
+pub fn log_sum_exp(x: &Tensor<f32>, start: usize, width: usize, shared: &mut Shared<[f32]>) -> f32 {
+    let mut most = f32::MIN;
+    let mut i = UNIT_POS as usize;
+    while i < width {
+        let value = x[start + i];
+        if value > most {
+            most = value;
+        }
+        i += UNITS as usize;
+    }
+    let most = largest(most, shared);
+    let mut total = 0.0f32;
+    let mut i = UNIT_POS as usize;
+    while i < width {
+        total += (x[start + i] - most).exp();
+        i += UNITS as usize;
+    }
+    most + sum(total, shared).ln()
+}
