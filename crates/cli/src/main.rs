@@ -38,7 +38,7 @@ pub struct Global {
     /// Precision of matrix products: f32, or bf16 operands with f32 accumulation.
     #[arg(long, global = true, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
-    /// Device to compute on: cpu, cuda, rocm, metal or vulkan (those the binary was built for).
+    /// Device to compute on: cpu, cuda, rocm, metal, vulkan or wgpu (those the binary was built for).
     #[arg(long, global = true, value_name = "DEVICE", default_value_t = Kind::Cpu)]
     pub device: Kind,
     /// No progress bars.

@@ -2,7 +2,7 @@
 //!
 //! Kernels are written once with `#[cube]` and compiled at run time for CUDA, ROCm, Metal, Vulkan
 //! or WebGPU. Tensors are contiguous f32, addressed by their flat index. The tests of all operators
-//! run on any device (`RECAST_TEST_DEVICE=vulkan`), a software Vulkan driver among them.
+//! run on any device (`RECAST_TEST_DEVICE=wgpu`), a software Vulkan driver among them.
 
 pub use burn_cubecl::tensor::CubeTensor;
 
@@ -34,16 +34,6 @@ pub fn nothing(like: &CubeTensor) -> CubeTensor {
     room(like, &[1])
 }
 
-/// Whether an input is there: absent ones are empty.
-pub fn given(tensor: &CubeTensor) -> bool {
-    tensor.meta.num_elements() > 0
-}
-
-/// The tensor, or something to stand in a kernel's argument list for an absent one.
-pub fn or_nothing(tensor: CubeTensor, like: &CubeTensor) -> CubeTensor {
-    if given(&tensor) { tensor } else { nothing(like) }
-}
-
 /// Copies values to the device of `like`.
 pub fn upload(like: &CubeTensor, values: &[f32]) -> CubeTensor {
     let handle = like.client.create_from_slice(bytemuck::cast_slice(values));
@@ -59,6 +49,42 @@ pub fn upload_indices(like: &CubeTensor, values: &[u32]) -> CubeTensor {
 /// The same elements in another shape.
 pub fn reshaped(tensor: CubeTensor, shape: &[usize]) -> CubeTensor {
     CubeTensor::new_contiguous(tensor.client, tensor.device, shape.to_vec().into(), tensor.handle, tensor.dtype)
+}
+
+/// Several arrays in one allocation: kernels of wgpu take ten buffers, no more.
+#[derive(Default)]
+pub struct Together {
+    shapes: Vec<Vec<usize>>,
+    starts: Vec<usize>,
+    elements: usize,
+}
+
+impl Together {
+    /// Adds an array; returns where it starts, in elements.
+    pub fn add(&mut self, shape: &[usize]) -> u32 {
+        // Buffers are bound at multiples of 256 bytes.
+        let start = self.elements.next_multiple_of(64);
+        self.elements = start + shape.iter().product::<usize>();
+        self.shapes.push(shape.to_vec());
+        self.starts.push(start);
+        start as u32
+    }
+
+    /// Room for all of them on the device of `like`.
+    pub fn room(&self, like: &CubeTensor) -> CubeTensor {
+        room(like, &[self.elements.max(1)])
+    }
+
+    /// The arrays, in the order of their addition, as parts of what [`Self::room`] gave.
+    pub fn parts(self, all: &CubeTensor) -> impl Iterator<Item = CubeTensor> {
+        let shapes = self.shapes.into_iter().zip(self.starts);
+        shapes.map(|(shape, start)| {
+            let (start, bytes) = (4 * start as u64, 4 * shape.iter().product::<usize>() as u64);
+            let behind = all.handle.size_in_used() - start - bytes;
+            let handle = all.handle.clone().offset_start(start).offset_end(behind);
+            CubeTensor::new_contiguous(all.client.clone(), all.device.clone(), shape.into(), handle, all.dtype)
+        })
+    }
 }
 
 /// So many cubes, in as many dimensions as that takes: a kernel checks `CUBE_POS` against its count.
@@ -94,7 +120,7 @@ pub fn sum(value: f32, shared: &mut Shared<[f32]>) -> f32 {
     sync_cube();
     shared[unit] = value;
     sync_cube();
-    let mut stride = UNITS as usize / 2;
+    let mut stride = comptime!(UNITS as usize / 2).runtime();
     while stride > 0 {
         if unit < stride {
             let other = shared[unit + stride];
@@ -113,7 +139,7 @@ pub fn largest(value: f32, shared: &mut Shared<[f32]>) -> f32 {
     sync_cube();
     shared[unit] = value;
     sync_cube();
-    let mut stride = UNITS as usize / 2;
+    let mut stride = comptime!(UNITS as usize / 2).runtime();
     while stride > 0 {
         if unit < stride {
             let other = shared[unit + stride];

@@ -16,12 +16,14 @@ pub enum Kind {
     Rocm,
     /// Apple.
     Metal,
-    /// Anything with a Vulkan driver.
+    /// Anything with a Vulkan driver, through SPIR-V.
     Vulkan,
+    /// Anything with a driver that wgpu knows (Vulkan, Metal, DirectX), through WGSL.
+    Wgpu,
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 5] = [Kind::Cpu, Kind::Cuda, Kind::Rocm, Kind::Metal, Kind::Vulkan];
+pub const KINDS: [Kind; 6] = [Kind::Cpu, Kind::Cuda, Kind::Rocm, Kind::Metal, Kind::Vulkan, Kind::Wgpu];
 
 impl Kind {
     /// Its name, which is that of the feature that builds it too.
@@ -32,6 +34,7 @@ impl Kind {
             Self::Rocm => "rocm",
             Self::Metal => "metal",
             Self::Vulkan => "vulkan",
+            Self::Wgpu => "wgpu",
         }
     }
 
@@ -43,6 +46,7 @@ impl Kind {
             Self::Rocm => cfg!(feature = "rocm"),
             Self::Metal => cfg!(feature = "metal"),
             Self::Vulkan => cfg!(feature = "vulkan"),
+            Self::Wgpu => cfg!(feature = "wgpu"),
         }
     }
 }
@@ -109,6 +113,8 @@ pub fn open(kind: Kind) -> Result<Device, DeviceError> {
             probe(kind, &["libvulkan.so.1", "libvulkan.so", "vulkan-1.dll"])?;
             first(kind, burn::tensor::DeviceType::Vulkan)
         }
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu => first(kind, burn::tensor::DeviceType::Wgpu),
         #[allow(unreachable_patterns, reason = "depends on the features")]
         _ => Err(DeviceError::NotBuilt { kind }),
     }

@@ -554,3 +554,45 @@ mod key_norm {
         assert!(gradients[0].iter().all(|d| d.is_finite()));
     }
 }
+
+mod adamw {
+    use super::*;
+    use recast_ops::adamw::{AdamW, global_norm};
+
+    /// On every device as on slices, which the operator's own tests hold to PyTorch's rule.
+    #[test]
+    fn steps_of_tensors() {
+        let device = tested();
+        let optimizer = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
+        for n in [1, 37, 1003] {
+            let (mut p, mut m, mut v) = (values(n, 1), vec![0.0; n], vec![0.0; n]);
+            let mut tensors = [&p, &m, &v].map(|x| flat(x, &device));
+            for t in 1..=4 {
+                let gradient = values(n, 10 + t as u32);
+                optimizer.step(&mut p, &gradient, &mut m, &mut v, 1e-2, t, 0.5);
+                // Another holder keeps what it had.
+                let before = tensors[0].clone();
+                let kept = numbers(before.clone());
+                let [parameter, first, second] = &mut tensors;
+                let new = optimizer.step_tensors(parameter.clone(), flat(&gradient, &device), first, second, 1e-2, t, 0.5);
+                *parameter = new;
+                assert_eq!(numbers(before), kept);
+            }
+            for (name, tensor, slow) in [("p", &tensors[0], &p), ("m", &tensors[1], &m), ("v", &tensors[2], &v)] {
+                close(&format!("adamw {n} {name}"), &numbers(tensor.clone()), slow, 2e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn norm_of_tensors() {
+        let device = tested();
+        let (x, y) = (values(1003, 1), values(64, 2));
+        let slow = x.iter().chain(&y).map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+        let mut tensors = [flat(&x, &device), flat(&y, &device)];
+        let [first, second] = &mut tensors;
+        let norm = f64::from(global_norm(vec![first, second]));
+        assert!((norm - slow).abs() < 1e-5 * slow, "{norm} against {slow}");
+        assert_eq!(numbers(tensors[1].clone()), y);
+    }
+}

@@ -4,8 +4,11 @@ use super::Constants;
 use crate::cube::{CubeTensor, contiguous, elementwise};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::Tensor;
 use cubecl::prelude::*;
+use cubecl::prelude::Tensor;
+
+/// burn's, beside the kernels' own.
+type Flat = burn::tensor::Tensor<1>;
 
 /// Backend side of the update.
 #[backend_extension(Cube)]
@@ -57,14 +60,14 @@ impl AdamWBackend for burn_cubecl::CubeBackend {
     }
 }
 
-pub fn step(c: &Constants, parameter: Tensor<1>, gradient: Tensor<1>, m: &mut Tensor<1>, v: &mut Tensor<1>) -> Tensor<1> {
+pub fn step(c: &Constants, parameter: Flat, gradient: Flat, m: &mut Flat, v: &mut Flat) -> Flat {
     let device = parameter.device();
-    let take = |x: &mut Tensor<1>| std::mem::replace(x, Tensor::empty([1], &device)).into_dispatch();
+    let take = |x: &mut Flat| std::mem::replace(x, Flat::empty([1], &device)).into_dispatch();
     let (first, second) = (take(m), take(v));
     let out = Dispatch::adamw_update(*c, parameter.into_dispatch(), gradient.into_dispatch(), first, second);
-    *m = Tensor::from_dispatch(out.1);
-    *v = Tensor::from_dispatch(out.2);
-    Tensor::from_dispatch(out.0)
+    *m = Flat::from_dispatch(out.1);
+    *v = Flat::from_dispatch(out.2);
+    Flat::from_dispatch(out.0)
 }
 
 #[cube(launch)]

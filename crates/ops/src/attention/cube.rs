@@ -159,8 +159,8 @@ fn masked_softmax(
         let t = CUBE_POS % time;
         let query = CUBE_POS / time / heads * time + t;
         // Keys from `from` to before `to` are visible.
-        let mut from = 0usize.runtime();
-        let mut to = keys.runtime();
+        let mut from = 0usize;
+        let mut to = keys;
         if comptime!(kind == CAUSAL || kind == WINDOW) {
             to = keys + t + 1 - time;
         }
@@ -188,7 +188,7 @@ fn masked_softmax(
         if to > keys {
             to = keys;
         }
-        let mut most = f32::MIN;
+        let mut most = f32::min_value();
         let mut i = from + UNIT_POS as usize;
         while i < to {
             let value = scores[place + i] * scale;

@@ -7,7 +7,7 @@
 //! again from its beginning and kept in scratch memory. Nothing is divided by a decay.
 
 use super::layer::Options;
-use crate::cube::{CubeTensor, Gpu, contiguous, cubes, nothing, reshaped, room};
+use crate::cube::{CubeTensor, Gpu, Together, contiguous, cubes, nothing, reshaped, room};
 use burn::backend::ops::FloatTensorOps;
 use cubecl::prelude::*;
 
@@ -116,18 +116,17 @@ pub fn run(options: &Options, inputs: Inputs) -> (CubeTensor, CubeTensor) {
 /// The gradients of every input from that of the packed output.
 pub fn gradients(options: &Options, inputs: Inputs, saved: CubeTensor, gradient: CubeTensor) -> Gradients {
     let sizes = Sizes::of(&inputs);
-    let like = |x: &CubeTensor| room(x, x.meta.shape());
     let keys = inputs.k.meta.shape().to_vec();
-    let [d_r, d_logw, d_k] = [(); 3].map(|()| room(&inputs.k, &keys));
-    let d_v = like(&inputs.v);
-    let d_state = like(&inputs.state);
-    let scratch = room(&inputs.r, &[sizes.pairs() * CHUNK * sizes.state()]);
-    let client = inputs.r.client.clone();
+    let mut all = Together::default();
+    let [d_r, d_logw, d_k] = [(); 3].map(|()| all.add(&keys));
+    let d_v = all.add(inputs.v.meta.shape());
+    let d_state = all.add(inputs.state.meta.shape());
     let has_ab = inputs.ab.is_some();
-    let d_ab = has_ab.then(|| (room(&inputs.k, &keys), room(&inputs.k, &keys)));
-    let none = nothing(&inputs.r);
-    let (a, b) = inputs.ab.unwrap_or_else(|| (none.clone(), none.clone()));
-    let (d_a, d_b) = d_ab.clone().unwrap_or_else(|| (none.clone(), nothing(&none)));
+    let [d_a, d_b] = [(); 2].map(|()| if has_ab { all.add(&keys) } else { 0 });
+    let scratch = all.add(&[sizes.pairs() * CHUNK * sizes.state()]);
+    let out = all.room(&inputs.r);
+    let client = inputs.r.client.clone();
+    let (a, b) = inputs.ab.unwrap_or_else(|| (nothing(&inputs.r), nothing(&inputs.r)));
     recurrence_backward::launch(
         &client,
         cubes(sizes.pairs()),
@@ -140,24 +139,29 @@ pub fn gradients(options: &Options, inputs: Inputs, saved: CubeTensor, gradient:
         b.into_tensor_arg(),
         saved.into_tensor_arg(),
         gradient.into_tensor_arg(),
-        d_r.clone().into_tensor_arg(),
-        d_logw.clone().into_tensor_arg(),
-        d_k.clone().into_tensor_arg(),
-        d_v.clone().into_tensor_arg(),
-        d_a.into_tensor_arg(),
-        d_b.into_tensor_arg(),
-        d_state.clone().into_tensor_arg(),
-        scratch.into_tensor_arg(),
+        out.clone().into_tensor_arg(),
         sizes.pairs() as u32,
         sizes.tokens as u32,
         sizes.heads as u32,
         sizes.outputs() as u32,
+        d_r,
+        d_logw,
+        d_k,
+        d_v,
+        d_state,
+        d_a,
+        d_b,
+        scratch,
         sizes.key,
         sizes.value,
         sizes.decays,
         has_ab,
         options.final_state,
     );
+    let mut parts = all.parts(&out);
+    let mut next = || parts.next().expect("one part for every array that was added");
+    let (d_r, d_logw, d_k, d_v, d_state) = (next(), next(), next(), next(), next());
+    let d_ab = has_ab.then(|| (next(), next()));
     let d_logw = if sizes.decays == sizes.key {
         d_logw
     } else {
@@ -297,18 +301,20 @@ fn recurrence_backward(
     b: &Tensor<f32>,
     saved: &Tensor<f32>,
     gradient: &Tensor<f32>,
-    d_r: &mut Tensor<f32>,
-    d_logw: &mut Tensor<f32>,
-    d_k: &mut Tensor<f32>,
-    d_v: &mut Tensor<f32>,
-    d_a: &mut Tensor<f32>,
-    d_b: &mut Tensor<f32>,
-    d_state: &mut Tensor<f32>,
-    scratch: &mut Tensor<f32>,
+    out: &mut Tensor<f32>,
     pairs: u32,
     tokens: u32,
     heads: u32,
     outputs: u32,
+    // Where each gradient starts in `out`, and the states inside a chunk.
+    d_r: u32,
+    d_logw: u32,
+    d_k: u32,
+    d_v: u32,
+    d_state: u32,
+    d_a: u32,
+    d_b: u32,
+    scratch: u32,
     #[comptime] key: usize,
     #[comptime] value: usize,
     #[comptime] decays: usize,
@@ -327,6 +333,8 @@ fn recurrence_backward(
     let pair = CUBE_POS;
     if pair < pairs as usize {
         let (tokens, heads, outputs) = (tokens as usize, heads as usize, outputs as usize);
+        let (d_r, d_logw, d_k, d_v) = (d_r as usize, d_logw as usize, d_k as usize, d_v as usize);
+        let (d_state, d_a, d_b, scratch) = (d_state as usize, d_a as usize, d_b as usize, scratch as usize);
         let i = UNIT_POS as usize;
         let first = pair / heads * tokens * heads + pair % heads;
         let chunks = tokens.div_ceil(CHUNK);
@@ -378,19 +386,14 @@ fn recurrence_backward(
                 sync_cube();
                 if i < key {
                     let place = (pair * CHUNK + t) * value;
-                    let mut w = 0.0f32;
-                    if comptime!(decays == 1) {
-                        w = logw[row].exp();
-                    } else {
-                        w = logw[row * key + i].exp();
-                    }
+                    let w = if comptime!(decays == 1) { logw[row].exp() } else { logw[row * key + i].exp() };
                     let k_i = k[row * key + i];
                     let mut b_i = 0.0f32;
                     if comptime!(has_ab) {
                         b_i = b[row * key + i];
                     }
                     for j in 0..value {
-                        scratch[(place + j) * key + i] = s[j];
+                        out[scratch + (place + j) * key + i] = s[j];
                         s[j] = s[j] * w + k_i * v_t[j] + b_i * sa[j];
                     }
                 }
@@ -429,16 +432,16 @@ fn recurrence_backward(
                         let d = d_row[j] + r_t[i] * d_y[j];
                         d_row[j] = d;
                         // From now on the state before this token.
-                        s[j] = scratch[(place + j) * key + i];
+                        s[j] = out[scratch + (place + j) * key + i];
                         to_w += d * s[j];
                         to_k += d * v_t[j];
                         to_b += d * sa[j];
                     }
-                    d_r[row * key + i] = to_r;
-                    d_logw[row * key + i] = to_w * w_t[i];
-                    d_k[row * key + i] = to_k;
+                    out[d_r + row * key + i] = to_r;
+                    out[d_logw + row * key + i] = to_w * w_t[i];
+                    out[d_k + row * key + i] = to_k;
                     if comptime!(has_ab) {
-                        d_b[row * key + i] = to_b;
+                        out[d_b + row * key + i] = to_b;
                     }
                 }
                 if i < value {
@@ -452,7 +455,7 @@ fn recurrence_backward(
                             to_sa += d * b_t[n];
                         }
                     }
-                    d_v[row * value + i] = to_v;
+                    out[d_v + row * value + i] = to_v;
                     d_sa[i] = to_sa;
                     for n in 0..key {
                         let mut d = d_column[n] * w_t[n];
@@ -474,14 +477,14 @@ fn recurrence_backward(
                         d_row[j] = d;
                     }
                     if comptime!(has_ab) {
-                        d_a[row * key + i] = to_a;
+                        out[d_a + row * key + i] = to_a;
                     }
                 }
             }
         }
         if i < key {
             for j in 0..value {
-                d_state[(pair * key + i) * value + j] = d_row[j];
+                out[d_state + (pair * key + i) * value + j] = d_row[j];
             }
         }
     }

@@ -88,10 +88,11 @@ pub fn by_row(rows: usize) -> (CubeCount, CubeDim) {
     (cubes(rows), CubeDim::new_1d(UNITS))
 }
 
-/// ln of the sum of e^x over a row, known to all units.
+/// ln of the sum of e^x over a row, known to all units. `x` is only read, but kernels hold logits to
+/// change them.
 #[cube]
-pub fn log_sum_exp(x: &Tensor<f32>, start: usize, width: usize, shared: &mut Shared<[f32]>) -> f32 {
-    let mut most = f32::MIN;
+pub fn log_sum_exp(x: &mut Tensor<f32>, start: usize, width: usize, shared: &mut Shared<[f32]>) -> f32 {
+    let mut most = f32::min_value();
     let mut i = UNIT_POS as usize;
     while i < width {
         let value = x[start + i];

@@ -41,7 +41,7 @@ pub fn backward(
 
 #[cube(launch)]
 fn scores_of(
-    logits: &Tensor<f32>,
+    logits: &mut Tensor<f32>,
     targets: &Tensor<u32>,
     scores: &mut Tensor<f32>,
     first: u32,

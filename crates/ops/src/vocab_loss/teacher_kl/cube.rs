@@ -55,7 +55,7 @@ pub fn backward(
 #[cube(launch)]
 fn teacher_kl(
     logits: &mut Tensor<f32>,
-    teacher: &Tensor<f32>,
+    teacher: &mut Tensor<f32>,
     weights: &Tensor<f32>,
     losses: &mut Tensor<f32>,
     factor: f32,
