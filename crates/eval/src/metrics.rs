@@ -223,12 +223,12 @@ fn ratio(
     })
 }
 
-/// The exponential, with its linearised standard error; beyond half a unit of the exponent that is
-/// no interval any more, and is left out.
+/// The exponential, with its linearised standard error; beyond one unit of the exponent that is no
+/// interval any more, and is left out.
 fn exp(estimate: Option<Estimate>) -> Option<Estimate> {
     estimate.map(|e| Estimate {
         value: e.value.exp(),
-        std_error: e.std_error.filter(|s| *s <= 0.5).map(|s| s * e.value.exp()),
+        std_error: e.std_error.filter(|s| *s <= 1.0).map(|s| s * e.value.exp()),
     })
 }
 
@@ -406,6 +406,9 @@ mod tests {
         // Residuals 6 - 2*2 = 2 and 2 - 2*2 = -2: sqrt(8 * 2 / 1) / 4 = 1, times e^2.
         let error = summarise(MetricKind::Perplexity, &both).unwrap().std_error;
         close(error.unwrap(), 2.0_f64.exp());
+        // 22 and 26 nats of one token each: 2 nats either way, as an interval of e^24 says nothing.
+        let far = [measure("ab", -22.0, 1), measure("cd", -26.0, 1)];
+        assert!(summarise(MetricKind::Perplexity, &far).unwrap().std_error.is_none());
         assert!(summarise(MetricKind::Perplexity, &[measure("", 0.0, 0)]).is_none());
     }
 

@@ -133,8 +133,8 @@ fn peaks(device: &Device) -> Peaks {
 
 /// GFLOP/s of large products on a GPU, by burn's own kernels.
 fn device_products(device: &Device) -> (f64, Option<f64>) {
-    let n = 4096;
-    let work = 2.0 * (n * n * n) as f64 * 1e-9;
+    let n = 4096_usize;
+    let work = 2.0 * (n as f64).powi(3) * 1e-9;
     let x = Tensor::<2>::random([n, n], Distribution::Normal(0.0, 0.3), device);
     let speed = |x: Tensor<2>| {
         let seconds = time(7, || {
