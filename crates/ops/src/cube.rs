@@ -6,7 +6,6 @@
 
 pub use burn_cubecl::tensor::CubeTensor;
 
-use burn::backend::Backend;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
@@ -105,13 +104,8 @@ pub fn sum_rows(tensor: CubeTensor, shape: &[usize]) -> CubeTensor {
     reshaped(contiguous(CubeBackend::float_sum_dim(tensor, 0)), shape)
 }
 
-/// A backend's type, for [`Backend`]'s operations on a [`CubeTensor`].
+/// burn's own operations on a [`CubeTensor`], short to write.
 pub type Gpu = CubeBackend;
-
-const _: fn() = || {
-    fn is_backend<B: Backend>() {}
-    is_backend::<Gpu>();
-};
 
 /// The sum of every unit's value, known to all units of a cube of [`UNITS`].
 #[cube]
