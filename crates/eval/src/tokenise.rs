@@ -102,7 +102,7 @@ impl Window {
         }
         if self.context > card.max_context {
             return Err(EvalError::Setting(format!(
-                "windows of {} tokens do not fit `{}`, which reads {}; set a smaller context, the same for every model compared",
+                "windows of {} tokens do not fit `{}`, which reads {}; give a smaller --context, the same for every model compared",
                 self.context, card.name, card.max_context
             )));
         }

@@ -41,6 +41,10 @@ pub struct Args {
     /// Solved examples in each prompt, in place of the task's own number.
     #[arg(long, value_name = "N")]
     shots: Option<usize>,
+    /// Tokens of the windows that perplexity is measured in, in place of the task's own number; they
+    /// overlap by half. For models that read less.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    context: Option<u64>,
     /// Seed of the subset.
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -70,7 +74,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         limit: args.limit.map(|n| n as usize),
         seed: args.seed,
         shots: args.shots,
-        window: None,
+        window: args.context.map(|context| (context as usize, (context as usize / 2).max(1))),
     };
     // Whatever is wrong with a task shows before a model is read.
     let tasks = args

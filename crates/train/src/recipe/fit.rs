@@ -76,7 +76,11 @@ impl<'a> Schema<'a> {
             ("object", other) => expected("a table", other),
             ("array", Toml::Array(items)) => {
                 let Some(item) = self.get("items").map(|s| self.at(s)) else { return Ok(()) };
-                items.iter_mut().enumerate().try_for_each(|(i, value)| item.fit(value, &format!("{path}.{i}")))
+                items.iter_mut().enumerate().try_for_each(|(i, value)| {
+                    // As `--set` names it.
+                    let name = value.get("name").and_then(Toml::as_str).map_or_else(|| i.to_string(), String::from);
+                    item.fit(value, &format!("{path}.{name}"))
+                })
             }
             ("array", other) => {
                 let one = std::mem::replace(other, Toml::Array(Vec::new()));

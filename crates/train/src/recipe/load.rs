@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn missing_keys_are_named() {
         let error = load_text(&RECIPE.replace("tokens = 1000", ""), &[]).expect_err("no tokens").to_string();
-        assert!(error.contains("`stages.0` lacks the key `tokens`"), "{error}");
+        assert!(error.contains("`stages.align` lacks the key `tokens`"), "{error}");
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
             ("stages.align.learning_rate=-1.0", "positive"),
             ("stages.align.objective=\"guess\"", "expected one of output-alignment"),
             ("stages.align.objective=logits-kl", "did you mean `logit-kl`"),
-            ("stages.align.tokens=many", "expected a whole number, found \"many\""),
+            ("stages.align.tokens=many", "`stages.align.tokens`: expected a whole number, found \"many\""),
             ("stages.align.tokens=1.5", "expected a whole number, found 1.5"),
             ("stages.align.batch=-1", "at least 0"),
             ("stages.align.recompute=yes", "expected true or false"),

@@ -151,7 +151,8 @@ pub struct Scratch {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Text {
-    /// Files or folders (.txt, .jsonl, each also .zst or .gz, binidx, parquet), or `embedded`.
+    /// Files or folders (.txt, .jsonl, each also .zst or .gz, binidx; .parquet where the program was
+    /// built with that feature), or `embedded`.
     pub train: Vec<PathBuf>,
     /// Files to measure on; without them some documents of `train` are kept out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
