@@ -146,6 +146,11 @@ fn empty_text_and_a_taken_folder() {
     let output = recast(folder.path(), &["convert", "r.toml", "--set", "text.train=[\"empty.txt\"]", "--out", "e"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     assert!(!folder.path().join("e").exists(), "a run that never began left its folder");
+    std::fs::write(folder.path().join("short.txt"), "Once upon a time.").expect("file");
+    let output = recast(folder.path(), &["plan", "r.toml", "--set", "text.train=short.txt"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = recast(folder.path(), &["convert", "r.toml", "--set", "text.train=short.txt"]);
+    assert!(text(&output.stderr).contains("too few to keep some out"), "{}", text(&output.stderr));
     std::fs::create_dir(folder.path().join("taken")).expect("folder");
     std::fs::write(folder.path().join("taken/recipe.toml"), "x").expect("file");
     let output = recast(folder.path(), &["convert", "r.toml", "--out", "taken"]);

@@ -59,7 +59,12 @@ impl RunText {
 
     /// One document cannot be split by documents: its end is held out, at most a tenth.
     fn cut(file: &TokenFile, held_out: u64) -> Result<Self, TrainError> {
-        let cut = file.len() - (file.len() / 10).min(held_out as usize);
+        let held_out = (file.len() / 10).min(held_out as usize);
+        if held_out == 0 {
+            let what = format!("text.train holds {} tokens, too few to keep some out for measuring", file.len());
+            return Err(TrainError::Recipe(format!("{what}; give more, or text.held_out")));
+        }
+        let cut = file.len() - held_out;
         let part = |range: std::ops::Range<usize>| -> Result<TokenStream, TrainError> {
             let part = TokenFile::from_tokens(file.tokens(range), vec![0], file.vocab_size())?;
             Ok(TokenStream::whole(Arc::new(part)))
