@@ -145,6 +145,26 @@ mod rms_norm {
     }
 }
 
+mod linear {
+    use super::*;
+    use recast_ops::linear::{linear, linear_in_out, reference};
+
+    #[test]
+    fn equals_reference() {
+        for (rows, inner, outer) in [(1, 3, 5), (7, 33, 20), (65, 64, 31)] {
+            let inputs = [values(rows * inner, 1), values(outer * inner, 2)];
+            let x = |x: &[Tensor<1>]| x[0].clone().reshape([rows, inner]);
+            let weight = |x: &[Tensor<1>]| x[1].clone().reshape([outer, inner]);
+            let slow = |t: &[Tensor<1>]| reference::linear(x(t), weight(t)).reshape([-1]);
+            let fast = |t: &[Tensor<1>]| linear(x(t), weight(t), None).reshape([-1]);
+            compare(&format!("linear {rows} {inner} {outer}"), &inputs, &fast, &slow);
+            let slow = |t: &[Tensor<1>]| x(t).matmul(t[1].clone().reshape([inner, outer])).reshape([-1]);
+            let fast = |t: &[Tensor<1>]| linear_in_out(x(t), t[1].clone().reshape([inner, outer])).reshape([-1]);
+            compare(&format!("input-major {rows} {inner} {outer}"), &inputs, &fast, &slow);
+        }
+    }
+}
+
 mod swiglu {
     use super::*;
     use recast_ops::swiglu::{reference, swiglu};

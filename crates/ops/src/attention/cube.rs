@@ -5,9 +5,8 @@
 
 use super::{Mask, Options};
 use crate::cube::{CubeTensor, Gpu, UNITS, contiguous, cubes, largest, nothing, reshaped, sum, upload_indices};
-use crate::linear::{Precision, precision};
+use crate::linear::cube::product;
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::FloatDType;
 use cubecl::prelude::*;
 
 /// Kinds of masks, as kernels know them.
@@ -48,17 +47,6 @@ impl Sizes {
         let q = reshaped(contiguous(q), &[self.batch, self.heads, self.time, self.size]);
         contiguous(Gpu::float_swap_dims(q, 1, 2))
     }
-}
-
-/// Batched, at the process's precision.
-fn product(left: CubeTensor, right: CubeTensor) -> CubeTensor {
-    contiguous(match precision() {
-        Precision::F32 => Gpu::float_matmul(left, right),
-        Precision::Bf16 => {
-            let [left, right] = [left, right].map(|x| Gpu::float_cast(x, FloatDType::BF16));
-            Gpu::float_cast(Gpu::float_matmul(left, right), FloatDType::F32)
-        }
-    })
 }
 
 fn transposed(x: CubeTensor) -> CubeTensor {

@@ -5,7 +5,7 @@ use crate::cube::{CubeTensor, Gpu, contiguous, nothing, reshaped};
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::FloatDType;
 
-/// `left [m, k] right [k, n]`, at the process's precision.
+/// `left [.., m, k] right [.., k, n]`, at the process's precision.
 pub fn product(left: CubeTensor, right: CubeTensor) -> CubeTensor {
     contiguous(match precision() {
         Precision::F32 => Gpu::float_matmul(left, right),

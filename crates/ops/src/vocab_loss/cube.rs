@@ -2,7 +2,7 @@
 //! row, one cube a row, into its loss and its gradient in place.
 
 use super::blocks::block_rows;
-use crate::cube::{CubeTensor, Gpu, UNITS, contiguous, cubes, largest, room, sum};
+use crate::cube::{CubeTensor, Gpu, UNITS, contiguous, cubes, largest, room, sum, upload};
 use crate::linear::cube::{product, transposed};
 use burn::backend::ops::FloatTensorOps;
 use cubecl::prelude::*;
@@ -65,6 +65,14 @@ pub fn blocks(head: &Head, track: [bool; 2], mut loss: impl FnMut(Range<usize>, 
         _ => Some(contiguous(Gpu::float_cat(d_hidden, 0))),
     };
     [d_hidden, d_weight.map(contiguous)]
+}
+
+/// One weight a row, 1 where none are given.
+pub fn row_weights(head: &Head, given: Option<&[f32]>) -> CubeTensor {
+    match given {
+        Some(weights) => upload(&head.hidden, weights),
+        None => upload(&head.hidden, &vec![1.0; head.rows()]),
+    }
 }
 
 /// One loss a row.

@@ -1,15 +1,14 @@
 //! GPU: a kernel over blocks of logits.
 
 use super::Options;
-use crate::cube::{CubeTensor, UNITS, nothing, upload, upload_indices};
-use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp, losses, scaled, total};
+use crate::cube::{CubeTensor, UNITS, nothing, upload_indices};
+use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp, losses, row_weights, scaled, total};
 use cubecl::prelude::*;
 
 pub fn forward(options: &Options, [hidden, weight]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
     let head = Head { hidden, weight };
     let targets = upload_indices(&head.hidden, &options.targets);
-    let ones = || vec![1.0; head.rows()];
-    let weights = upload(&head.hidden, &options.weights.as_ref().map_or_else(ones, |w| w.to_vec()));
+    let weights = row_weights(&head, options.weights.as_deref());
     let each = losses(&head);
     let client = head.hidden.client.clone();
     let gradients = blocks(&head, options.track, |rows, logits| {

@@ -1,8 +1,8 @@
 //! GPU: a kernel over blocks of both models' logits.
 
 use super::Options;
-use crate::cube::{CubeTensor, UNITS, nothing, sum, upload};
-use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp, losses, scaled, total};
+use crate::cube::{CubeTensor, UNITS, nothing, sum};
+use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp, losses, row_weights, scaled, total};
 use cubecl::prelude::*;
 
 pub fn forward(
@@ -11,8 +11,7 @@ pub fn forward(
 ) -> (CubeTensor, CubeTensor) {
     let head = Head { hidden, weight };
     let teacher = Head { hidden: teacher_hidden, weight: teacher_weight };
-    let ones = || vec![1.0; head.rows()];
-    let weights = upload(&head.hidden, &options.weights.as_ref().map_or_else(ones, |w| w.to_vec()));
+    let weights = row_weights(&head, options.weights.as_deref());
     let each = losses(&head);
     let client = head.hidden.client.clone();
     let gradients = blocks(&head, options.track, |rows, logits| {
