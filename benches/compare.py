@@ -1,7 +1,7 @@
 """Recast against PyTorch on this machine: runs both alternately and prints ratios.
 
     python benches/compare.py --recast target/release/recast --teacher SmolLM2-135M-Instruct.Q4_1.gguf
-        [--python PYTHON_WITH_TORCH] [--rounds 3] [--only step|align|distil] [--context 512]
+        [--python PYTHON_WITH_TORCH] [--rounds 3] [--only step|align|distil|recurrence] [--context 512]
 
 Nothing else should be running. A round starts both programs afresh; each times 7 steps after 2.
 """
@@ -21,7 +21,7 @@ parser.add_argument("--python", default=sys.executable)
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--repeats", type=int, default=7)
 parser.add_argument("--context", type=int, default=512)
-parser.add_argument("--only", choices=["step", "align", "distil"])
+parser.add_argument("--only", choices=["step", "align", "distil", "recurrence"])
 parser.add_argument("--precision", choices=["f32", "bf16"], help="default both")
 parser.add_argument("--json", action="store_true")
 args = parser.parse_args()
@@ -49,8 +49,41 @@ def theirs(what, precision):
     return run(command + ["--batch", str(max(1, 1024 // args.context)), "--context", str(args.context)])
 
 
+def recurrences():
+    """Microseconds a token, forward and backward, at every length; the median of the rounds."""
+    pairs = []
+    for _ in range(args.rounds):
+        ours = []
+        for name in ("decayed sum", "delta rule"):
+            command = [args.recast, "bench", "ops", "--only", name, "--repeats", str(args.repeats), "--json"]
+            ours += run(command)["operators"]
+        pairs.append((ours, run([args.python, here / "rivals" / "torch_recurrence.py", "--repeats", str(args.repeats)])))
+    for row in pairs[0][1]:
+        same = lambda rows: next(r for r in rows if (r["name"], r["tokens"]) == (row["name"], row["tokens"]))
+        a_token = lambda side, pick: 1e6 * statistics.median(pick(same(pair[side])) for pair in pairs) / row["tokens"]
+        # Both sides run at least 2 x 512 tokens: the shortest row is of sequences of 512.
+        length = 512 if row["tokens"] == 1024 else row["tokens"]
+        ours = [a_token(0, lambda r: r[part]["median"]) for part in ("forward", "both")]
+        theirs = [a_token(1, lambda r: r[part]) for part in ("forward", "both")]
+        share = statistics.median(same(pair[0])["share"] for pair in pairs)
+        print(
+            f"{row['name']:11} T {length:5}: recast {ours[0]:.2f} / {ours[1]:.2f} us a token forward / and backward "
+            f"({share:.0%} of the peak), torch {theirs[0]:.2f} / {theirs[1]:.2f} (chunks of {row['chunk']}): "
+            f"{theirs[0] / ours[0]:.1f} / {theirs[1] / ours[1]:.1f} times its speed",
+            file=sys.stderr,
+            flush=True,
+        )
+        rows.append({
+            "what": row["name"], "context": length, "recast_us": ours, "torch_us": theirs, "share_of_peak": share,
+            "speedup": [t / o for t, o in zip(theirs, ours)],
+        })
+
+
 rows = []
-for what in [args.only] if args.only else ["step", "align", "distil"]:
+for what in [args.only] if args.only else ["step", "align", "distil", "recurrence"]:
+    if what == "recurrence":
+        recurrences()
+        continue
     if what != "step" and not args.teacher:
         print(f"{what}: left out, no --teacher", file=sys.stderr)
         continue

@@ -93,6 +93,27 @@ def delta_rule(r, logw, k, v, a, b, chunk=32):
     return torch.stack(outputs, 2).reshape(batch, heads, tokens, n)
 
 
+def decayed_sum(r, logw, k, v, chunk=32):
+    """S_t = diag(e^logw) S + k v^T, o = S^T r; all [B, H, T, N], as above."""
+    batch, heads, tokens, n = r.shape
+    split = lambda x: x.reshape(batch, heads, tokens // chunk, chunk, n)
+    r, logw, k, v = map(split, (r, logw, k, v))
+    g = logw.cumsum(3)
+    middle = 0.5 * g[..., -1:, :]
+    rl, kr = r * (g - middle).exp(), k * (middle - g).exp()
+    inside = torch.ones(chunk, chunk, dtype=torch.bool).tril()
+    within = (rl @ kr.transpose(-1, -2)).masked_fill(~inside, 0.0) @ v
+    added = kr.transpose(-1, -2) @ v
+    scale = middle.exp().transpose(-1, -2)
+    state = torch.zeros(batch, heads, n, n)
+    states = []
+    for i in range(tokens // chunk):
+        scaled = state * scale[:, :, i]
+        states.append(scaled)
+        state = (scaled + added[:, :, i]) * scale[:, :, i]
+    return (within + rl @ torch.stack(states, 2)).reshape(batch, heads, tokens, n)
+
+
 class Rwkv7(Projections):
     def __init__(self, layer):
         super().__init__()

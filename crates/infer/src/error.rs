@@ -32,4 +32,10 @@ pub enum InferError {
         /// Tokens read before.
         position: usize,
     },
+    /// A step of several sequences failed.
+    #[error("{0}")]
+    Step(String),
+    /// The system gave no thread.
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(String),
 }

@@ -196,7 +196,7 @@ impl<'a> Generator<'a> {
                 if row.log_probabilities.len() < self.options.max_tokens {
                     let step = row.log_probabilities.len() as u64;
                     let logits = &logits[place * vocabulary..][..vocabulary];
-                    let choice = self.options.sampling.choose(logits, &row.seen, index as u64, step)?;
+                    let choice = self.options.sampling.choose(logits, &row.seen, step as usize, index as u64, step)?;
                     self.take(row, choice, &mut |event| listen(index, event));
                 } else {
                     row.end(Finish::Length, &mut |event| listen(index, event));
@@ -249,7 +249,7 @@ impl<'a> Generator<'a> {
         let index = row.log_probabilities.len();
         row.seen.push(token);
         row.log_probabilities.push(log_probability);
-        if listen(Event::Fixed { index, token, log_probability }).is_break() {
+        if listen(Event::Fixed { index, token, log_probability, alternatives: Vec::new() }).is_break() {
             return row.end(Finish::Cancelled, listen);
         }
         if self.tokenizer.eos_ids().contains(&token) {

@@ -2,6 +2,7 @@
 //!
 //! [`open`](open()) reads both from a folder or a GGUF file. [`Generator`] reads a prompt in
 //! chunks with a carried state and then writes token by token, whatever the mixers are;
+//! [`engine`] does it for many requests at a time;
 //! [`samplers`] holds the ways to choose tokens and the [`Event`]s that they report, [`stop`] the
 //! end of a text, [`speed`] the measurement of decoding. To add a sampler see `samplers/`.
 //! `tests/generate.rs` holds generation to the full forward pass, `tests/teacher.rs` a real
@@ -9,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod engine;
 mod error;
 mod generate;
 mod open;
@@ -16,6 +18,7 @@ pub mod samplers;
 pub mod speed;
 pub mod stop;
 
+pub use engine::Engine;
 pub use error::InferError;
 pub use generate::{CHUNK, Generation, Generator, Options, prefill};
 pub use open::{Loaded, open};

@@ -3,7 +3,7 @@
 use crate::block::Block;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::mixers::{Call, LayerContext, Shared};
+use crate::mixers::{Call, LayerContext, Shared, Step};
 use crate::param::{Named, Param};
 use crate::rope::Rope;
 use crate::source::{Builder, FromCheckpoint, Init, Missing, Source};
@@ -182,6 +182,31 @@ impl Model {
         if let Some(state) = state {
             state.position += tokens.len() / batch;
         }
+        Ok(self.final_norm(x))
+    }
+
+    /// The next token of each of several sequences: normed hidden states `[rows, 1, C]`. Each has a
+    /// state of its own (of batch 1), which is advanced; a row does not depend on the others.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, or there is not one token a state.
+    pub fn step(&self, tokens: &[u32], states: &mut [&mut ModelState]) -> Result<Tensor<3>, ModelError> {
+        if tokens.len() != states.len() {
+            return Err(ModelError::Batch { tokens: tokens.len(), batch: states.len() });
+        }
+        let positions: Vec<usize> = states.iter().map(|s| s.position).collect();
+        let mut x = self.embed(tokens, tokens.len())?;
+        let mut shared = Shared::default();
+        for (l, block) in self.blocks.iter().enumerate() {
+            let y = block.mixer().step(Step {
+                x: block.mixer_input(x.clone()),
+                states: states.iter_mut().map(|s| &mut s.layers[l]).collect(),
+                positions: &positions,
+                shared: &mut shared,
+            });
+            x = block.after_mixer(x, y);
+        }
+        states.iter_mut().for_each(|s| s.position += 1);
         Ok(self.final_norm(x))
     }
 

@@ -78,6 +78,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
             min_p: args.min_p,
             repetition_penalty: args.repetition_penalty,
             seed: args.seed,
+            ..Sampling::default()
         },
         max_tokens: args.max_tokens,
         stop: args.stop.clone(),

@@ -1,12 +1,14 @@
 //! The next token from its logits.
 //!
-//! In the order of `transformers`: repetition penalty (Keskar et al. 2019), temperature, top-k
-//! (Fan et al. 2018), top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024), then one draw. The
-//! draw is a function of seed, stream and step alone, so a token does not depend on what other
+//! In the order of `transformers`: biases and penalties (repetition: Keskar et al. 2019; frequency and
+//! presence as OpenAI defines them, over what was written), temperature, top-k (Fan et al. 2018),
+//! top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024), then one draw. The draw is a function of seed, stream and step alone, so a token does not depend on what other
 //! sequences of a batch drew.
 
 use crate::error::InferError;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// Settings of the sampler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,13 +25,29 @@ pub struct Sampling {
     /// Positive logits of tokens already in the sequence are divided by it, negative ones
     /// multiplied; 1 changes nothing.
     pub repetition_penalty: f32,
+    /// Taken from a token's logit for each time it was written.
+    pub frequency_penalty: f32,
+    /// Taken from a token's logit once it was written.
+    pub presence_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: BTreeMap<u32, f32>,
     /// Same seed, same text.
     pub seed: u64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 1.0, top_k: None, top_p: None, min_p: None, repetition_penalty: 1.0, seed: 0 }
+        Self {
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
+            seed: 0,
+        }
     }
 }
 
@@ -69,15 +87,23 @@ impl Sampling {
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
             return refuse("repetition penalty", "a number above 0", self.repetition_penalty.to_string());
         }
+        for (name, value) in [("frequency penalty", self.frequency_penalty), ("presence penalty", self.presence_penalty)] {
+            if !(-2.0..=2.0).contains(&value) {
+                return refuse(name, "a number from -2 to 2", value.to_string());
+            }
+        }
+        if let Some((token, bias)) = self.logit_bias.iter().find(|(_, bias)| !(-100.0..=100.0).contains(*bias)) {
+            return refuse("logit bias", "numbers from -100 to 100", format!("{bias} for token {token}"));
+        }
         Ok(())
     }
 
     /// Chooses the token of place `step` of sequence `stream` from `logits` `[V]`. `seen` are the
-    /// tokens of the sequence so far, for the repetition penalty.
+    /// tokens of the sequence so far, of which the last `written` were written and not given.
     ///
     /// # Errors
     /// When the logits hold a NaN or nothing finite; `seen.len()` is reported as the place.
-    pub fn choose(&self, logits: &[f32], seen: &[u32], stream: u64, step: u64) -> Result<Choice, InferError> {
+    pub fn choose(&self, logits: &[f32], seen: &[u32], written: usize, stream: u64, step: u64) -> Result<Choice, InferError> {
         let broken = || InferError::NotFinite { position: seen.len() };
         if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
             return Err(broken());
@@ -86,27 +112,42 @@ impl Sampling {
         if largest == f32::NEG_INFINITY {
             return Err(broken());
         }
-        let normaliser = logits.iter().map(|x| f64::from(x - largest).exp()).sum::<f64>().ln();
-        let penalised = self.penalised(logits, seen);
+        let penalised = self.penalised(logits, seen, written);
         let token = if self.temperature == 0.0 {
             first_of(&penalised, maximum(&penalised))
         } else {
             draw(&self.kept(&penalised), uniform(self.seed, stream, step))
         };
-        let log_probability = (f64::from(logits[token as usize] - largest) - normaliser) as f32;
+        let log_probability = (f64::from(logits[token as usize]) - log_normaliser(logits)) as f32;
         Ok(Choice { token, log_probability: log_probability.min(0.0) })
     }
 
-    fn penalised<'a>(&self, logits: &'a [f32], seen: &[u32]) -> std::borrow::Cow<'a, [f32]> {
-        if self.repetition_penalty == 1.0 {
+    fn penalised<'a>(&self, logits: &'a [f32], seen: &[u32], written: usize) -> Cow<'a, [f32]> {
+        let repetition = self.repetition_penalty != 1.0;
+        let counted = (self.frequency_penalty != 0.0 || self.presence_penalty != 0.0) && written > 0;
+        if !repetition && !counted && self.logit_bias.is_empty() {
             return logits.into();
         }
         let mut out = logits.to_vec();
-        for &token in seen {
+        for &token in seen.iter().filter(|_| repetition) {
             // From the given logit, so that a token seen twice is penalised once.
             if let Some(&x) = logits.get(token as usize) {
                 let factor = if x > 0.0 { 1.0 / self.repetition_penalty } else { self.repetition_penalty };
                 out[token as usize] = x * factor;
+            }
+        }
+        if counted {
+            let mut counts = BTreeMap::<u32, u32>::new();
+            seen[seen.len() - written..].iter().for_each(|&token| *counts.entry(token).or_default() += 1);
+            for (token, count) in counts {
+                if let Some(x) = out.get_mut(token as usize) {
+                    *x -= self.presence_penalty + self.frequency_penalty * count as f32;
+                }
+            }
+        }
+        for (&token, bias) in &self.logit_bias {
+            if let Some(x) = out.get_mut(token as usize) {
+                *x += bias;
             }
         }
         out.into()
@@ -146,6 +187,26 @@ impl Sampling {
         kept.sort_unstable_by_key(|(token, _)| *token);
         kept
     }
+}
+
+/// ln of the sum of exponentials: what log-probabilities are less than their logits.
+pub fn log_normaliser(logits: &[f32]) -> f64 {
+    let largest = maximum(logits);
+    f64::from(largest) + logits.iter().map(|x| f64::from(x - largest).exp()).sum::<f64>().ln()
+}
+
+/// The `count` tokens of the largest logits, largest first; of equals the first.
+pub fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
+    let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
+    let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let count = count.min(tokens.len());
+    if count == 0 {
+        return Vec::new();
+    }
+    tokens.select_nth_unstable_by(count - 1, order);
+    tokens.truncate(count);
+    tokens.sort_unstable_by(order);
+    tokens
 }
 
 fn maximum(values: &[f32]) -> f32 {
@@ -194,7 +255,7 @@ mod tests {
         let draws = 20_000;
         let mut counts = vec![0.0; 4];
         for step in 0..draws {
-            counts[sampling.choose(&logits(), seen, 0, step).unwrap().token as usize] += 1.0 / draws as f64;
+            counts[sampling.choose(&logits(), seen, 0, 0, step).unwrap().token as usize] += 1.0 / draws as f64;
         }
         counts
     }
@@ -240,17 +301,27 @@ mod tests {
     #[test]
     fn repetition_is_penalised_once_in_the_right_direction() {
         let strong = Sampling { repetition_penalty: 1e6, ..Sampling::greedy() };
-        assert_eq!(strong.choose(&logits(), &[], 0, 0).unwrap().token, 1);
-        assert_eq!(strong.choose(&logits(), &[1, 1], 0, 0).unwrap().token, 3);
+        assert_eq!(strong.choose(&logits(), &[], 0, 0, 0).unwrap().token, 1);
+        assert_eq!(strong.choose(&logits(), &[1, 1], 0, 0, 0).unwrap().token, 3);
         let halved = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        assert_eq!(&*halved.penalised(&[4.0, -4.0, 1.0], &[0, 0, 1, 9]), &[2.0, -8.0, 1.0]);
+        assert_eq!(&*halved.penalised(&[4.0, -4.0, 1.0], &[0, 0, 1, 9], 0), &[2.0, -8.0, 1.0]);
+    }
+
+    #[test]
+    fn what_was_written_counts_and_what_was_given_does_not() {
+        let sampling = Sampling { frequency_penalty: 0.5, presence_penalty: 1.0, ..Sampling::greedy() };
+        let biased = Sampling { logit_bias: [(2, -3.0), (99, 1.0)].into(), ..sampling.clone() };
+        assert_eq!(&*sampling.penalised(&[4.0, 4.0, 4.0], &[2, 0, 0, 1], 3), &[2.0, 2.5, 4.0]);
+        assert_eq!(&*biased.penalised(&[4.0, 4.0, 4.0], &[2, 0, 0, 1], 3), &[2.0, 2.5, 1.0]);
+        assert_eq!(likeliest(&[1.0, 3.0, 2.0, 3.0], 3), [1, 3, 2]);
+        assert!((log_normaliser(&logits()) - 3.0).abs() < 1e-6);
     }
 
     #[test]
     fn greedy_takes_the_first_of_equals_and_reports_the_models_probability() {
         let greedy = Sampling { repetition_penalty: 1.0, ..Sampling::greedy() };
-        assert_eq!(greedy.choose(&[1.0, 2.0, 2.0], &[], 0, 0).unwrap().token, 1);
-        let choice = greedy.choose(&logits(), &[], 0, 0).unwrap();
+        assert_eq!(greedy.choose(&[1.0, 2.0, 2.0], &[], 0, 0, 0).unwrap().token, 1);
+        let choice = greedy.choose(&logits(), &[], 0, 0, 0).unwrap();
         assert!((choice.log_probability - 0.5f32.ln()).abs() < 1e-6);
     }
 
@@ -275,9 +346,9 @@ mod tests {
         assert!(bad.iter().all(|s| s.check().is_err()));
         assert!(Sampling::default().check().is_ok());
         let plain = Sampling::default();
-        assert!(plain.choose(&[0.0, f32::NAN], &[], 0, 0).is_err());
-        assert!(plain.choose(&[f32::NEG_INFINITY; 3], &[], 0, 0).is_err());
-        assert!(plain.choose(&[], &[], 0, 0).is_err());
-        assert_eq!(plain.choose(&[f32::NEG_INFINITY, 1.0], &[], 0, 0).unwrap().token, 1);
+        assert!(plain.choose(&[0.0, f32::NAN], &[], 0, 0, 0).is_err());
+        assert!(plain.choose(&[f32::NEG_INFINITY; 3], &[], 0, 0, 0).is_err());
+        assert!(plain.choose(&[], &[], 0, 0, 0).is_err());
+        assert_eq!(plain.choose(&[f32::NEG_INFINITY, 1.0], &[], 0, 0, 0).unwrap().token, 1);
     }
 }

@@ -22,6 +22,8 @@ pub enum Event {
         token: u32,
         /// Its log-probability (nats) under the model, before temperature and truncation.
         log_probability: f32,
+        /// The likeliest tokens at its place with theirs, likeliest first; as many as were asked for.
+        alternatives: Vec<(u32, f32)>,
     },
     /// Text that is ready to be shown: whole characters, no part of a stop string. The texts of a
     /// generation, joined, are its result.

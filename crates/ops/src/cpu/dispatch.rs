@@ -20,12 +20,14 @@ pub enum Level {
     Avx512 = 3,
     /// 512-bit vectors with dot products of bfloat16 pairs.
     Avx512Bf16 = 4,
+    /// The same and tiles of 16 x 32 bfloat16 (AMX).
+    Amx = 5,
 }
 
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 /// The level in use: the widest this processor has, or the lower one that the environment
-/// variable `RECAST_CPU` (`baseline`, `avx2`, `avx512` or `avx512bf16`) asks for. Read once.
+/// variable `RECAST_CPU` (`baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`) asks for. Read once.
 #[inline]
 pub fn level() -> Level {
     match CHOSEN.load(Ordering::Relaxed) {
@@ -33,6 +35,7 @@ pub fn level() -> Level {
         2 => Level::Avx2,
         3 => Level::Avx512,
         4 => Level::Avx512Bf16,
+        5 => Level::Amx,
         _ => choose(),
     }
 }
@@ -46,7 +49,7 @@ fn choose() -> Level {
         Ok(name) => match parse(&name) {
             Some(wanted) => wanted.min(widest),
             None => {
-                eprintln!("RECAST_CPU is `{name}`: expected `baseline`, `avx2`, `avx512` or `avx512bf16`; using {widest:?}");
+                eprintln!("RECAST_CPU is `{name}`: expected `baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`; using {widest:?}");
                 widest
             }
         },
@@ -61,6 +64,7 @@ fn parse(name: &str) -> Option<Level> {
         "avx2" => Some(Level::Avx2),
         "avx512" => Some(Level::Avx512),
         "avx512bf16" => Some(Level::Avx512Bf16),
+        "amx" => Some(Level::Amx),
         _ => None,
     }
 }
@@ -76,7 +80,11 @@ fn detect() -> Level {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
         {
-            return if is_x86_feature_detected!("avx512bf16") { Level::Avx512Bf16 } else { Level::Avx512 };
+            return match is_x86_feature_detected!("avx512bf16") {
+                true if super::bf16::amx::usable() => Level::Amx,
+                true => Level::Avx512Bf16,
+                false => Level::Avx512,
+            };
         }
         Level::Avx2
     }
@@ -125,7 +133,7 @@ macro_rules! simd {
                 }
                 match $crate::cpu::level() {
                     // SAFETY: `level` names only what this processor was found to have.
-                    $crate::cpu::Level::Avx512 | $crate::cpu::Level::Avx512Bf16 => return unsafe { avx512::<$($n)?>($($argument),*) },
+                    $crate::cpu::Level::Avx512 | $crate::cpu::Level::Avx512Bf16 | $crate::cpu::Level::Amx => return unsafe { avx512::<$($n)?>($($argument),*) },
                     // SAFETY: as above.
                     $crate::cpu::Level::Avx2 => return unsafe { avx2::<$($n)?>($($argument),*) },
                     $crate::cpu::Level::Baseline => {}

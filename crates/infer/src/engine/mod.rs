@@ -1,0 +1,261 @@
+//! The engine: many sequences through one model at a time.
+//!
+//! A [`Request`] waits until there is a slot and memory for its state, is read in chunks, and then
+//! takes part in every step: one forward pass writes a token of each sequence that is ready, so that
+//! the weights are read once for all of them. [`request`] says what is asked and answered,
+//! [`sequence`] is one request on its way, and the loop is here. Sequences never share a state;
+//! a text does not depend on what runs beside it. `tests/engine.rs` holds it to that.
+//!
+//! The loop has a thread of its own, and computes on the process's pool. No lock is held while it
+//! computes.
+
+mod request;
+mod sequence;
+
+pub use request::{Constraint, Limits, Listener, Message, PromptToken, Refused, Request, Scored, Snapshot, Stats, Summary};
+
+use crate::error::InferError;
+use recast_models::Model;
+use recast_ops::cpu::on_worker;
+use recast_text::Tokenizer;
+use sequence::Sequence;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// Steps after which the loop leaves the pool for a moment: with one thread, another engine or a
+/// measurement would never get it.
+const STEPS_ON_POOL: usize = 32;
+
+/// A model at work. Dropping it ends what runs.
+pub struct Engine {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A request on its way.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Handle {
+    /// Ends the request before its next step; its slot is free then.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Shared {
+    model: Arc<Model>,
+    tokenizer: Arc<Tokenizer>,
+    limits: Limits,
+    desk: Mutex<Desk>,
+    /// Something was submitted, or the engine shall stop.
+    wake: Condvar,
+}
+
+/// What the loop and its callers exchange.
+#[derive(Default)]
+struct Desk {
+    waiting: VecDeque<Sequence>,
+    stats: Stats,
+    draining: bool,
+    closed: bool,
+}
+
+impl Shared {
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine {
+    /// Starts the loop.
+    ///
+    /// # Errors
+    /// When a limit is zero that may not be, or the system gives no thread.
+    pub fn start(model: Arc<Model>, tokenizer: Arc<Tokenizer>, limits: Limits) -> Result<Self, InferError> {
+        for (name, value) in [("slots", limits.slots), ("chunk", limits.chunk), ("state bytes", limits.state_bytes)] {
+            if value == 0 {
+                return Err(InferError::Option { name, expected: "at least 1", found: "0".into() });
+            }
+        }
+        let desk = Desk { stats: Stats { slots: limits.slots, ..Stats::default() }, ..Desk::default() };
+        let shared = Arc::new(Shared { model, tokenizer, limits, desk: Mutex::new(desk), wake: Condvar::new() });
+        let own = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("recast-engine".into())
+            .spawn(move || work(&own))
+            .map_err(|error| InferError::Thread(error.to_string()))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.shared.model
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.shared.tokenizer
+    }
+
+    /// What it may use.
+    pub fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> Stats {
+        let desk = self.shared.desk();
+        Stats { waiting: desk.waiting.len(), ..desk.stats.clone() }
+    }
+
+    /// Hands a request in. `listener` gets every message, from the loop's thread: it must not block.
+    ///
+    /// # Errors
+    /// When the request is wrong, can never fit, or is one too many.
+    pub fn submit(&self, request: Request, listener: Listener) -> Result<Handle, Refused> {
+        let result = self.admit(request, listener);
+        if result.is_err() {
+            self.shared.desk().stats.refused += 1;
+        }
+        result
+    }
+
+    fn admit(&self, request: Request, listener: Listener) -> Result<Handle, Refused> {
+        let Shared { model, tokenizer, limits, .. } = &*self.shared;
+        request.sampling.check().map_err(|e| Refused::Invalid(e.to_string()))?;
+        model.check_tokens(&request.prompt).map_err(|e| Refused::Invalid(e.to_string()))?;
+        let before = request.state.as_ref().map_or(0, |s| s.tokens.len());
+        if request.prompt.is_empty() {
+            return Err(Refused::Invalid(InferError::EmptyPrompt.to_string()));
+        }
+        let tokens = before.saturating_add(request.prompt.len()).saturating_add(request.max_tokens);
+        let needed = model.state_bytes(tokens);
+        if needed > limits.state_bytes {
+            return Err(Refused::TooLarge { tokens, needed, limit: limits.state_bytes });
+        }
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let sequence = Sequence::new(model, tokenizer, request, listener, cancelled.clone(), needed);
+        let mut desk = self.shared.desk();
+        if desk.draining {
+            return Err(Refused::Stopping);
+        }
+        // One that finds a free slot does not wait.
+        let free = limits.slots.saturating_sub(desk.stats.running);
+        let waiting = desk.waiting.len();
+        if waiting >= limits.queue + free {
+            return Err(Refused::QueueFull { waiting, retry_seconds: 1 + waiting as u64 / limits.slots as u64 });
+        }
+        desk.waiting.push_back(sequence);
+        drop(desk);
+        self.shared.wake.notify_one();
+        Ok(Handle { cancelled })
+    }
+
+    /// Takes nothing new from now on; what was taken runs to its end.
+    pub fn drain(&self) {
+        self.shared.desk().draining = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Whether nothing runs and nothing waits.
+    pub fn is_idle(&self) -> bool {
+        let desk = self.shared.desk();
+        desk.stats.running == 0 && desk.waiting.is_empty()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        {
+            let mut desk = self.shared.desk();
+            desk.draining = true;
+            desk.closed = true;
+        }
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the loop was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The loop.
+fn work(shared: &Shared) {
+    let mut running: Vec<Sequence> = Vec::new();
+    loop {
+        {
+            let mut desk = shared.desk();
+            while running.is_empty() && desk.waiting.is_empty() && !desk.closed {
+                desk = shared.wake.wait(desk).unwrap_or_else(PoisonError::into_inner);
+            }
+            if desk.closed {
+                running.extend(desk.waiting.drain(..));
+                drop(desk);
+                running.iter_mut().for_each(Sequence::cancel);
+                sweep(shared, &mut running);
+                return;
+            }
+        }
+        on_worker(|| {
+            for _ in 0..STEPS_ON_POOL {
+                seat(shared, &mut running);
+                if running.is_empty() {
+                    break;
+                }
+                step(shared, &mut running);
+                sweep(shared, &mut running);
+            }
+        });
+    }
+}
+
+/// Gives waiting requests slots, first come first served, as far as slots and memory go.
+fn seat(shared: &Shared, running: &mut Vec<Sequence>) {
+    let mut desk = shared.desk();
+    let mut used: usize = running.iter().map(Sequence::reserved).sum();
+    while running.len() < shared.limits.slots {
+        // Those who left while they waited need no memory.
+        let fits = |s: &Sequence| s.is_over(Instant::now()) || used + s.reserved() <= shared.limits.state_bytes;
+        if !desk.waiting.front().is_some_and(fits) {
+            break;
+        }
+        let Some(mut sequence) = desk.waiting.pop_front() else { break };
+        sequence.seated();
+        used += sequence.reserved();
+        running.push(sequence);
+    }
+    desk.stats.running = running.len();
+}
+
+/// One chunk of the first prompt that is not read, then one token of every sequence that writes.
+fn step(shared: &Shared, running: &mut [Sequence]) {
+    let Shared { model, limits, .. } = shared;
+    let now = Instant::now();
+    running.iter_mut().filter(|s| s.is_over(now)).for_each(Sequence::cancel);
+    if let Some(sequence) = running.iter_mut().find(|s| s.is_reading()) {
+        sequence.read(model, limits.chunk);
+    }
+    let mut writing: Vec<&mut Sequence> = running.iter_mut().filter(|s| s.is_writing()).collect();
+    if !writing.is_empty() {
+        sequence::write(model, &mut writing);
+    }
+}
+
+/// Takes out what has ended and brings the counters up to date.
+fn sweep(shared: &Shared, running: &mut Vec<Sequence>) {
+    let mut desk = shared.desk();
+    let stats = &mut desk.stats;
+    for sequence in running.iter_mut() {
+        sequence.account(stats);
+    }
+    running.retain(|s| !s.has_ended());
+    stats.running = running.len();
+    stats.state_bytes = running.iter().map(|s| s.state_bytes(&shared.model)).sum();
+    drop(desk);
+}

@@ -1,0 +1,315 @@
+//! One request on its way: its state, its text, its listener.
+
+use super::request::{Listener, Message, PromptToken, Request, Scored, Snapshot, Stats, Summary};
+use crate::error::InferError;
+use crate::samplers::autoregressive::{Choice, likeliest, log_normaliser};
+use crate::samplers::{Event, Finish};
+use crate::stop::StopFilter;
+use burn::tensor::{Tensor, s};
+use recast_models::param::values;
+use recast_models::{Model, ModelState};
+use recast_text::{DecodeStream, Tokenizer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Rows of logits held at a time while a prompt is scored.
+const SCORED_ROWS: usize = 32;
+
+/// A sequence.
+pub struct Sequence {
+    request: Request,
+    listener: Listener,
+    cancelled: Arc<AtomicBool>,
+    /// End tokens of the model.
+    ends: Vec<u32>,
+    state: ModelState,
+    /// All tokens: those of a given state, the prompt, those written.
+    tokens: Vec<u32>,
+    /// How many of them the state has read.
+    read: usize,
+    /// How many stood there before the first was written.
+    given: usize,
+    decoder: DecodeStream,
+    filter: StopFilter,
+    scored: Vec<PromptToken>,
+    /// Why it ended; an error has no word for it.
+    ended: Option<Option<Finish>>,
+    reserved: usize,
+    submitted: Instant,
+    seated: Option<Instant>,
+    first_token: Option<Instant>,
+    /// Tokens read and written that the counters know of.
+    told: (usize, usize),
+}
+
+impl Sequence {
+    /// Before it has a slot.
+    pub fn new(
+        model: &Model,
+        tokenizer: &Tokenizer,
+        mut request: Request,
+        listener: Listener,
+        cancelled: Arc<AtomicBool>,
+        reserved: usize,
+    ) -> Self {
+        let (mut tokens, state) = match request.state.take() {
+            Some(from) => (from.tokens.clone(), from.state.clone()),
+            None => (Vec::new(), model.new_state()),
+        };
+        let read = tokens.len();
+        tokens.extend_from_slice(&request.prompt);
+        Self {
+            listener,
+            cancelled,
+            ends: tokenizer.eos_ids().to_vec(),
+            state,
+            read,
+            given: tokens.len(),
+            tokens,
+            decoder: tokenizer.decode_stream(true),
+            filter: StopFilter::new(&request.stop),
+            scored: Vec::new(),
+            ended: None,
+            reserved,
+            submitted: Instant::now(),
+            seated: None,
+            first_token: None,
+            told: (read, 0),
+            request,
+        }
+    }
+
+    pub fn seated(&mut self) {
+        self.seated = Some(Instant::now());
+    }
+
+    /// Bytes of state it may come to.
+    pub fn reserved(&self) -> usize {
+        self.reserved
+    }
+
+    pub fn state_bytes(&self, model: &Model) -> usize {
+        model.state_bytes(self.read)
+    }
+
+    pub fn is_reading(&self) -> bool {
+        self.ended.is_none() && self.read < self.given
+    }
+
+    pub fn is_writing(&self) -> bool {
+        self.ended.is_none() && self.read >= self.given
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Whether whoever asked has left, or the time is up.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.cancelled.load(Ordering::Relaxed) || self.request.deadline.is_some_and(|deadline| now >= deadline)
+    }
+
+    pub fn cancel(&mut self) {
+        self.end(Finish::Cancelled);
+    }
+
+    /// Reads the next chunk of the prompt; with its last token comes the first one written.
+    pub fn read(&mut self, model: &Model, chunk: usize) {
+        let until = (self.read + chunk).min(self.given);
+        let result = self.read_until(model, until);
+        if let Err(error) = result {
+            return self.fail(error);
+        }
+        if until < self.given {
+            return;
+        }
+        if self.request.score_prompt {
+            let scored = std::mem::take(&mut self.scored);
+            self.send(Message::Prompt(scored));
+        }
+        if self.request.max_tokens == 0 {
+            self.end(Finish::Length);
+        }
+    }
+
+    fn read_until(&mut self, model: &Model, until: usize) -> Result<(), InferError> {
+        let hidden = model.hidden(&self.tokens[self.read..until], 1, Some(&mut self.state), None)?;
+        if self.request.score_prompt {
+            self.score(model, &hidden, until);
+        }
+        self.read = until;
+        if until == self.given && self.request.max_tokens > 0 {
+            let logits = values(model.logits(hidden.slice(s![.., -1.., ..])));
+            self.choose(&logits);
+        }
+        Ok(())
+    }
+
+    /// Log-probabilities of the chunk's tokens and of the one after it, if that is given too.
+    fn score(&mut self, model: &Model, hidden: &Tensor<3>, until: usize) {
+        if self.scored.is_empty() {
+            let token = self.tokens[self.read];
+            self.scored.push(PromptToken { token, log_probability: None, alternatives: Vec::new() });
+        }
+        let vocabulary = model.config.vocabulary;
+        let mut at = self.read;
+        while at < until {
+            let rows = (until - at).min(SCORED_ROWS);
+            let block = hidden.clone().slice(s![.., at - self.read..at - self.read + rows, ..]);
+            let logits = values(model.logits(block));
+            for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
+                let next = at + row + 1;
+                if next >= self.given {
+                    break;
+                }
+                let normaliser = log_normaliser(logits);
+                let of = |token: u32| (f64::from(logits[token as usize]) - normaliser) as f32;
+                let alternatives = likeliest(logits, self.request.alternatives)
+                    .into_iter()
+                    .map(|token| Scored { token, log_probability: of(token) })
+                    .collect();
+                let token = self.tokens[next];
+                self.scored.push(PromptToken { token, log_probability: Some(of(token)), alternatives });
+            }
+            at += rows;
+        }
+    }
+
+    /// Chooses the next token from its logits and tells of it.
+    fn choose(&mut self, logits: &[f32]) {
+        let written = self.tokens.len() - self.given;
+        let (seen, step) = (&self.tokens[..], written as u64);
+        match self.request.sampling.choose(logits, seen, written, self.request.stream, step) {
+            Ok(choice) => self.take(choice, logits),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn take(&mut self, choice: Choice, logits: &[f32]) {
+        let Choice { token, log_probability } = choice;
+        let index = self.tokens.len() - self.given;
+        self.first_token.get_or_insert_with(Instant::now);
+        self.tokens.push(token);
+        let alternatives = if self.request.alternatives > 0 {
+            let normaliser = log_normaliser(logits);
+            likeliest(logits, self.request.alternatives)
+                .into_iter()
+                .map(|token| (token, (f64::from(logits[token as usize]) - normaliser) as f32))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        if !self.send(Message::Event(Event::Fixed { index, token, log_probability, alternatives })) {
+            return;
+        }
+        if self.ends.contains(&token) {
+            return self.end(Finish::EndToken(token));
+        }
+        let piece = self.decoder.push(token);
+        let passed = self.filter.push(&piece);
+        if !self.show(passed.text) {
+            return;
+        }
+        if let Some(stop) = passed.stop {
+            self.conclude(Finish::StopString(stop));
+        } else if index + 1 == self.request.max_tokens {
+            self.end(Finish::Length);
+        }
+    }
+
+    /// Whether it goes on.
+    fn show(&mut self, text: String) -> bool {
+        text.is_empty() || self.send(Message::Event(Event::Text(text)))
+    }
+
+    /// Whether the listener is still there; if not, the sequence ends.
+    fn send(&mut self, message: Message) -> bool {
+        let stays = (self.listener)(message).is_continue();
+        if !stays && self.ended.is_none() {
+            self.cancelled.store(true, Ordering::Relaxed);
+            self.conclude(Finish::Cancelled);
+        }
+        stays
+    }
+
+    /// Shows what was held back, unless that completes a stop string, and ends.
+    fn end(&mut self, finish: Finish) {
+        if self.ended.is_some() {
+            return;
+        }
+        let held = self.decoder.finish();
+        let passed = self.filter.push(&held);
+        let rest = if passed.stop.is_some() { String::new() } else { self.filter.finish() };
+        if self.show(passed.text + &rest) {
+            self.conclude(passed.stop.map_or(finish, Finish::StopString));
+        }
+    }
+
+    fn conclude(&mut self, finish: Finish) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(Some(finish.clone()));
+        // Nobody is asked whether to go on any more.
+        let _ = (self.listener)(Message::Event(Event::Done(finish.clone())));
+        let seconds = |at: Option<Instant>| at.map(|at| at.duration_since(self.submitted).as_secs_f64());
+        let summary = Summary {
+            finish,
+            prompt_tokens: self.request.prompt.len(),
+            reused_tokens: 0,
+            completion_tokens: self.tokens.len() - self.given,
+            queued_seconds: seconds(self.seated).unwrap_or_else(|| self.submitted.elapsed().as_secs_f64()),
+            first_token_seconds: seconds(self.first_token),
+            total_seconds: self.submitted.elapsed().as_secs_f64(),
+            state_bytes: 0,
+            state: self.request.keep_state.then(|| {
+                Arc::new(Snapshot { tokens: self.tokens[..self.read].to_vec(), state: self.state.clone() })
+            }),
+        };
+        let _ = (self.listener)(Message::End(Ok(summary)));
+    }
+
+    fn fail(&mut self, error: InferError) {
+        if self.ended.is_none() {
+            self.ended = Some(None);
+            let _ = (self.listener)(Message::End(Err(error)));
+        }
+    }
+
+    /// Adds what is new to the counters.
+    pub fn account(&mut self, stats: &mut Stats) {
+        let read = self.read.min(self.given);
+        let written = self.tokens.len() - self.given;
+        stats.prompt_tokens += (read - self.told.0.min(read)) as u64;
+        stats.completion_tokens += (written - self.told.1) as u64;
+        self.told = (read, written);
+        match &self.ended {
+            Some(Some(Finish::Cancelled)) => stats.cancelled += 1,
+            Some(Some(_)) => stats.completed += 1,
+            Some(None) => stats.failed += 1,
+            None => {}
+        }
+    }
+}
+
+/// One token of each: the last one chosen is read, the next one chosen.
+pub fn write(model: &Model, sequences: &mut [&mut Sequence]) {
+    let tokens: Vec<u32> = sequences.iter().map(|s| s.tokens[s.read]).collect();
+    let stepped = {
+        let mut states: Vec<&mut ModelState> = sequences.iter_mut().map(|s| &mut s.state).collect();
+        model.step(&tokens, &mut states)
+    };
+    let hidden = match stepped {
+        Ok(hidden) => hidden,
+        Err(error) => {
+            let message = error.to_string();
+            return sequences.iter_mut().for_each(|s| s.fail(InferError::Step(message.clone())));
+        }
+    };
+    let logits = values(model.logits(hidden));
+    for (sequence, logits) in sequences.iter_mut().zip(logits.chunks_exact(model.config.vocabulary)) {
+        sequence.read += 1;
+        sequence.choose(logits);
+    }
+}

@@ -1,0 +1,165 @@
+//! The register tile of AVX512-BF16: 8 x 3 vectors of accumulators, fed by `vdpbf16ps`. Panels are
+//! `[k / 2][row or column][2]`.
+
+use super::panels::Kernel;
+use crate::cpu::matmul::Matrix;
+use std::arch::x86_64::*;
+
+const ROWS: usize = 8;
+const COLUMNS: usize = 48;
+
+/// The tile.
+pub struct Avx512;
+
+impl Kernel for Avx512 {
+    const ROWS: usize = ROWS;
+    const COLUMNS: usize = COLUMNS;
+    const PAIRS: usize = 1;
+    /// A row panel of 32 KiB, a column panel of 192 KiB.
+    const DEPTH: usize = 2048;
+
+    unsafe fn pack_rows(from: Matrix<'_>, start: usize, count: usize, to: &mut [u32]) {
+        // SAFETY: the caller's conditions.
+        unsafe { pack::<ROWS>(from, start, count, to) }
+    }
+
+    unsafe fn pack_columns(from: Matrix<'_>, start: usize, count: usize, to: &mut [u32]) {
+        // SAFETY: as above.
+        unsafe { pack::<COLUMNS>(from, start, count, to) }
+    }
+
+    unsafe fn tile(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, keep: bool) {
+        // SAFETY: as above.
+        unsafe { tile(pairs, rows, columns, out, stride, keep) }
+    }
+}
+
+/// Rows `start..start + count` of `from`, rounded, into a panel of `P` rows: `[k / 2][P][2]`.
+/// Rows and a last odd `k` beyond the end are zero.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub unsafe fn pack<const P: usize>(from: Matrix<'_>, start: usize, count: usize, to: &mut [u32]) {
+    let k = from.columns;
+    assert_eq!(to.len(), k.div_ceil(2) * P);
+    if count < P {
+        to.fill(0);
+    }
+    if from.column_stride == 1 {
+        // `k` is contiguous: round 32 of a row at a time and spread the pairs over the panel,
+        // all rows before the next 32, so that what is written to stays in L1.
+        let row = |p: usize| &from.data[(start + p) * from.row_stride..][..k];
+        let whole = k / 32;
+        for chunk in 0..whole {
+            let to = &mut to[chunk * 16 * P..][..16 * P];
+            for p in 0..count {
+                let from = &row(p)[chunk * 32..][..32];
+                let mut pairs = [0u32; 16];
+                // SAFETY: 32 floats are read, 16 words written.
+                unsafe {
+                    let low = _mm512_loadu_ps(from.as_ptr());
+                    let high = _mm512_loadu_ps(from.as_ptr().add(16));
+                    let rounded = _mm512_cvtne2ps_pbh(high, low);
+                    _mm512_storeu_si512(pairs.as_mut_ptr().cast(), std::mem::transmute::<__m512bh, __m512i>(rounded));
+                }
+                for (i, pair) in pairs.into_iter().enumerate() {
+                    to[i * P + p] = pair;
+                }
+            }
+        }
+        let to = &mut to[whole * 16 * P..];
+        for p in 0..count {
+            for (to, pair) in to.chunks_exact_mut(P).zip(row(p)[whole * 32..].chunks(2)) {
+                let second = pair.get(1).map_or(0, |&x| round(x));
+                to[p] = u32::from(round(pair[0])) | u32::from(second) << 16;
+            }
+        }
+    } else {
+        // Rows are contiguous: two `k` are rounded and woven together.
+        assert_eq!(from.row_stride, 1, "one stride of a matrix is one");
+        for (i, to) in to.chunks_exact_mut(P).enumerate() {
+            let first = &from.data[2 * i * from.column_stride + start..][..count];
+            let second =
+                if 2 * i + 1 < k { &from.data[(2 * i + 1) * from.column_stride + start..][..count] } else { &[] };
+            if count == P && !second.is_empty() {
+                // SAFETY: P floats of each are read, P words written, in steps that divide P.
+                unsafe {
+                    if P.is_multiple_of(16) {
+                        for p in (0..P).step_by(16) {
+                            let low = narrow16(_mm512_loadu_ps(first.as_ptr().add(p)));
+                            let high = narrow16(_mm512_loadu_ps(second.as_ptr().add(p)));
+                            let woven = _mm512_or_si512(
+                                _mm512_cvtepu16_epi32(low),
+                                _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high)),
+                            );
+                            _mm512_storeu_si512(to.as_mut_ptr().add(p).cast(), woven);
+                        }
+                    } else {
+                        for p in (0..P).step_by(8) {
+                            let low = narrow8(_mm256_loadu_ps(first.as_ptr().add(p)));
+                            let high = narrow8(_mm256_loadu_ps(second.as_ptr().add(p)));
+                            let woven = _mm256_or_si256(
+                                _mm256_cvtepu16_epi32(low),
+                                _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(high)),
+                            );
+                            _mm256_storeu_si256(to.as_mut_ptr().add(p).cast(), woven);
+                        }
+                    }
+                }
+                continue;
+            }
+            for (p, to) in to.iter_mut().take(count).enumerate() {
+                let second = second.get(p).map_or(0, |&x| round(x));
+                *to = u32::from(round(first[p])) | u32::from(second) << 16;
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn narrow16(x: __m512) -> __m256i {
+    // SAFETY: both are 256 bits.
+    unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
+fn narrow8(x: __m256) -> __m128i {
+    // SAFETY: both are 128 bits.
+    unsafe { std::mem::transmute::<__m128bh, __m128i>(_mm256_cvtneps_pbh(x)) }
+}
+
+/// As the instruction rounds: to nearest even, subnormals to zero, NaN stays NaN.
+pub fn round(x: f32) -> u16 {
+    (crate::cpu::round_to_bf16(x).to_bits() >> 16) as u16
+}
+
+/// `out (+)= sum over pairs`.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn tile(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, keep: bool) {
+    const VECTORS: usize = COLUMNS / 16;
+    let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+    let (mut a, mut b) = (rows.as_ptr(), columns.as_ptr());
+    // SAFETY: the caller gives `pairs` steps of both panels and a whole tile of output.
+    unsafe {
+        for _ in 0..pairs {
+            let right: [__m512bh; VECTORS] =
+                std::array::from_fn(|v| std::mem::transmute(_mm512_loadu_si512(b.add(16 * v).cast())));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let left: __m512bh = std::mem::transmute(_mm512_set1_epi32(*a.add(r) as i32));
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = _mm512_dpbf16_ps(*sum, left, right);
+                }
+            }
+            a = a.add(ROWS);
+            b = b.add(COLUMNS);
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
+                let to = out.add(r * stride + 16 * v);
+                let sum = if keep { _mm512_add_ps(sum, _mm512_loadu_ps(to)) } else { sum };
+                _mm512_storeu_ps(to, sum);
+            }
+        }
+    }
+}
+

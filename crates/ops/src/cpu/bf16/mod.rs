@@ -1,0 +1,131 @@
+//! Matrix products with bfloat16 operands and f32 accumulation, on AMX or AVX512-BF16.
+//!
+//! Operands come as f32 and are rounded (to nearest even) while they are packed, so that weights
+//! and activations keep their f32 masters. [`panels`] packs and shares out; [`avx512`] and [`amx`]
+//! are the register tiles it sweeps. To add an instruction: a file with a
+//! [`Kernel`](panels::Kernel), a [`Level`], a line in `run`; the test below holds it.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod panels;
+
+use super::matmul::{Matrix, assume_written, written};
+use super::{Level, level};
+use std::mem::MaybeUninit;
+
+/// Whether this processor has the instructions (and `RECAST_CPU` does not forbid them).
+pub fn available() -> bool {
+    cfg!(target_arch = "x86_64") && level() >= Level::Avx512Bf16
+}
+
+/// `out = left right`, or `out += left right` with `accumulate`; rows of `out` are `out_stride`
+/// apart. Over the thread pool; the result does not depend on the number of threads.
+///
+/// # Panics
+/// When the sizes do not fit together, or the processor lacks the instructions ([`available`]).
+pub fn matmul_threads(out: &mut [f32], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
+    run(assume_written(out), out_stride, accumulate, left, right);
+}
+
+/// The product as a new array.
+///
+/// # Panics
+/// As [`matmul_threads`].
+pub fn matmul_threads_new(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
+    written(left.rows * right.columns, |out| run(out, right.columns, false, left, right))
+}
+
+/// Without `accumulate`, `out` is only written to, and wholly.
+fn run(out: &mut [MaybeUninit<f32>], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
+    assert!(available(), "bf16 products need AVX512-BF16");
+    assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
+    let (m, n, k) = (left.rows, right.columns, left.columns);
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * out_stride + n <= out.len(), "output of a matrix product is too small");
+    if k == 0 && !accumulate {
+        out.chunks_mut(out_stride).take(m).for_each(|row| row[..n].fill(MaybeUninit::new(0.0)));
+    }
+    // SAFETY: the level names what this processor has, and the sizes were checked.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        match level() {
+            Level::Amx => panels::product::<amx::Amx>(out, out_stride, accumulate, left, right),
+            _ => panels::product::<avx512::Avx512>(out, out_stride, accumulate, left, right),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::round_to_bf16;
+
+    fn values(n: usize, seed: f32) -> Vec<f32> {
+        (0..n).map(|i| ((i as f32 + seed) * 0.731).sin() * 2.0).collect()
+    }
+
+    type Product = fn(&mut [f32], usize, bool, Matrix<'_>, Matrix<'_>);
+
+    /// What is used here, the tile for processors without AMX, and AMX's panels with its instructions
+    /// emulated.
+    fn kernels() -> Vec<(&'static str, Product)> {
+        // SAFETY (all): AVX512-BF16 is there, and the test's sizes fit.
+        vec![
+            ("chosen", matmul_threads),
+            ("AVX-512", |out, stride, keep, a, b| unsafe {
+                panels::product::<avx512::Avx512>(assume_written(out), stride, keep, a, b);
+            }),
+            ("AMX emulated", |out, stride, keep, a, b| unsafe {
+                panels::product::<amx::tests::Emulated>(assume_written(out), stride, keep, a, b);
+            }),
+        ]
+    }
+
+    /// Every size around the tile, both orientations of both operands, against sums in f64 of the
+    /// rounded operands.
+    #[test]
+    fn equals_plain_sums_at_odd_sizes() {
+        if !available() {
+            eprintln!("skipped: no AVX512-BF16 here");
+            return;
+        }
+        for (m, n, k) in [(1, 1, 1), (8, 48, 2), (7, 47, 31), (9, 49, 33), (65, 100, 67), (31, 33, 64), (33, 65, 1030), (40, 200, 4099), (300, 7, 64)] {
+            let (a, b) = (values(m * k, 0.3), values(k * n, 7.7));
+            let at: Vec<f32> = (0..k * m).map(|i| a[(i % m) * k + i / m]).collect();
+            let bt: Vec<f32> = (0..n * k).map(|i| b[(i % k) * n + i / k]).collect();
+            let mut expected = vec![0.0f64; m * n];
+            for i in 0..m {
+                for j in 0..n {
+                    expected[i * n + j] = (0..k)
+                        .map(|l| f64::from(round_to_bf16(a[i * k + l])) * f64::from(round_to_bf16(b[l * n + j])))
+                        .sum();
+                }
+            }
+            let tolerance = 2e-6 * k as f64 * 4.0;
+            let lefts = [Matrix::new(&a, m, k), Matrix::new(&at, k, m).t()];
+            let rights = [Matrix::new(&b, k, n), Matrix::new(&bt, n, k).t()];
+            for (left, right) in lefts.into_iter().flat_map(|l| rights.map(|r| (l, r))) {
+                let stride = n + 3;
+                for (name, product) in kernels() {
+                let mut out = vec![5.0f32; m * stride];
+                product(&mut out, stride, false, left, right);
+                for (i, row) in out.chunks(stride).enumerate() {
+                    for j in 0..n {
+                        let difference = (f64::from(row[j]) - expected[i * n + j]).abs();
+                        assert!(difference < tolerance, "{name} {m}x{n}x{k} at {i},{j}: off by {difference}");
+                    }
+                    assert_eq!(row[n..], [5.0; 3], "nothing outside the result is written");
+                }
+                product(&mut out, stride, true, left, right);
+                let difference = (f64::from(out[0]) - 2.0 * expected[0]).abs();
+                assert!(difference < 2.0 * tolerance, "{name} {m}x{n}x{k}: accumulated, off by {difference}");
+                }
+            }
+        }
+    }
+}
