@@ -115,10 +115,12 @@ fn a_thousand_requests_each_get_the_answer_they_get_alone() {
         assert_eq!((stats.running, stats.waiting, stats.state_bytes), (0, 0, 0), "{name}: something is left");
         assert_eq!(stats.completed + stats.cancelled, count as u64, "{name}");
         assert!(cut > 0 && whole.len() > count / 2, "{name}: {cut} cancelled, {} whole", whole.len());
+        // Alone, and without the beginnings that others have read.
+        let cold = self::engine(name, Limits { slots: 1, prefix_bytes: 0, chunk: 64, ..Limits::default() });
         for (i, answer) in &whole {
             let request = numbered(&engine, *i);
             let wanted = request.max_tokens;
-            let alone = ask(&engine, request);
+            let alone = ask(&cold, request);
             assert_eq!(answer.tokens, alone.tokens, "{name}: request {i}");
             assert_eq!((answer.tokens.len(), &answer.text), (wanted, &alone.text), "{name}: request {i}");
         }
@@ -158,6 +160,50 @@ fn a_state_goes_on_where_it_was() {
             assert_eq!(rest.tokens, whole.tokens[5..], "{name}: twice from one state");
         }
     }
+}
+
+/// Every prompt read on from every place in it, against reading it whole.
+#[test]
+fn a_kept_beginning_changes_nothing() {
+    for name in MODELS {
+        let warm = engine(name, Limits { chunk: 32, prefix_bytes: 64 << 20, ..Limits::default() });
+        let cold = engine(name, Limits { chunk: 32, prefix_bytes: 0, ..Limits::default() });
+        let prompts = if *name == "released/rwkv7_hybrid" { 200 } else { 20 };
+        for p in 0..prompts {
+            let all: Vec<u32> = prompt(warm.model(), 300).into_iter().map(|t| (t * 7 + p * 5) % warm.model().config.vocabulary as u32).collect();
+            let tokens = &all[p as usize % 50..][..18 + p as usize % 31];
+            let request = |tokens: &[u32], max_tokens| Request { prompt: tokens.to_vec(), sampling: Sampling { seed: u64::from(p), ..Sampling::default() }, max_tokens, ..Request::default() };
+            let expected = ask(&cold, request(tokens, 6)).tokens;
+            for split in 16..tokens.len() {
+                ask(&warm, request(&tokens[..split], 0));
+                let answer = ask(&warm, request(tokens, 6));
+                let reused = answer.summary.expect("ends").reused_tokens;
+                assert!(reused >= split, "{name}: {reused} of {split} tokens reused");
+                assert_eq!(answer.tokens, expected, "{name}: prompt {p} split at {split}");
+            }
+        }
+        let stats = warm.stats();
+        assert!(stats.prefix_hits > 0 && stats.prefix_bytes <= 64 << 20 && stats.prefix_entries > 0, "{name}: {stats:?}");
+        assert_eq!(cold.stats().prefix_hits, 0);
+    }
+}
+
+/// A chat of ten turns reads each turn once.
+#[test]
+fn a_next_turn_starts_where_the_last_one_ended() {
+    let engine = engine("released/rwkv7_hybrid", Limits::default());
+    let mut tokens = Vec::new();
+    for turn in 0..10 {
+        tokens.extend(prompt(engine.model(), 40).iter().map(|t| (t + turn) % engine.model().config.vocabulary as u32));
+        let before = engine.stats().prompt_tokens;
+        let request = Request { prompt: tokens.clone(), sampling: Sampling::greedy(), max_tokens: 10, ..Request::default() };
+        tokens.extend(ask(&engine, request).tokens);
+        idle(&engine);
+        let read = engine.stats().prompt_tokens - before;
+        // The turn, and the last token written before it, which was not read.
+        assert_eq!(read, 40 + u64::from(turn > 0), "turn {turn}");
+    }
+    assert_eq!(engine.stats().prefix_hits, 9);
 }
 
 #[test]

@@ -3,18 +3,21 @@
 //! A [`Request`] waits until there is a slot and memory for its state, is read in chunks, and then
 //! takes part in every step: one forward pass writes a token of each sequence that is ready, so that
 //! the weights are read once for all of them. [`request`] says what is asked and answered,
-//! [`sequence`] is one request on its way, and the loop is here. Sequences never share a state;
+//! [`sequence`] is one request on its way, [`prefix_cache`] what was
+//! read before, and the loop is here. Sequences never share a state;
 //! a text does not depend on what runs beside it. `tests/engine.rs` holds it to that.
 //!
 //! The loop has a thread of its own, and computes on the process's pool. No lock is held while it
 //! computes.
 
+mod prefix_cache;
 mod request;
 mod sequence;
 
 pub use request::{Constraint, Limits, Listener, Message, PromptToken, Refused, Request, Scored, Snapshot, Stats, Summary};
 
 use crate::error::InferError;
+use prefix_cache::PrefixCache;
 use recast_models::Model;
 use recast_ops::cpu::on_worker;
 use recast_text::Tokenizer;
@@ -188,6 +191,7 @@ impl Drop for Engine {
 /// The loop.
 fn work(shared: &Shared) {
     let mut running: Vec<Sequence> = Vec::new();
+    let mut kept = PrefixCache::new(shared.limits.prefix_bytes);
     loop {
         {
             let mut desk = shared.desk();
@@ -198,7 +202,7 @@ fn work(shared: &Shared) {
                 running.extend(desk.waiting.drain(..));
                 drop(desk);
                 running.iter_mut().for_each(Sequence::cancel);
-                sweep(shared, &mut running);
+                sweep(shared, &mut running, &mut kept);
                 return;
             }
         }
@@ -208,8 +212,8 @@ fn work(shared: &Shared) {
                 if running.is_empty() {
                     break;
                 }
-                step(shared, &mut running);
-                sweep(shared, &mut running);
+                step(shared, &mut running, &mut kept);
+                sweep(shared, &mut running, &mut kept);
             }
         });
     }
@@ -234,12 +238,12 @@ fn seat(shared: &Shared, running: &mut Vec<Sequence>) {
 }
 
 /// One chunk of the first prompt that is not read, then one token of every sequence that writes.
-fn step(shared: &Shared, running: &mut [Sequence]) {
+fn step(shared: &Shared, running: &mut [Sequence], kept: &mut PrefixCache) {
     let Shared { model, limits, .. } = shared;
     let now = Instant::now();
     running.iter_mut().filter(|s| s.is_over(now)).for_each(Sequence::cancel);
     if let Some(sequence) = running.iter_mut().find(|s| s.is_reading()) {
-        sequence.read(model, limits.chunk);
+        sequence.read(model, limits.chunk, kept);
     }
     let mut writing: Vec<&mut Sequence> = running.iter_mut().filter(|s| s.is_writing()).collect();
     if !writing.is_empty() {
@@ -248,13 +252,15 @@ fn step(shared: &Shared, running: &mut [Sequence]) {
 }
 
 /// Takes out what has ended and brings the counters up to date.
-fn sweep(shared: &Shared, running: &mut Vec<Sequence>) {
+fn sweep(shared: &Shared, running: &mut Vec<Sequence>, kept: &mut PrefixCache) {
+    running.iter().filter(|s| s.has_ended()).for_each(|s| s.leave(kept));
     let mut desk = shared.desk();
     let stats = &mut desk.stats;
     for sequence in running.iter_mut() {
         sequence.account(stats);
     }
     running.retain(|s| !s.has_ended());
+    (stats.prefix_bytes, stats.prefix_entries) = (kept.bytes(), kept.len());
     stats.running = running.len();
     stats.state_bytes = running.iter().map(Sequence::state_bytes).sum();
     drop(desk);

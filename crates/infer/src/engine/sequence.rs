@@ -1,5 +1,6 @@
 //! One request on its way: its state, its text, its listener.
 
+use super::prefix_cache::PrefixCache;
 use super::request::{Listener, Message, PromptToken, Request, Scored, Snapshot, Stats, Summary};
 use crate::error::InferError;
 use crate::samplers::autoregressive::{Choice, likeliest, log_normaliser};
@@ -30,6 +31,10 @@ pub struct Sequence {
     read: usize,
     /// How many stood there before the first was written.
     given: usize,
+    /// Tokens that a kept state spared; none before it was looked for.
+    reused: Option<usize>,
+    /// Whether the state may be kept for others, or taken from them.
+    shares: bool,
     decoder: DecodeStream,
     filter: StopFilter,
     scored: Vec<PromptToken>,
@@ -53,6 +58,8 @@ impl Sequence {
         cancelled: Arc<AtomicBool>,
         reserved: usize,
     ) -> Self {
+        // A given state is the asker's own, and a prompt is scored by reading it.
+        let shares = request.state.is_none() && !request.score_prompt;
         let (mut tokens, state) = match request.state.take() {
             Some(from) => (from.tokens.clone(), from.state.clone()),
             None => (Vec::new(), model.new_state()),
@@ -66,6 +73,8 @@ impl Sequence {
             state,
             read,
             given: tokens.len(),
+            reused: None,
+            shares,
             tokens,
             decoder: tokenizer.decode_stream(true),
             filter: StopFilter::new(&request.stop),
@@ -114,10 +123,21 @@ impl Sequence {
         self.end(Finish::Cancelled);
     }
 
-    /// Reads the next chunk of the prompt; with its last token comes the first one written.
-    pub fn read(&mut self, model: &Model, chunk: usize) {
-        let until = (self.read + chunk).min(self.given);
-        let result = self.read_until(model, until);
+    /// Reads the next chunk of the prompt; with its last token comes the first one written. Chunks end
+    /// at multiples of their length, wherever reading began.
+    pub fn read(&mut self, model: &Model, chunk: usize, kept: &mut PrefixCache) {
+        if self.reused.is_none() {
+            let found = if self.shares { kept.find(&self.tokens) } else { None };
+            self.reused = Some(found.as_ref().map_or(0, |found| found.tokens));
+            if let Some(found) = found {
+                (self.read, self.state) = (found.tokens, found.state);
+                if let Some(logits) = found.logits {
+                    return self.begin(&logits);
+                }
+            }
+        }
+        let until = ((self.read / chunk + 1) * chunk).min(self.given);
+        let result = self.read_until(model, until, kept);
         if let Err(error) = result {
             return self.fail(error);
         }
@@ -133,15 +153,34 @@ impl Sequence {
         }
     }
 
-    fn read_until(&mut self, model: &Model, until: usize) -> Result<(), InferError> {
+    /// The prompt is read: writes the first token, if any is asked for.
+    fn begin(&mut self, logits: &[f32]) {
+        if self.request.max_tokens == 0 {
+            self.end(Finish::Length);
+        } else {
+            self.choose(logits);
+        }
+    }
+
+    fn read_until(&mut self, model: &Model, until: usize, kept: &mut PrefixCache) -> Result<(), InferError> {
         let hidden = model.hidden(&self.tokens[self.read..until], 1, Some(&mut [&mut self.state]), None)?;
         if self.request.score_prompt {
             self.score(model, &hidden, until);
         }
         self.read = until;
-        if until == self.given && self.request.max_tokens > 0 {
+        let share = self.shares && kept.is_on();
+        if until < self.given {
+            if share {
+                kept.keep(&self.tokens[..until], &self.state, None);
+            }
+        } else if self.request.max_tokens > 0 || share {
             let logits = values(model.logits(hidden.slice(s![.., -1.., ..])));
-            self.choose(&logits);
+            if share {
+                kept.keep(&self.tokens, &self.state, Some(&logits));
+            }
+            if self.request.max_tokens > 0 {
+                self.choose(&logits);
+            }
         }
         Ok(())
     }
@@ -257,7 +296,7 @@ impl Sequence {
         let summary = Summary {
             finish,
             prompt_tokens: self.request.prompt.len(),
-            reused_tokens: 0,
+            reused_tokens: self.reused.unwrap_or(0),
             completion_tokens: self.tokens.len() - self.given,
             queued_seconds: seconds(self.seated).unwrap_or_else(|| self.submitted.elapsed().as_secs_f64()),
             first_token_seconds: seconds(self.first_token),
@@ -277,8 +316,21 @@ impl Sequence {
         }
     }
 
+    /// Keeps the state of a text that has ended, for a next turn that begins with it.
+    pub fn leave(&self, kept: &mut PrefixCache) {
+        if self.shares && kept.is_on() && self.read > self.given && !matches!(self.ended, Some(None)) {
+            kept.keep(&self.tokens[..self.read], &self.state, None);
+        }
+    }
+
     /// Adds what is new to the counters.
     pub fn account(&mut self, stats: &mut Stats) {
+        if let (true, Some(reused), 0) = (self.shares, self.reused, self.told.0) {
+            stats.prefix_lookups += 1;
+            stats.prefix_hits += u64::from(reused > 0);
+            stats.prefix_tokens += reused as u64;
+            self.told.0 = reused;
+        }
         let read = self.read.min(self.given);
         let written = self.tokens.len() - self.given;
         stats.prompt_tokens += (read - self.told.0.min(read)) as u64;
