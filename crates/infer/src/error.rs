@@ -32,6 +32,14 @@ pub enum InferError {
         /// Tokens read before.
         position: usize,
     },
+    /// A saved state cannot be written, read or used.
+    #[error("{path}: {reason}", path = path.display())]
+    State {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A step of several sequences failed.
     #[error("{0}")]
     Step(String),

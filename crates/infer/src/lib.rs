@@ -15,6 +15,7 @@ mod error;
 mod generate;
 mod open;
 pub mod samplers;
+mod snapshot;
 pub mod speed;
 pub mod stop;
 
@@ -22,4 +23,5 @@ pub use engine::Engine;
 pub use error::InferError;
 pub use generate::{CHUNK, Generation, Generator, Options, prefill};
 pub use open::{Loaded, open};
+pub use snapshot::Snapshot;
 pub use samplers::{Event, Finish, Sampling};

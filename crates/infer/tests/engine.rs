@@ -5,7 +5,7 @@ mod common;
 use common::{MODELS, endless, model, prompt};
 use recast_infer::engine::{Limits, Message, Refused, Request, Summary};
 use recast_infer::samplers::{Event, Finish};
-use recast_infer::{Engine, Generator, Options, Sampling};
+use recast_infer::{Engine, Generator, Options, Sampling, Snapshot};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -158,6 +158,30 @@ fn a_state_goes_on_where_it_was() {
             .collect();
         for rest in &rest {
             assert_eq!(rest.tokens, whole.tokens[5..], "{name}: twice from one state");
+        }
+        // Through a file, and into another model's hands.
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state.safetensors");
+        state.save(engine.model(), &path).expect("saved");
+        let loaded = Snapshot::load(engine.model(), &path).expect("loaded");
+        let rest = ask(&engine, Request { state: Some(Arc::new(loaded)), ..request(&whole.tokens[4..5], 7) });
+        assert_eq!(rest.tokens, whole.tokens[5..], "{name}: from a file");
+        let other = model(if *name == MODELS[0] { MODELS[1] } else { MODELS[0] });
+        let refused = Snapshot::load(&other, &path).expect_err("refused").to_string();
+        assert!(refused.contains("another model"), "{refused}");
+        // Damaged in any place: an error or a state, no panic.
+        let bytes = std::fs::read(&path).expect("read");
+        for cut in (0..bytes.len()).step_by(bytes.len() / 200 + 1) {
+            std::fs::write(&path, &bytes[..cut]).expect("written");
+            assert!(Snapshot::load(engine.model(), &path).is_err(), "{name}: cut at {cut}");
+            let mut damaged = bytes.clone();
+            damaged[cut] ^= 0x55;
+            std::fs::write(&path, &damaged).expect("written");
+            if let Ok(state) = Snapshot::load(engine.model(), &path) {
+                // Absurd numbers may end in an error.
+                let (_, messages) = submit(&engine, Request { state: Some(Arc::new(state)), ..request(&[1], 2) });
+                assert!(messages.iter().any(|m| matches!(m, Message::End(_))));
+            }
         }
     }
 }

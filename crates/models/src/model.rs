@@ -109,6 +109,20 @@ impl Model {
         out
     }
 
+    /// What tells this model from others: a hash of its config and of its norms' weights, which no
+    /// training leaves as they were. Equal for the same file, however its weights are held.
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let mut hash = Sha256::new();
+        hash.update(serde_json::to_vec(&self.config.raw).unwrap_or_default());
+        let norms = self.parameters().into_iter().filter(|(name, _)| name.ends_with("norm.weight"));
+        for (name, norm) in norms {
+            hash.update(name);
+            norm.read().into_iter().for_each(|x| hash.update(x.to_le_bytes()));
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Checks ids against the vocabulary.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use crate::Global;
 use anyhow::Context;
 use recast_infer::samplers::Finish;
-use recast_infer::{Event, Generator, Loaded, Options, Sampling, open};
+use recast_infer::{Event, Generator, Loaded, Options, Sampling, Snapshot, open};
 use recast_text::{Message, Tokenizer};
 use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
@@ -45,9 +45,25 @@ pub struct Args {
     /// Makes tokens that already occurred less likely; 1 does nothing.
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     repetition_penalty: f32,
+    /// Takes this from a token's logit for each time it was written.
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: f32,
+    /// Takes this from a token's logit once it was written.
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: f32,
     /// Same seed, same text.
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
+    /// Read the prompt so many times before writing: recurrent models recall better what they have
+    /// read twice.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    repeat_context: u16,
+    /// Go on from this state (see --save-state): the prompt follows what it has read.
+    #[arg(long, value_name = "FILE", conflicts_with = "chat")]
+    load_state: Option<PathBuf>,
+    /// Write the state after the last token read to this file.
+    #[arg(long, value_name = "FILE")]
+    save_state: Option<PathBuf>,
     /// End the text before this string; may be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -77,6 +93,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
             top_p: args.top_p,
             min_p: args.min_p,
             repetition_penalty: args.repetition_penalty,
+            frequency_penalty: args.frequency_penalty,
+            presence_penalty: args.presence_penalty,
             seed: args.seed,
             ..Sampling::default()
         },
@@ -90,14 +108,19 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let device = global.device()?;
     let Loaded { model, tokenizer, .. } = open(&crate::embedded::resolve(&args.model)?, &device)?;
     let tokens = encode(&tokenizer, prompt, args)?;
-    let (most, trained) = (tokens.len().saturating_add(args.max_tokens), model.config.max_positions);
+    let mut before = match &args.load_state {
+        Some(path) => Snapshot::load(&model, path)?,
+        None => Snapshot { tokens: Vec::new(), state: model.new_state() },
+    };
+    let read = before.tokens.len() + tokens.len();
+    let (most, trained) = (read.saturating_add(args.max_tokens), model.config.max_positions);
     if most > trained {
         eprintln!("note: up to {most} tokens, and the model was trained on sequences of {trained}");
     }
     let generator = Generator::new(&model, &tokenizer, options)?;
-    let mut state = model.new_state();
+    let state = &mut before.state;
     let mut failed = None;
-    let written = generator.resume(&mut state, &tokens, &mut |event| match event {
+    let written = generator.resume(state, &tokens, &mut |event| match event {
         Event::Text(piece) if !global.json => match show(&piece) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
@@ -110,10 +133,18 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if let Some(error) = failed {
         return Err(error).context("cannot write to standard output");
     }
+    if let Some(path) = &args.save_state {
+        // The last token was written and not read.
+        if let Some(last) = written.tokens.last() {
+            model.hidden(&[*last], 1, Some(&mut [&mut *state]), None)?;
+        }
+        before.tokens.extend(tokens.iter().chain(&written.tokens));
+        before.save(&model, path)?;
+    }
     let result = Result {
         prefill_tokens_per_second: written.prefill_tokens_per_second(),
         decode_tokens_per_second: written.decode_tokens_per_second(),
-        state_bytes: model.state_bytes(state.position),
+        state_bytes: before.state.bytes(),
         text: written.text,
         tokens: written.tokens,
         finish: written.finish,
@@ -163,8 +194,10 @@ fn prompt(args: &Args) -> anyhow::Result<String> {
 }
 
 fn encode(tokenizer: &Tokenizer, prompt: String, args: &Args) -> anyhow::Result<Vec<u32>> {
+    let prompt = vec![prompt; usize::from(args.repeat_context)].join("\n");
     if !args.chat {
-        return Ok(tokenizer.encode(&prompt, true)?);
+        // In the middle of a text stands no begin token.
+        return Ok(tokenizer.encode(&prompt, args.load_state.is_none())?);
     }
     let template = tokenizer.chat_template()?.with_context(|| {
         format!("{} has no chat template: expected a chat model; leave out --chat", args.model.display())

@@ -14,7 +14,8 @@ mod prefix_cache;
 mod request;
 mod sequence;
 
-pub use request::{Constraint, Limits, Listener, Message, PromptToken, Refused, Request, Scored, Snapshot, Stats, Summary};
+pub use request::{Constraint, Limits, Listener, Message, PromptToken, Refused, Request, Scored, Stats, Summary};
+pub use crate::snapshot::Snapshot;
 
 use crate::error::InferError;
 use prefix_cache::PrefixCache;

@@ -2,7 +2,7 @@
 
 use crate::error::InferError;
 use crate::samplers::{Event, Finish, Sampling};
-use recast_models::ModelState;
+use crate::snapshot::Snapshot;
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -45,16 +45,6 @@ pub enum Constraint {
     Regex(String),
     /// A grammar in llguidance's dialect of Lark.
     Grammar(String),
-}
-
-/// A state and what it has read: a value that may be kept, copied and saved. Going on from it does
-/// not change it.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Every token that the state has read.
-    pub tokens: Vec<u32>,
-    /// The state after them, of one sequence.
-    pub state: ModelState,
 }
 
 /// A token with its log-probability (nats) under the model.

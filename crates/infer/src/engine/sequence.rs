@@ -1,10 +1,11 @@
 //! One request on its way: its state, its text, its listener.
 
 use super::prefix_cache::PrefixCache;
-use super::request::{Listener, Message, PromptToken, Request, Scored, Snapshot, Stats, Summary};
+use super::request::{Listener, Message, PromptToken, Request, Scored, Stats, Summary};
 use crate::error::InferError;
 use crate::samplers::autoregressive::{Choice, likeliest, log_normaliser};
 use crate::samplers::{Event, Finish};
+use crate::snapshot::Snapshot;
 use crate::stop::StopFilter;
 use burn::tensor::{Tensor, s};
 use recast_models::param::values;

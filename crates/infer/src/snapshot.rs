@@ -1,0 +1,150 @@
+//! A state as a value: kept, copied, saved, loaded.
+//!
+//! The file is safetensors: `tokens` (u32), each layer's tensors as `layers.L.I` (f32), and in the
+//! metadata the format, the number of tokens that each layer holds, and the model's fingerprint, so
+//! that a state is not read into another model.
+
+use crate::error::InferError;
+use burn::tensor::{Tensor, TensorData};
+use recast_models::param::values;
+use recast_models::state::LayerState;
+use recast_models::{Model, ModelState, mixers};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+/// Name and version of the file's layout.
+const FORMAT: &str = "recast-state-1";
+
+/// A state and what it has read. Going on from it does not change it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Every token that the state has read.
+    pub tokens: Vec<u32>,
+    /// The state after them.
+    pub state: ModelState,
+}
+
+impl Snapshot {
+    /// Writes a file beside its place and renames it into it.
+    ///
+    /// # Errors
+    /// When it cannot be written; what stood there before is untouched then.
+    pub fn save(&self, model: &Model, path: &Path) -> Result<(), InferError> {
+        let failed = |error: &dyn std::fmt::Display| InferError::State { path: path.to_owned(), reason: error.to_string() };
+        let bytes = |numbers: &[f32]| numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let mut tensors = vec![(
+            "tokens".to_string(),
+            Dtype::U32,
+            vec![self.tokens.len()],
+            self.tokens.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<u8>>(),
+        )];
+        for (l, layer) in self.state.layers.iter().enumerate() {
+            for (i, part) in layer.parts.iter().enumerate() {
+                tensors.push((format!("layers.{l}.{i}"), Dtype::F32, part.dims().to_vec(), bytes(&values(part.clone()))));
+            }
+        }
+        let lengths: Vec<usize> = self.state.layers.iter().map(|layer| layer.length).collect();
+        let metadata = HashMap::from([
+            ("format".to_string(), FORMAT.to_string()),
+            ("model".to_string(), model.fingerprint()),
+            ("lengths".to_string(), serde_json::json!(lengths).to_string()),
+        ]);
+        let views: Vec<(&str, TensorView<'_>)> = tensors
+            .iter()
+            .map(|(name, dtype, shape, data)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), data)?)))
+            .collect::<Result<_, safetensors::SafeTensorError>>()
+            .map_err(|e| failed(&e))?;
+        let content = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| failed(&e))?;
+        file.write_all(&content).and_then(|()| file.as_file().sync_all()).map_err(|e| failed(&e))?;
+        file.persist(path).map_err(|e| failed(&e))?;
+        Ok(())
+    }
+
+    /// Reads a file that [`Snapshot::save`] wrote for the same model.
+    ///
+    /// # Errors
+    /// When it cannot be read, belongs to another model, or does not hold a state of it.
+    pub fn load(model: &Model, path: &Path) -> Result<Self, InferError> {
+        let failed = |reason: String| InferError::State { path: path.to_owned(), reason };
+        let content = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+        let (_, header) = SafeTensors::read_metadata(&content).map_err(|e| failed(format!("not a state file: {e}")))?;
+        let entries = header.metadata().clone().unwrap_or_default();
+        if entries.get("format").map(String::as_str) != Some(FORMAT) {
+            return Err(failed(format!("not a state file: expected the format {FORMAT} in its metadata")));
+        }
+        if entries.get("model") != Some(&model.fingerprint()) {
+            return Err(failed("it is the state of another model".into()));
+        }
+        let file = SafeTensors::deserialize(&content).map_err(|e| failed(e.to_string()))?;
+        let tokens = file.tensor("tokens").map_err(|e| failed(e.to_string()))?;
+        if tokens.dtype() != Dtype::U32 {
+            return Err(failed("its tokens are not u32".into()));
+        }
+        let tokens: Vec<u32> =
+            tokens.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        model.check_tokens(&tokens)?;
+        let lengths: Option<Vec<usize>> = entries.get("lengths").and_then(|text| serde_json::from_str(text).ok());
+        let lengths = lengths.filter(|l| l.len() == model.blocks().len() && l.iter().all(|&n| n <= tokens.len()));
+        let lengths = lengths.ok_or_else(|| failed("it does not say how many tokens each layer holds".into()))?;
+        let mut state = model.new_state();
+        state.position = tokens.len();
+        for (l, length) in lengths.into_iter().enumerate() {
+            state.layers[l] = layer(model, &file, l, length).map_err(&failed)?;
+        }
+        let snapshot = Self { tokens, state };
+        snapshot.check(model).map_err(failed)?;
+        Ok(snapshot)
+    }
+
+    /// Holds every layer to what the model would have made.
+    fn check(&self, model: &Model) -> Result<(), String> {
+        let Some(first) = self.tokens.first() else {
+            return self.state.layers.iter().all(|l| l.parts.is_empty()).then_some(()).ok_or("parts without tokens".into());
+        };
+        let mut like = model.new_state();
+        model.hidden(&[*first], 1, Some(&mut [&mut like]), None).map_err(|e| e.to_string())?;
+        for (l, (layer, like)) in self.state.layers.iter().zip(&like.layers).enumerate() {
+            let shapes = |layer: &LayerState| layer.parts.iter().map(Tensor::dims).collect::<Vec<[usize; 4]>>();
+            let (found, like) = (shapes(layer), shapes(like));
+            let constant = mixers::find(&model.config.mixers[l].kind).is_ok_and(|kind| kind.constant_state);
+            let elements: usize = found.iter().map(|dims| dims.iter().product::<usize>()).sum();
+            let fits = if constant {
+                found == like
+            } else {
+                // Pages: of one shape, as many as the length takes.
+                let page = like.first().map_or(1, |dims| dims[1]);
+                let pages = found.len() / 2;
+                found.iter().all(|dims| Some(dims) == like.first())
+                    && elements * size_of::<f32>() == model.blocks()[l].mixer().state_bytes(self.tokens.len())
+                    && layer.length <= pages * page
+                    && layer.length + page > pages * page
+            };
+            if !fits {
+                return Err(format!("layer {l} holds {found:?}, which is no state of this model after {} tokens", self.tokens.len()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One layer's parts.
+fn layer(model: &Model, file: &SafeTensors<'_>, l: usize, length: usize) -> Result<LayerState, String> {
+    let mut out = LayerState { parts: Vec::new(), length };
+    while let Ok(part) = file.tensor(&format!("layers.{l}.{}", out.parts.len())) {
+        let shape: [usize; 4] = part.shape().try_into().map_err(|_| format!("layer {l} has a part of other than four dimensions"))?;
+        if part.dtype() != Dtype::F32 {
+            return Err(format!("layer {l} has a part of {:?}, expected f32", part.dtype()));
+        }
+        let numbers: Vec<f32> =
+            part.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        if numbers.iter().any(|x| !x.is_finite()) {
+            return Err(format!("layer {l} holds a NaN or an infinity"));
+        }
+        out.parts.push(Tensor::from_data(TensorData::new(numbers, shape), model.device()));
+    }
+    Ok(out)
+}
