@@ -40,6 +40,9 @@ pub enum InferError {
         /// Why.
         reason: String,
     },
+    /// A text of the form asked for cannot be written.
+    #[error("constrained output: {0}")]
+    Constraint(String),
     /// A step of several sequences failed.
     #[error("{0}")]
     Step(String),

@@ -14,10 +14,12 @@ mod prefix_cache;
 mod request;
 mod sequence;
 
-pub use request::{Constraint, Limits, Listener, Message, PromptToken, Refused, Request, Scored, Stats, Summary};
+pub use crate::samplers::constraint::Constraint;
+pub use request::{Limits, Listener, Message, PromptToken, Refused, Request, Scored, Stats, Summary};
 pub use crate::snapshot::Snapshot;
 
 use crate::error::InferError;
+use crate::samplers::constraint::{Form, Grammars};
 use prefix_cache::PrefixCache;
 use recast_models::Model;
 use recast_ops::cpu::on_worker;
@@ -25,7 +27,7 @@ use recast_text::Tokenizer;
 use sequence::Sequence;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -56,6 +58,8 @@ struct Shared {
     model: Arc<Model>,
     tokenizer: Arc<Tokenizer>,
     limits: Limits,
+    /// Made when the first constraint comes.
+    grammars: OnceLock<Result<Grammars, String>>,
     desk: Mutex<Desk>,
     /// Something was submitted, or the engine shall stop.
     wake: Condvar,
@@ -88,7 +92,7 @@ impl Engine {
             }
         }
         let desk = Desk { stats: Stats { slots: limits.slots, ..Stats::default() }, ..Desk::default() };
-        let shared = Arc::new(Shared { model, tokenizer, limits, desk: Mutex::new(desk), wake: Condvar::new() });
+        let shared = Arc::new(Shared { model, tokenizer, limits, grammars: OnceLock::new(), desk: Mutex::new(desk), wake: Condvar::new() });
         let own = shared.clone();
         let thread = std::thread::Builder::new()
             .name("recast-engine".into())
@@ -143,8 +147,9 @@ impl Engine {
         if needed > limits.state_bytes {
             return Err(Refused::TooLarge { tokens, needed, limit: limits.state_bytes });
         }
+        let form = request.constraint.as_ref().map(|c| self.form(c)).transpose()?;
         let cancelled = Arc::new(AtomicBool::new(false));
-        let sequence = Sequence::new(model, tokenizer, request, listener, cancelled.clone(), needed);
+        let sequence = Sequence::new(model, tokenizer, request, form, listener, cancelled.clone(), needed);
         let mut desk = self.shared.desk();
         if desk.draining {
             return Err(Refused::Stopping);
@@ -159,6 +164,15 @@ impl Engine {
         drop(desk);
         self.shared.wake.notify_one();
         Ok(Handle { cancelled })
+    }
+
+    fn form(&self, constraint: &Constraint) -> Result<Form, Refused> {
+        let Shared { model, tokenizer, grammars, .. } = &*self.shared;
+        let grammars = grammars.get_or_init(|| {
+            Grammars::new(tokenizer, model.config.vocabulary).map_err(|e| e.to_string())
+        });
+        let grammars = grammars.as_ref().map_err(|e| Refused::Invalid(e.clone()))?;
+        grammars.begin(constraint).map_err(|e| Refused::Invalid(e.to_string()))
     }
 
     /// Takes nothing new from now on; what was taken runs to its end.

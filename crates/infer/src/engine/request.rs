@@ -1,6 +1,7 @@
 //! What is asked of the engine, and what it answers.
 
 use crate::error::InferError;
+use crate::samplers::constraint::Constraint;
 use crate::samplers::{Event, Finish, Sampling};
 use crate::snapshot::Snapshot;
 use serde::Serialize;
@@ -34,17 +35,6 @@ pub struct Request {
     pub keep_state: bool,
     /// When to give up, whatever is done by then ([`Finish::Cancelled`]).
     pub deadline: Option<Instant>,
-}
-
-/// The form that a text must have.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Constraint {
-    /// JSON that this JSON Schema describes.
-    JsonSchema(serde_json::Value),
-    /// Text that this regular expression matches whole.
-    Regex(String),
-    /// A grammar in llguidance's dialect of Lark.
-    Grammar(String),
 }
 
 /// A token with its log-probability (nats) under the model.

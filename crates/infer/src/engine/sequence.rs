@@ -4,6 +4,7 @@ use super::prefix_cache::PrefixCache;
 use super::request::{Listener, Message, PromptToken, Request, Scored, Stats, Summary};
 use crate::error::InferError;
 use crate::samplers::autoregressive::{Choice, likeliest, log_normaliser};
+use crate::samplers::constraint::Form;
 use crate::samplers::{Event, Finish};
 use crate::snapshot::Snapshot;
 use crate::stop::StopFilter;
@@ -21,6 +22,8 @@ const SCORED_ROWS: usize = 32;
 /// A sequence.
 pub struct Sequence {
     request: Request,
+    /// What may be written, if not anything.
+    form: Option<Form>,
     listener: Listener,
     cancelled: Arc<AtomicBool>,
     /// End tokens of the model.
@@ -55,6 +58,7 @@ impl Sequence {
         model: &Model,
         tokenizer: &Tokenizer,
         mut request: Request,
+        form: Option<Form>,
         listener: Listener,
         cancelled: Arc<AtomicBool>,
         reserved: usize,
@@ -68,6 +72,7 @@ impl Sequence {
         let read = tokens.len();
         tokens.extend_from_slice(&request.prompt);
         Self {
+            form,
             listener,
             cancelled,
             ends: tokenizer.eos_ids().to_vec(),
@@ -220,7 +225,17 @@ impl Sequence {
     fn choose(&mut self, logits: &[f32]) {
         let written = self.tokens.len() - self.given;
         let (seen, step) = (&self.tokens[..], written as u64);
-        match self.request.sampling.choose(logits, seen, written, self.request.stream, step) {
+        let Request { sampling, stream, .. } = &self.request;
+        let choice = match &mut self.form {
+            None => sampling.choose(logits, seen, written, *stream, step),
+            Some(form) => form.allowed(logits).and_then(|allowed| {
+                let Choice { token, .. } = sampling.choose(&allowed, seen, written, *stream, step)?;
+                // Under the model itself, as everywhere.
+                let log_probability = (f64::from(logits[token as usize]) - log_normaliser(logits)) as f32;
+                Ok(Choice { token, log_probability })
+            }),
+        };
+        match choice {
             Ok(choice) => self.take(choice, logits),
             Err(error) => self.fail(error),
         }
@@ -246,6 +261,10 @@ impl Sequence {
         if self.ends.contains(&token) {
             return self.end(Finish::EndToken(token));
         }
+        let complete = match self.form.as_mut().map_or(Ok(false), |form| form.push(token)) {
+            Ok(complete) => complete,
+            Err(error) => return self.fail(error),
+        };
         let piece = self.decoder.push(token);
         let passed = self.filter.push(&piece);
         if !self.show(passed.text) {
@@ -253,6 +272,8 @@ impl Sequence {
         }
         if let Some(stop) = passed.stop {
             self.conclude(Finish::StopString(stop));
+        } else if complete {
+            self.end(Finish::Complete);
         } else if index + 1 == self.request.max_tokens {
             self.end(Finish::Length);
         }

@@ -1,11 +1,12 @@
 //! Samplers: how tokens are chosen. One file a sampler.
 //!
-//! [`autoregressive`] chooses the next token from its logits. A sampler of another kind (denoising
+//! [`autoregressive`] chooses the next token from its logits, [`constraint`] says which may be chosen. A sampler of another kind (denoising
 //! fixes tokens in any order) is a file here that reports the same [`Event`]s, so that one command
 //! line, one server and one viewer serve them all. `tests/generate.rs` holds each to its promise:
 //! the same seed gives the same text.
 
 pub mod autoregressive;
+pub mod constraint;
 
 pub use autoregressive::Sampling;
 
@@ -40,6 +41,8 @@ pub enum Finish {
     EndToken(u32),
     /// The text came to this stop string.
     StopString(String),
+    /// The text has the form that was asked for, and nothing may follow.
+    Complete,
     /// As many tokens as were asked for.
     Length,
     /// Whoever listens said so.

@@ -6,6 +6,7 @@
 //! `Tokenizer::from_json`: then saving, fingerprint and special tokens work as for the others.
 //! The tests at the end hold each source to round trips and to saving and loading unchanged.
 
+mod bytes;
 mod decode_stream;
 pub(crate) mod folder;
 mod gguf;
