@@ -27,11 +27,19 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Writes a file beside its place and renames it into it.
+    /// [`Snapshot::save_with`] without a note.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save(&self, model: &Model, path: &Path) -> Result<(), InferError> {
+        self.save_with(model, path, "")
+    }
+
+    /// Writes a file beside its place and renames it into it. The note is the caller's own.
     ///
     /// # Errors
     /// When it cannot be written; what stood there before is untouched then.
-    pub fn save(&self, model: &Model, path: &Path) -> Result<(), InferError> {
+    pub fn save_with(&self, model: &Model, path: &Path, note: &str) -> Result<(), InferError> {
         let failed = |error: &dyn std::fmt::Display| InferError::State { path: path.to_owned(), reason: error.to_string() };
         let bytes = |numbers: &[f32]| numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         let mut tensors = vec![(
@@ -49,6 +57,7 @@ impl Snapshot {
         let metadata = HashMap::from([
             ("format".to_string(), FORMAT.to_string()),
             ("model".to_string(), model.fingerprint()),
+            ("note".to_string(), note.to_string()),
             ("lengths".to_string(), serde_json::json!(lengths).to_string()),
         ]);
         let views: Vec<(&str, TensorView<'_>)> = tensors
@@ -64,11 +73,19 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Reads a file that [`Snapshot::save`] wrote for the same model.
+    /// [`Snapshot::load_with`], the note left out.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load(model: &Model, path: &Path) -> Result<Self, InferError> {
+        Self::load_with(model, path).map(|(snapshot, _)| snapshot)
+    }
+
+    /// Reads a file that [`Snapshot::save_with`] wrote for the same model, and its note.
     ///
     /// # Errors
     /// When it cannot be read, belongs to another model, or does not hold a state of it.
-    pub fn load(model: &Model, path: &Path) -> Result<Self, InferError> {
+    pub fn load_with(model: &Model, path: &Path) -> Result<(Self, String), InferError> {
         let failed = |reason: String| InferError::State { path: path.to_owned(), reason };
         let content = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
         let (_, header) = SafeTensors::read_metadata(&content).map_err(|e| failed(format!("not a state file: {e}")))?;
@@ -97,7 +114,7 @@ impl Snapshot {
         }
         let snapshot = Self { tokens, state };
         snapshot.check(model).map_err(failed)?;
-        Ok(snapshot)
+        Ok((snapshot, entries.get("note").cloned().unwrap_or_default()))
     }
 
     /// Holds every layer to what the model would have made.

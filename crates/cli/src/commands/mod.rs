@@ -2,6 +2,7 @@
 //! standard error. To add one: a file here and a line in `main.rs`.
 
 pub mod bench;
+pub mod chat;
 pub mod convert;
 pub mod eval;
 pub mod generate;

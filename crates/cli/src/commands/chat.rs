@@ -1,0 +1,264 @@
+//! `recast chat`: a conversation in the terminal.
+
+use crate::Global;
+use anyhow::Context;
+use recast_infer::engine::{Handle, Limits, Message as Answer, Request, Summary};
+use recast_infer::samplers::{Event, Finish};
+use recast_infer::{Engine, Loaded, Sampling, Snapshot, open};
+use recast_text::{ChatTemplate, Message};
+use rustyline::error::ReadlineError;
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Arguments of `recast chat`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Hugging Face folder or GGUF file of a model with a chat template.
+    model: PathBuf,
+    /// A system turn before the first.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// The most tokens an answer may have.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    max_tokens: usize,
+    /// Divides the logits; 0 always takes the most likely token.
+    #[arg(long, default_value_t = 0.7, value_name = "X", allow_negative_numbers = true)]
+    temperature: f32,
+    /// Draw from the fewest most likely tokens that together reach probability P.
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Draw from the tokens at least P times as likely as the most likely one.
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Makes tokens that already occurred less likely; 1 does nothing.
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    repetition_penalty: f32,
+    /// Same seed and same turns, same answers.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Go on from a conversation that /save wrote.
+    #[arg(long, value_name = "FILE")]
+    load: Option<PathBuf>,
+}
+
+const HELP: &str = "\
+/save FILE    write the conversation and its state
+/load FILE    go on from one
+/system TEXT  begin again with this system turn
+/reset        begin again
+/history      show the conversation
+/quit         leave (or Ctrl-D); Ctrl-C ends an answer";
+
+/// A conversation with a model.
+struct Chat<'a> {
+    args: &'a Args,
+    engine: Engine,
+    template: ChatTemplate,
+    messages: Vec<Message>,
+    /// The state after the last answer, and what it has read.
+    state: Option<Arc<Snapshot>>,
+    /// The answer in progress, for Ctrl-C.
+    running: Arc<Mutex<Option<Handle>>>,
+}
+
+/// Runs the verb. It must not run on the compute pool: it waits while the engine computes there.
+///
+/// # Errors
+/// When the model cannot be used for a chat.
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    let sampling = sampling(args);
+    sampling.check()?;
+    let device = global.device()?;
+    let Loaded { model, tokenizer, .. } = open(&crate::embedded::resolve(&args.model)?, &device)?;
+    let template = tokenizer.chat_template()?.with_context(|| {
+        format!("{} has no chat template: expected a chat model; `recast generate` continues a text", args.model.display())
+    })?;
+    let limits = Limits { slots: 1, queue: 1, ..Limits::default() };
+    let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?;
+    let running = Arc::new(Mutex::new(None::<Handle>));
+    let interrupted = running.clone();
+    ctrlc::set_handler(move || match interrupted.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(handle) => handle.cancel(),
+        // Nothing to end but the program.
+        None => std::process::exit(130),
+    })?;
+    let mut chat = Chat { args, engine, template, messages: Vec::new(), state: None, running };
+    chat.begin(args.system.clone());
+    if let Some(path) = &args.load {
+        chat.load(path)?;
+    }
+    chat.talk()
+}
+
+fn sampling(args: &Args) -> Sampling {
+    Sampling {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
+        seed: args.seed,
+        ..Sampling::default()
+    }
+}
+
+impl Chat<'_> {
+    fn begin(&mut self, system: Option<String>) {
+        self.messages = system.map(|text| Message::new("system", text)).into_iter().collect();
+        self.state = None;
+    }
+
+    fn talk(&mut self) -> anyhow::Result<()> {
+        if std::io::stdin().is_terminal() {
+            eprintln!("/help lists commands");
+            let mut editor = rustyline::DefaultEditor::new()?;
+            loop {
+                match editor.readline("> ") {
+                    Ok(line) => {
+                        let _ = editor.add_history_entry(&line);
+                        if !self.turn(&line)? {
+                            return Ok(());
+                        }
+                    }
+                    Err(ReadlineError::Interrupted) => eprintln!("Ctrl-D or /quit leaves"),
+                    Err(ReadlineError::Eof) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        for line in std::io::stdin().lines() {
+            if !self.turn(&line.context("cannot read a line of text")?)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One line: a command or something said. Whether the conversation goes on.
+    fn turn(&mut self, line: &str) -> anyhow::Result<bool> {
+        let line = line.trim();
+        let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let path = Path::new(rest.trim());
+        let done = match word {
+            "" => Ok(()),
+            "/quit" | "/exit" => return Ok(false),
+            "/help" => {
+                eprintln!("{HELP}");
+                Ok(())
+            }
+            "/reset" => {
+                let system = self.messages.first().filter(|m| m.role == "system").map(|m| m.content.clone());
+                self.begin(system);
+                Ok(())
+            }
+            "/system" => {
+                self.begin(Some(rest.trim().to_owned()).filter(|text| !text.is_empty()));
+                Ok(())
+            }
+            "/history" => {
+                self.messages.iter().for_each(|m| eprintln!("{}: {}", m.role, m.content));
+                Ok(())
+            }
+            "/save" | "/load" if rest.trim().is_empty() => Err(anyhow::anyhow!("{word}: expected the name of a file")),
+            "/save" => self.save(path),
+            "/load" => self.load(path),
+            _ if word.starts_with('/') => Err(anyhow::anyhow!("{word} is no command; /help lists them")),
+            _ => self.say(line),
+        };
+        // A slip does not end a conversation.
+        if let Err(error) = done {
+            eprintln!("{error:#}");
+        }
+        Ok(true)
+    }
+
+    fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        self.messages.push(Message::new("user", text));
+        match self.answer() {
+            Ok(answer) => {
+                self.messages.push(Message::new("assistant", answer));
+                Ok(())
+            }
+            Err(error) => {
+                self.messages.pop();
+                Err(error)
+            }
+        }
+    }
+
+    fn answer(&mut self) -> anyhow::Result<String> {
+        let tokenizer = self.engine.tokenizer();
+        let prompt = tokenizer.encode(&self.template.render(&self.messages, true, None)?, false)?;
+        // From the state of a loaded conversation; otherwise the engine itself finds where the last
+        // turn ended.
+        let state = self.state.take().filter(|s| s.tokens.len() < prompt.len() && prompt.starts_with(&s.tokens));
+        let read = state.as_ref().map_or(0, |s| s.tokens.len());
+        let request = Request {
+            prompt: prompt[read..].to_vec(),
+            state,
+            sampling: sampling(self.args),
+            max_tokens: self.args.max_tokens,
+            keep_state: true,
+            ..Request::default()
+        };
+        let (send, receive) = channel();
+        let listener = move |message| if send.send(message).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+        let handle = self.engine.submit(request, Box::new(listener))?;
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        let mut text = String::new();
+        let mut end = None;
+        for message in receive {
+            match message {
+                Answer::Event(Event::Text(piece)) => {
+                    let mut out = std::io::stdout().lock();
+                    out.write_all(piece.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")?;
+                    text.push_str(&piece);
+                }
+                Answer::End(result) => end = Some(result),
+                Answer::Event(_) | Answer::Prompt(_) => {}
+            }
+        }
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        println!();
+        let summary = end.context("the engine stopped")??;
+        self.report(&summary);
+        self.state = summary.state;
+        Ok(text)
+    }
+
+    fn report(&self, summary: &Summary) {
+        let decode = summary.first_token_seconds.map_or(0.0, |first| summary.total_seconds - first);
+        let speed = summary.completion_tokens.saturating_sub(1) as f64 / decode.max(f64::MIN_POSITIVE);
+        let ended = match &summary.finish {
+            Finish::Length => "; cut at --max-tokens",
+            Finish::Cancelled => "; ended by Ctrl-C",
+            _ => "",
+        };
+        let line = format!(
+            "[{} tokens, {speed:.1} a second; read {} of the prompt; state {}{ended}]",
+            summary.completion_tokens,
+            summary.prompt_tokens - summary.reused_tokens,
+            recast_eval::report::bytes(summary.state_bytes as f64),
+        );
+        eprintln!("{}", console::style(line).for_stderr().dim());
+    }
+
+    fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let state = self.state.as_ref().context("nothing was said yet: there is no state to save")?;
+        let note = serde_json::to_string(&self.messages)?;
+        state.save_with(self.engine.model(), path, &note)?;
+        eprintln!("saved {} turns and the state after {} tokens", self.messages.len(), state.tokens.len());
+        Ok(())
+    }
+
+    fn load(&mut self, path: &Path) -> anyhow::Result<()> {
+        let (state, note) = Snapshot::load_with(self.engine.model(), path)?;
+        let messages: Vec<Message> = serde_json::from_str(&note)
+            .with_context(|| format!("{} holds a state and no conversation", path.display()))?;
+        eprintln!("loaded {} turns and the state after {} tokens", messages.len(), state.tokens.len());
+        (self.messages, self.state) = (messages, Some(Arc::new(state)));
+        Ok(())
+    }
+}
