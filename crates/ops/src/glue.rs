@@ -81,7 +81,11 @@ pub(crate) struct Slice(FlexTensor);
 
 impl Slice {
     pub(crate) fn as_slice(&self) -> &[f32] {
-        view(&self.0).data
+        self.view().data
+    }
+
+    pub(crate) fn view(&self) -> View<'_> {
+        view(&self.0)
     }
 }
 

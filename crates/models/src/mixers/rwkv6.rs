@@ -11,7 +11,7 @@ use burn::tensor::activation::sigmoid;
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
 use recast_ops::linear::linear_in_out;
-use recast_ops::rwkv6::{Inputs, Settings, rwkv6, rwkv6_outputs};
+use recast_ops::rwkv6::{Inputs, Settings, rwkv6, rwkv6_outputs, rwkv6_step};
 use recast_ops::token_shift::token_shift;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -245,6 +245,19 @@ impl Mixer for Rwkv6 {
             Settings { scale: (n as f32).powf(-0.5), starts: documents.map(Documents::starts), form: Form::Auto };
         let mut y = match call.states {
             None => rwkv6_outputs(inputs, settings),
+            // A state that nobody else holds is changed in place.
+            Some(mut states) if tokens == 1 => {
+                let own = states.iter_mut().map(|s| std::mem::take(&mut s.parts).into_iter().next()).collect();
+                let (y, last) = rwkv6_step(inputs, own, settings.scale);
+                for (row, (state, part)) in states.into_iter().zip(last).enumerate() {
+                    state.parts = vec![part];
+                    if self.shift.is_some() {
+                        state.parts.push(call.x.clone().narrow(0, row, 1).reshape([1, 1, 1, c]));
+                    }
+                    state.length += 1;
+                }
+                y
+            }
             Some(states) => {
                 let (y, last) = rwkv6(inputs, join(&states, 0), settings);
                 let mut parts = vec![last];

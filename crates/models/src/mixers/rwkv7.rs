@@ -9,7 +9,7 @@ use crate::state::{Documents, join, split};
 use burn::tensor::Tensor;
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
-use recast_ops::rwkv7::{Inputs, Keys, Residual, Settings, rwkv7, rwkv7_outputs};
+use recast_ops::rwkv7::{Inputs, Keys, Residual, Settings, rwkv7, rwkv7_outputs, rwkv7_step};
 use serde::{Deserialize, Serialize};
 
 /// Options of [`Rwkv7`]; the defaults are the paper's variant.
@@ -221,6 +221,16 @@ impl Mixer for Rwkv7 {
         };
         let mut y = match call.states {
             None => rwkv7_outputs(inputs, settings),
+            // A state that nobody else holds is changed in place.
+            Some(mut states) if tokens == 1 => {
+                let own = states.iter_mut().map(|s| std::mem::take(&mut s.parts).pop()).collect();
+                let (y, last) = rwkv7_step(inputs, own, settings.scale);
+                for (state, part) in states.into_iter().zip(last) {
+                    state.parts = vec![part];
+                    state.length += 1;
+                }
+                y
+            }
             Some(states) => {
                 let (y, last) = rwkv7(inputs, join(&states, 0), settings);
                 split(states, vec![last], tokens);

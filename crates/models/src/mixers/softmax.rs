@@ -90,7 +90,7 @@ impl Softmax {
         for (at, state) in states.iter_mut().enumerate() {
             append(state, row(&k, at), row(&v, at));
         }
-        let y = if tokens == 1 {
+        let y = if tokens == 1 && !q.is_tracked() {
             let caches: Vec<Cache<'_>> =
                 states.iter().map(|state| Cache { pages: &state.parts, length: state.length }).collect();
             attention_step(q, &caches, self.options.window)

@@ -220,6 +220,11 @@ impl<'a> Layer<'a> {
         (Array::new(packed, &[packed_size]), Array::new(saved, &[saved_size]))
     }
 
+    /// Gate and scale on whole outputs, which are large only where they were made in blocks.
+    pub(super) fn finish(&self, outputs: &mut [f32]) {
+        finish(outputs, self.gate.data, self.options.settings.scale);
+    }
+
     /// Gradients of every place, in order: `prepare` gives what the chain rule needs beside the
     /// recurrence's inputs, `chain` applies it to the gradients of those.
     pub fn backward<R, G: Send>(

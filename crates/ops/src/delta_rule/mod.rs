@@ -19,6 +19,7 @@ pub(crate) mod heads;
 pub(crate) mod layer;
 pub(crate) mod recurrent;
 pub mod reference;
+pub(crate) mod step;
 
 use crate::glue::operator;
 use layer::{Options, Settings};

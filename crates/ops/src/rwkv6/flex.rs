@@ -47,6 +47,12 @@ pub fn forward(constants: &Constants, inputs: Inputs<'_>) -> (Array, Array) {
     })
 }
 
+/// One token a row; the states, one a row, are advanced in place.
+pub fn step(constants: &Constants, inputs: Inputs<'_>, states: &mut [Vec<f32>]) -> Vec<f32> {
+    let layer = layer(constants, inputs);
+    layer.step(|place| prepare(constants, &layer, inputs, place), states)
+}
+
 pub fn backward(
     constants: &Constants,
     needs: [bool; 7],

@@ -13,9 +13,11 @@ pub mod reference;
 
 use crate::delta_rule::layer::Options;
 pub use crate::delta_rule::layer::Settings;
-use crate::glue::{on_cpu, operator};
+use crate::delta_rule::Form;
+use crate::delta_rule::step::{given, taken};
+use crate::glue::{View, on_cpu, operator, slice};
 use burn::backend::Dispatch;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 /// The log decay of a token is clamped here: what made 32B models train (RADLADS appendix).
 pub const STRONGEST_LOG_DECAY: f32 = -5.0;
@@ -38,6 +40,16 @@ pub struct Inputs {
     pub gate: Option<Tensor<3>>,
     /// Whether keys are scaled by `1 - w`, so that the state stays bounded.
     pub balanced: bool,
+}
+
+impl Inputs {
+    /// Whether a gradient is wanted of any.
+    fn is_tracked(&self) -> bool {
+        [&self.q, &self.k, &self.v].iter().any(|x| x.is_tracked())
+            || self.decay.is_tracked()
+            || self.bias.is_tracked()
+            || self.gate.as_ref().is_some_and(Tensor::is_tracked)
+    }
 }
 
 /// What every call knows beside the tensors.
@@ -87,6 +99,35 @@ fn on_device(inputs: Inputs, state: Option<Tensor<4>>, settings: &Settings) -> (
     })
 }
 
+/// Outputs `[B, 1, H, N]` of one token of each of several sequences, and their states `[1, H, N, N]`
+/// after it, as [`rwkv7_step`](crate::rwkv7::rwkv7_step).
+///
+/// # Panics
+/// When shapes do not fit together, or there is not one state a row.
+pub fn rwkv6_step(inputs: Inputs, states: Vec<Option<Tensor<4>>>, scale: f32) -> (Tensor<4>, Vec<Tensor<4>>) {
+    let [b, t, h, n] = inputs.q.dims();
+    assert_eq!((b, t), (states.len(), 1), "rwkv6_step: one token and one state a row");
+    let settings = Settings { scale, starts: None, form: Form::Recurrent };
+    let device = inputs.q.device();
+    if !on_cpu(&inputs.q) || inputs.is_tracked() || states.iter().flatten().any(Tensor::is_tracked) {
+        let zero = || Tensor::zeros([1, h, n, n], &device.clone().inner());
+        let state = Tensor::cat(states.into_iter().map(|s| s.unwrap_or_else(zero)).collect(), 0);
+        let (y, last) = rwkv6(inputs, Some(state), settings);
+        return (y, (0..b).map(|row| last.clone().narrow(0, row, 1)).collect());
+    }
+    let [_, _, g, _] = inputs.k.dims();
+    assert!(g > 0 && h % g == 0, "rwkv6: {h} heads over {g} key-value heads");
+    let mut states = taken(states, h * n * n);
+    let constants = Constants { layer: Options { settings, save: false, final_state: false }, balanced: inputs.balanced };
+    let gate = inputs.gate.map_or_else(|| Tensor::empty([0], &device), |gate| gate.reshape([-1]));
+    let q = slice(inputs.q);
+    let rest = [inputs.decay.reshape([-1]), inputs.bias, inputs.k.reshape([-1]), inputs.v.reshape([-1]), gate].map(slice);
+    let [decay, bias, k, v, gate] = rest.each_ref().map(|x| x.view());
+    let views = [q.view(), decay, bias, k, v, gate, View { data: &[], shape: &[] }];
+    let y = flex::step(&constants, views, &mut states);
+    (Tensor::from_data(TensorData::new(y, [b, 1, h, n]), &device), given(states, [1, h, n, n], &device))
+}
+
 fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_state: bool) -> Tensor<1> {
     let [b, t, h, n] = inputs.q.dims();
     let [_, _, g, _] = inputs.k.dims();
@@ -96,6 +137,7 @@ fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_st
     assert_eq!(inputs.decay.dims(), [b, t, h * n], "rwkv6: shape of the decay");
     assert_eq!(inputs.bias.dims(), [h * n], "rwkv6: shape of the decay's bias");
     let device = inputs.q.device().inner();
+    let tracked = inputs.is_tracked();
     let gate = match inputs.gate {
         Some(gate) => {
             assert_eq!(gate.dims(), [b, t, h * n], "rwkv6: shape of the gate");
@@ -113,8 +155,7 @@ fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_st
     if let Some(starts) = &settings.starts {
         assert_eq!(starts.len(), b * t, "rwkv6: one flag a token");
     }
-    let save = [&inputs.q, &inputs.k, &inputs.v, &state].iter().any(|x| x.is_tracked())
-        || [inputs.decay.is_tracked(), inputs.bias.is_tracked(), gate.is_tracked()].contains(&true);
+    let save = tracked || state.is_tracked();
     let constants = Constants { layer: Options { settings, save, final_state }, balanced: inputs.balanced };
     Tensor::from_dispatch(
         Dispatch::rwkv6_forward(

@@ -27,6 +27,12 @@ pub fn forward(options: &Options, inputs: Inputs<'_>) -> (Array, Array) {
     layer.forward(|place| prepare(&raw(&layer, inputs, place), channels(&layer, inputs, place.h), layer.starts(place)))
 }
 
+/// One token a row; the states, one a row, are advanced in place.
+pub fn step(options: &Options, inputs: Inputs<'_>, states: &mut [Vec<f32>]) -> Vec<f32> {
+    let layer = layer(options, inputs);
+    layer.step(|place| prepare(&raw(&layer, inputs, place), channels(&layer, inputs, place.h), None), states)
+}
+
 pub fn backward(
     options: &Options,
     needs: [bool; 14],

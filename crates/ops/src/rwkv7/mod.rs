@@ -20,9 +20,11 @@ pub mod reference;
 
 use crate::delta_rule::layer::Options;
 pub use crate::delta_rule::layer::Settings;
-use crate::glue::{on_cpu, operator};
+use crate::delta_rule::Form;
+use crate::delta_rule::step::{given, taken};
+use crate::glue::{View, on_cpu, operator, slice};
 use burn::backend::Dispatch;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 /// e^(-1/2): the strongest log decay of a token.
 pub const DECAY_RANGE: f32 = 0.606_530_66;
@@ -49,6 +51,21 @@ pub struct Inputs {
     pub keys: Keys,
     /// Output gate `[B, T, HN]`, as it multiplies.
     pub gate: Option<Tensor<3>>,
+}
+
+impl Inputs {
+    /// Whether a gradient is wanted of any.
+    fn is_tracked(&self) -> bool {
+        let residual = self.residual.as_ref().is_some_and(|x| x.first.is_tracked() || x.mix.is_tracked() || x.bias.is_tracked());
+        let keys = matches!(&self.keys, Keys::Stock { k_k, k_a } if k_k.is_tracked() || k_a.is_tracked());
+        let gate = self.gate.as_ref().is_some_and(Tensor::is_tracked);
+        [&self.r, &self.k, &self.v].iter().any(|x| x.is_tracked())
+            || [&self.decay, &self.iclr].iter().any(|x| x.is_tracked())
+            || self.biases.iter().any(Tensor::is_tracked)
+            || residual
+            || keys
+            || gate
+    }
 }
 
 /// The value residual.
@@ -120,60 +137,100 @@ fn on_device(inputs: Inputs, state: Option<Tensor<4>>, settings: &Settings) -> (
     })
 }
 
+/// Outputs `[B, 1, H, N]` of one token of each of several sequences, and their states `[1, H, N, N]`
+/// after it; states given away by their owner are changed where they lie. A row does not depend on
+/// the others.
+///
+/// # Panics
+/// When shapes do not fit together, or there is not one state a row.
+pub fn rwkv7_step(inputs: Inputs, states: Vec<Option<Tensor<4>>>, scale: f32) -> (Tensor<4>, Vec<Tensor<4>>) {
+    let [b, t, h, n] = inputs.r.dims();
+    assert_eq!((b, t), (states.len(), 1), "rwkv7_step: one token and one state a row");
+    let settings = Settings { scale, starts: None, form: Form::Recurrent };
+    let device = inputs.r.device();
+    if !on_cpu(&inputs.r) || inputs.is_tracked() || states.iter().flatten().any(Tensor::is_tracked) {
+        let zero = || Tensor::zeros([1, h, n, n], &device.clone().inner());
+        let state = Tensor::cat(states.into_iter().map(|s| s.unwrap_or_else(zero)).collect(), 0);
+        let (y, last) = rwkv7(inputs, Some(state), settings);
+        return (y, (0..b).map(|row| last.clone().narrow(0, row, 1)).collect());
+    }
+    let mut states = taken(states, h * n * n);
+    let shape = inputs.r.dims();
+    let tensors = Flat::of(inputs).0.map(slice);
+    let views = tensors.each_ref().map(|x| x.view());
+    let mut all = [View { data: &[], shape: &[] }; 14];
+    all[..13].copy_from_slice(&views);
+    all[0].shape = &shape;
+    let options = Options { settings, save: false, final_state: false };
+    let y = flex::step(&options, all, &mut states);
+    (Tensor::from_data(TensorData::new(y, shape), &device), given(states, [1, h, n, n], &device))
+}
+
+/// All inputs but the state, flat, in the operator's order; absent ones are empty.
+struct Flat([Tensor<1>; 13]);
+
+impl Flat {
+    fn of(inputs: Inputs) -> Self {
+        let [b, t, h, n] = inputs.r.dims();
+        let [_, _, g, _] = inputs.k.dims();
+        assert!(g > 0 && h % g == 0, "rwkv7: {h} heads over {g} key-value heads");
+        assert_eq!(inputs.k.dims(), [b, t, g, n], "rwkv7: shape of k");
+        assert_eq!(inputs.v.dims(), [b, t, g, n], "rwkv7: shape of v");
+        let device = inputs.r.device().inner();
+        let none = || Tensor::<1>::empty([0], &device);
+        let wide = |name: &str, x: Tensor<3>| {
+            assert_eq!(x.dims(), [b, t, h * n], "rwkv7: shape of {name}");
+            x.reshape([-1])
+        };
+        let channels = |name: &str, x: Tensor<1>| {
+            assert_eq!(x.dims(), [h * n], "rwkv7: shape of {name}");
+            x
+        };
+        let [decay_bias, iclr_bias] = inputs.biases.map(|x| channels("a bias", x));
+        let (first, mix, mix_bias) = match inputs.residual {
+            Some(Residual { first, mix, bias }) => {
+                let heads = first.dims()[2];
+                assert!(heads > 0 && h % heads == 0 && first.dims() == [b, t, heads, n], "rwkv7: shape of first values");
+                (first.reshape([-1]), wide("mix", mix), channels("bias of the residual", bias))
+            }
+            None => (none(), none(), none()),
+        };
+        let (k_k, k_a) = match inputs.keys {
+            Keys::Balanced => (none(), none()),
+            Keys::Stock { k_k, k_a } => (channels("k_k", k_k), channels("k_a", k_a)),
+        };
+        let gate = inputs.gate.map_or_else(none, |gate| wide("gate", gate));
+        let (decay, iclr) = (wide("decay", inputs.decay), wide("iclr", inputs.iclr));
+        let [r, k, v] = [inputs.r, inputs.k, inputs.v].map(|x| x.reshape([-1]));
+        Self([r, decay, iclr, k, v, decay_bias, iclr_bias, first, mix, mix_bias, k_k, k_a, gate])
+    }
+}
+
 fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_state: bool) -> Tensor<1> {
     let [b, t, h, n] = inputs.r.dims();
-    let [_, _, g, _] = inputs.k.dims();
-    assert!(g > 0 && h % g == 0, "rwkv7: {h} heads over {g} key-value heads");
-    assert_eq!(inputs.k.dims(), [b, t, g, n], "rwkv7: shape of k");
-    assert_eq!(inputs.v.dims(), [b, t, g, n], "rwkv7: shape of v");
-    let device = inputs.r.device().inner();
-    let none = || Tensor::<1>::empty([0], &device);
-    let wide = |name: &str, x: Tensor<3>| {
-        assert_eq!(x.dims(), [b, t, h * n], "rwkv7: shape of {name}");
-        x
-    };
-    let channels = |name: &str, x: Tensor<1>| {
-        assert_eq!(x.dims(), [h * n], "rwkv7: shape of {name}");
-        x
-    };
-    let decay = wide("decay", inputs.decay);
-    let iclr = wide("iclr", inputs.iclr);
-    let [decay_bias, iclr_bias] = inputs.biases.map(|x| channels("a bias", x));
-    let (first, mix, mix_bias) = match inputs.residual {
-        Some(Residual { first, mix, bias }) => {
-            let heads = first.dims()[2];
-            assert!(heads > 0 && h % heads == 0 && first.dims() == [b, t, heads, n], "rwkv7: shape of first values");
-            (first.reshape([-1]), wide("mix", mix).reshape([-1]), channels("bias of the residual", bias))
-        }
-        None => (none(), none(), none()),
-    };
-    let (k_k, k_a) = match inputs.keys {
-        Keys::Balanced => (none(), none()),
-        Keys::Stock { k_k, k_a } => (channels("k_k", k_k), channels("k_a", k_a)),
-    };
-    let gate = inputs.gate.map_or_else(none, |gate| wide("gate", gate).reshape([-1]));
     let state = match state {
         Some(state) => {
             assert_eq!(state.dims(), [b, h, n, n], "rwkv7: shape of the state");
             state
         }
-        None => Tensor::zeros([b, h, n, n], &device),
+        None => Tensor::zeros([b, h, n, n], &inputs.r.device().inner()),
     };
     if let Some(starts) = &settings.starts {
         assert_eq!(starts.len(), b * t, "rwkv7: one flag a token");
     }
-    let save = [inputs.r.is_tracked(), decay.is_tracked(), iclr.is_tracked(), inputs.k.is_tracked()].contains(&true)
-        || [inputs.v.is_tracked(), first.is_tracked(), mix.is_tracked(), gate.is_tracked(), state.is_tracked()].contains(&true)
-        || [&decay_bias, &iclr_bias, &mix_bias, &k_k, &k_a].iter().any(|x| x.is_tracked());
+    let save = inputs.is_tracked() || state.is_tracked();
+    let Flat(flat) = Flat::of(inputs);
+    let [r, decay, iclr, k, v, decay_bias, iclr_bias, first, mix, mix_bias, k_k, k_a, gate] = flat;
     let options = Options { settings, save, final_state };
     Tensor::from_dispatch(
         Dispatch::rwkv7_forward(
             options,
-            inputs.r.into_dispatch(),
+            // The operator learns its sizes from this one.
+            r.reshape([b, t, h, n]).into_dispatch(),
             decay.into_dispatch(),
             iclr.into_dispatch(),
-            inputs.k.into_dispatch(),
-            inputs.v.into_dispatch(),
+            k.into_dispatch(),
+            v.into_dispatch(),
             decay_bias.into_dispatch(),
             iclr_bias.into_dispatch(),
             first.into_dispatch(),
