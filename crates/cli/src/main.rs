@@ -107,6 +107,7 @@ fn main() -> ExitCode {
         .and_then(|()| match verb {
             // These wait for an engine, which computes on the pool: they must not hold a worker.
             Verb::Chat(_) => run(&verb, &global),
+            Verb::Bench(ref args) if args.waits() => run(&verb, &global),
             _ => recast_ops::cpu::on_worker(|| run(&verb, &global)),
         });
     match result {

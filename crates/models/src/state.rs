@@ -28,6 +28,16 @@ impl ModelState {
         Self { layers: vec![LayerState::default(); layers], position: 0 }
     }
 
+    /// A copy that shares nothing with this one, which a clone does until either is advanced.
+    pub fn copied(&self) -> Self {
+        let mut copy = self.clone();
+        for part in copy.layers.iter_mut().flat_map(|layer| &mut layer.parts) {
+            let device = part.device();
+            *part = Tensor::from_data(part.to_data(), &device);
+        }
+        copy
+    }
+
     /// Bytes of its tensors. Clones share them.
     pub fn bytes(&self) -> usize {
         let elements = |part: &Tensor<4>| part.dims().iter().product::<usize>();

@@ -252,13 +252,18 @@ fn seat(shared: &Shared, running: &mut Vec<Sequence>) {
     desk.stats.running = running.len();
 }
 
-/// One chunk of the first prompt that is not read, then one token of every sequence that writes.
+/// About a chunk of prompts that are not read, first come first served, then one token of every sequence that writes.
 fn step(shared: &Shared, running: &mut [Sequence], kept: &mut PrefixCache) {
     let Shared { model, limits, .. } = shared;
     let now = Instant::now();
     running.iter_mut().filter(|s| s.is_over(now)).for_each(Sequence::cancel);
-    if let Some(sequence) = running.iter_mut().find(|s| s.is_reading()) {
-        sequence.read(model, limits.chunk, kept);
+    let mut left = limits.chunk;
+    for sequence in running.iter_mut().filter(|s| s.is_reading()) {
+        // Several short prompts, or a part of a long one.
+        left = left.saturating_sub(sequence.read(model, limits.chunk, kept));
+        if left == 0 {
+            break;
+        }
     }
     let mut writing: Vec<&mut Sequence> = running.iter_mut().filter(|s| s.is_writing()).collect();
     if !writing.is_empty() {

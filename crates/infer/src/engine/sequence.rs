@@ -130,33 +130,25 @@ impl Sequence {
     }
 
     /// Reads the next chunk of the prompt; with its last token comes the first one written. Chunks end
-    /// at multiples of their length, wherever reading began.
-    pub fn read(&mut self, model: &Model, chunk: usize, kept: &mut PrefixCache) {
+    /// at multiples of their length, wherever reading began. Returns the number of tokens read.
+    pub fn read(&mut self, model: &Model, chunk: usize, kept: &mut PrefixCache) -> usize {
         if self.reused.is_none() {
             let found = if self.shares { kept.find(&self.tokens) } else { None };
             self.reused = Some(found.as_ref().map_or(0, |found| found.tokens));
             if let Some(found) = found {
                 (self.read, self.state) = (found.tokens, found.state);
                 if let Some(logits) = found.logits {
-                    return self.begin(&logits);
+                    self.begin(&logits);
+                    return 0;
                 }
             }
         }
         let until = ((self.read / chunk + 1) * chunk).min(self.given);
-        let result = self.read_until(model, until, kept);
-        if let Err(error) = result {
-            return self.fail(error);
+        let count = until - self.read;
+        if let Err(error) = self.read_until(model, until, kept) {
+            self.fail(error);
         }
-        if until < self.given {
-            return;
-        }
-        if self.request.score_prompt {
-            let scored = std::mem::take(&mut self.scored);
-            self.send(Message::Prompt(scored));
-        }
-        if self.request.max_tokens == 0 {
-            self.end(Finish::Length);
-        }
+        count
     }
 
     /// The prompt is read: writes the first token, if any is asked for.
@@ -179,15 +171,21 @@ impl Sequence {
             if share {
                 kept.keep(&self.tokens[..until], &self.state, None);
             }
-        } else if self.request.max_tokens > 0 || share {
-            let logits = values(model.logits(hidden.slice(s![.., -1.., ..])));
-            if share {
-                kept.keep(&self.tokens, &self.state, Some(&logits));
-            }
-            if self.request.max_tokens > 0 {
-                self.choose(&logits);
-            }
+            return Ok(());
         }
+        let scored = std::mem::take(&mut self.scored);
+        if self.request.score_prompt && !self.send(Message::Prompt(scored)) {
+            return Ok(());
+        }
+        if self.request.max_tokens == 0 && !share {
+            self.end(Finish::Length);
+            return Ok(());
+        }
+        let logits = values(model.logits(hidden.slice(s![.., -1.., ..])));
+        if share {
+            kept.keep(&self.tokens, &self.state, Some(&logits));
+        }
+        self.begin(&logits);
         Ok(())
     }
 

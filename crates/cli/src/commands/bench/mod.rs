@@ -3,6 +3,7 @@
 
 mod decode;
 mod ops;
+mod serve;
 mod step;
 
 use crate::Global;
@@ -23,6 +24,15 @@ enum What {
     Ops(ops::Args),
     /// Decoding one sequence at given context lengths.
     Decode(decode::Args),
+    /// Decoding many sequences at a time, against batch and context.
+    Serve(serve::Args),
+}
+
+impl Args {
+    /// Whether it waits for an engine instead of computing itself.
+    pub fn waits(&self) -> bool {
+        matches!(self.what, What::Serve(_))
+    }
 }
 
 /// Measures and prints.
@@ -31,6 +41,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         What::Step(args) => step::run(args, global),
         What::Ops(args) => ops::run(args, global),
         What::Decode(args) => decode::run(args, global),
+        What::Serve(args) => serve::run(args, global),
     }
 }
 
