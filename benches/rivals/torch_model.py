@@ -84,12 +84,14 @@ def delta_rule(r, logw, k, v, a, b, chunk=32):
     scale = middle.exp()
     state = torch.zeros(batch, heads, n, n)
     outputs = []
-    for i in range(tokens // chunk):
-        s = state * scale[:, :, i].transpose(-1, -2)
-        u = from_values[:, :, i] + from_state[:, :, i] @ s
-        outputs.append(rl[:, :, i] @ s + aqk[:, :, i] @ v[:, :, i] + aqb[:, :, i] @ u)
-        s = s + kr[:, :, i].transpose(-1, -2) @ v[:, :, i] + br[:, :, i].transpose(-1, -2) @ u
-        state = s * scale[:, :, i].transpose(-1, -2)
+    added = kr.transpose(-1, -2) @ v
+    # Taken apart at once: the gradient of an index would be an array of all chunks, for each chunk.
+    chunks = (x.unbind(2) for x in (scale.transpose(-1, -2), from_values, from_state, rl, aqk @ v, aqb, added, br))
+    for scale, from_values, from_state, rl, within, aqb, added, br in zip(*chunks):
+        s = state * scale
+        u = from_values + from_state @ s
+        outputs.append(rl @ s + within + aqb @ u)
+        state = (s + added + br.transpose(-1, -2) @ u) * scale
     return torch.stack(outputs, 2).reshape(batch, heads, tokens, n)
 
 
@@ -107,10 +109,10 @@ def decayed_sum(r, logw, k, v, chunk=32):
     scale = middle.exp().transpose(-1, -2)
     state = torch.zeros(batch, heads, n, n)
     states = []
-    for i in range(tokens // chunk):
-        scaled = state * scale[:, :, i]
+    for scale, added in zip(scale.unbind(2), added.unbind(2)):
+        scaled = state * scale
         states.append(scaled)
-        state = (scaled + added[:, :, i]) * scale[:, :, i]
+        state = (scaled + added) * scale
     return (within + rl @ torch.stack(states, 2)).reshape(batch, heads, tokens, n)
 
 

@@ -9,7 +9,7 @@
 use burn::tensor::{Int, Tensor, TensorData};
 use recast_eval::{BoxError, Generated, ModelCard, Prompt, Request, Scored, Scorer};
 use recast_infer::{Generator, Options, Sampling, prefill};
-use recast_models::Model;
+use recast_models::{Model, ModelState};
 use recast_models::param::values;
 use recast_ops::linear::{Precision, precision};
 use recast_ops::vocab_loss::token_log_probabilities;
@@ -63,14 +63,12 @@ impl<'a> ModelScorer<'a> {
     fn forward(&self, requests: &[Request], pass: &Pass, out: &mut [Option<Scored>]) -> Result<(), BoxError> {
         let rows: Vec<usize> = pass.units.iter().flat_map(Clone::clone).collect();
         let width = rows.iter().map(|&r| length(&requests[r])).max().unwrap_or(0) - pass.shared;
-        let mut state = None;
+        let mut states = Vec::new();
         if pass.shared > 0 {
             let shared: Vec<u32> = pass.units.iter().flat_map(|u| &requests[u.start].context[..pass.shared]).copied().collect();
-            let mut before = self.model.new_state();
-            prefill(self.model, &mut before, &shared, pass.units.len(), BUDGET)?;
-            let unit_of_row: Vec<usize> =
-                pass.units.iter().enumerate().flat_map(|(at, unit)| unit.clone().map(move |_| at)).collect();
-            state = Some(before.rows(&unit_of_row));
+            let mut before = vec![self.model.new_state(); pass.units.len()];
+            prefill(self.model, &mut before.iter_mut().collect::<Vec<_>>(), &shared, BUDGET)?;
+            states = pass.units.iter().zip(before).flat_map(|(unit, state)| vec![state; unit.len()]).collect();
         }
         let mut tokens = Vec::with_capacity(rows.len() * width);
         let (mut places, mut targets) = (Vec::new(), Vec::new());
@@ -84,7 +82,9 @@ impl<'a> ModelScorer<'a> {
             places.extend((first..first + continuation.len()).map(|place| place as i32));
             targets.extend_from_slice(continuation);
         }
-        let hidden = self.model.hidden(&tokens, rows.len(), state.as_mut(), None)?;
+        let mut states: Vec<&mut ModelState> = states.iter_mut().collect();
+        let states = (pass.shared > 0).then_some(&mut states[..]);
+        let hidden = self.model.hidden(&tokens, rows.len(), states, None)?;
         let hidden = hidden.reshape([rows.len() * width, self.model.config.hidden]);
         let count = places.len();
         let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), self.model.device());

@@ -67,19 +67,19 @@ impl Generation {
     }
 }
 
-/// Reads `tokens` of `rows` sequences of one length (`[rows * T]`, row-major) into the state and
-/// returns the normed hidden state of the last position, `[rows, 1, C]`. At most `chunk` tokens go
+/// Reads `tokens`, `[rows * T]` row-major, as many of each sequence, into the states of the rows and
+/// returns the normed hidden states of the last position, `[rows, 1, C]`. At most `chunk` tokens go
 /// through the model at once; the result does not depend on it but for rounding.
 ///
 /// # Errors
-/// When there is no token, or an id is outside the vocabulary (the state is untouched then).
+/// When there is no token, or an id is outside the vocabulary (the states are untouched then).
 pub fn prefill(
     model: &Model,
-    state: &mut ModelState,
+    states: &mut [&mut ModelState],
     tokens: &[u32],
-    rows: usize,
     chunk: usize,
 ) -> Result<Tensor<3>, InferError> {
+    let rows = states.len();
     let length = tokens.len() / rows.max(1);
     if length == 0 {
         return Err(InferError::EmptyPrompt);
@@ -90,7 +90,7 @@ pub fn prefill(
     for start in (0..length).step_by(step) {
         let end = (start + step).min(length);
         let piece: Vec<u32> = tokens.chunks_exact(length).flat_map(|row| &row[start..end]).copied().collect();
-        let hidden = model.hidden(&piece, rows, Some(state), None)?;
+        let hidden = model.hidden(&piece, rows, Some(states), None)?;
         last = Some(hidden.slice(s![.., -1.., ..]));
     }
     last.ok_or(InferError::EmptyPrompt)
@@ -150,7 +150,7 @@ impl<'a> Generator<'a> {
         tokens: &[u32],
         listen: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Generation, InferError> {
-        let mut written = self.run(state, &[tokens], &mut |_, event| listen(event))?;
+        let mut written = self.run(&mut [state], &[tokens], &mut |_, event| listen(event))?;
         Ok(written.pop().expect("one prompt gives one generation"))
     }
 
@@ -165,12 +165,14 @@ impl<'a> Generator<'a> {
         if prompts.is_empty() {
             return Ok(Vec::new());
         }
-        self.run(&mut self.model.new_state(), prompts, &mut |_, _| ControlFlow::Continue(()))
+        let mut states = vec![self.model.new_state(); prompts.len()];
+        let mut states: Vec<&mut ModelState> = states.iter_mut().collect();
+        self.run(&mut states, prompts, &mut |_, _| ControlFlow::Continue(()))
     }
 
     fn run(
         &self,
-        state: &mut ModelState,
+        states: &mut [&mut ModelState],
         prompts: &[&[u32]],
         listen: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>, InferError> {
@@ -178,7 +180,7 @@ impl<'a> Generator<'a> {
         let started = Instant::now();
         let shortest = prompts.iter().map(|p| p.len()).min().unwrap_or(0);
         let first: Vec<u32> = prompts.iter().flat_map(|p| &p[..shortest]).copied().collect();
-        let mut hidden = prefill(self.model, state, &first, prompts.len(), self.options.chunk)?;
+        let mut hidden = prefill(self.model, states, &first, self.options.chunk)?;
         let mut rows: Vec<Row> = prompts.iter().map(|p| self.row(p, shortest)).collect();
         let mut alive: Vec<usize> = (0..rows.len()).collect();
         // The operators may still be at work; the first reading of values waits for them.
@@ -206,12 +208,11 @@ impl<'a> Generator<'a> {
             if going.is_empty() {
                 break;
             }
-            if going.len() < alive.len() {
-                *state = state.rows(&going);
-                alive = going.iter().map(|&i| alive[i]).collect();
-            }
+            alive = going.iter().map(|&i| alive[i]).collect();
             let next: Vec<u32> = alive.iter().filter_map(|&i| rows[i].seen.last()).copied().collect();
-            hidden = self.model.hidden(&next, alive.len(), Some(state), None)?;
+            let mut own: Vec<&mut ModelState> = Vec::with_capacity(alive.len());
+            own.extend(states.iter_mut().enumerate().filter(|(i, _)| alive.contains(i)).map(|(_, state)| &mut **state));
+            hidden = self.model.hidden(&next, alive.len(), Some(&mut own), None)?;
             logits = self.logits(hidden);
         }
         let decode_seconds = started.elapsed().as_secs_f64();

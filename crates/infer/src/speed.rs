@@ -46,7 +46,7 @@ pub fn decode_speed(model: &Model, contexts: &[usize], steps: usize) -> Result<V
     for &context in contexts {
         let tokens = pseudo_random(state.position, context, model.config.vocabulary);
         let started = Instant::now();
-        let hidden = prefill(model, &mut state, &tokens, 1, CHUNK)?;
+        let hidden = prefill(model, &mut [&mut state], &tokens, CHUNK)?;
         let mut next = best(values(model.logits(hidden)), context)?;
         let prefill_seconds = started.elapsed().as_secs_f64();
         // Steps go on from a copy, so that the context of the next length is what it says.
@@ -55,7 +55,7 @@ pub fn decode_speed(model: &Model, contexts: &[usize], steps: usize) -> Result<V
         // The first step pays for copying the state and is left out.
         for _ in 0..=steps {
             let started = Instant::now();
-            let hidden = model.hidden(&[next], 1, Some(&mut going), None)?;
+            let hidden = model.hidden(&[next], 1, Some(&mut [&mut going]), None)?;
             next = best(values(model.logits(hidden)), going.position)?;
             seconds.push(started.elapsed().as_secs_f64());
         }

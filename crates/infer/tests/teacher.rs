@@ -63,7 +63,7 @@ fn tokens_probabilities_and_layers_are_the_references() {
         };
         for (l, block) in model.blocks().iter().enumerate() {
             check(l, &x);
-            let call = Call { x: block.mixer_input(x.clone()), state: None, shared: &mut shared, position: 0, documents: None };
+            let call = Call { x: block.mixer_input(x.clone()), states: None, shared: &mut shared, positions: &[], documents: None };
             let y = block.mixer().forward(call);
             x = block.after_mixer(x, y);
         }

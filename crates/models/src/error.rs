@@ -82,6 +82,14 @@ pub enum ModelError {
         /// Number of rows.
         batch: usize,
     },
+    /// Not one state a row.
+    #[error("{states} states for {batch} rows; expected one each")]
+    States {
+        /// Number of states.
+        states: usize,
+        /// Number of rows.
+        batch: usize,
+    },
     /// Document boundaries that do not belong to the tokens, or that a carried state would cross.
     #[error("documents of {found:?} rows and tokens for {expected:?}, with a carried state: {state}; \
              expected the same shape and no state, which cannot cross a packed row")]

@@ -3,7 +3,7 @@
 use crate::block::Block;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::mixers::{Call, LayerContext, Shared, Step};
+use crate::mixers::{Call, LayerContext, Shared};
 use crate::param::{Named, Param};
 use crate::rope::Rope;
 use crate::source::{Builder, FromCheckpoint, Init, Missing, Source};
@@ -147,66 +147,46 @@ impl Model {
         self.head.as_ref().unwrap_or(&self.embedding).value()
     }
 
-    /// Normed hidden states `[batch, T, C]` of whole sequences, or of their next chunk when a
-    /// state is carried (which is advanced).
+    /// Normed hidden states `[batch, T, C]` of whole sequences, or of their next chunk when states
+    /// are carried: one a row, each advanced. Rows may stand at different positions, and none
+    /// depends on the others.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, the tokens do not divide into `batch` rows, or
-    /// `documents` are of another shape or come with a state.
+    /// When an id is outside the vocabulary, the tokens do not divide into `batch` rows, there is not
+    /// one state a row, or `documents` are of another shape or come with states.
     pub fn hidden(
         &self,
         tokens: &[u32],
         batch: usize,
-        mut state: Option<&mut ModelState>,
+        mut states: Option<&mut [&mut ModelState]>,
         documents: Option<&Documents>,
     ) -> Result<Tensor<3>, ModelError> {
-        let position = state.as_ref().map_or(0, |s| s.position);
         let mut x = self.embed(tokens, batch)?;
+        let positions: Vec<usize> = match &states {
+            Some(states) if states.len() != batch => return Err(ModelError::States { states: states.len(), batch }),
+            Some(states) => states.iter().map(|s| s.position).collect(),
+            None => vec![0; batch],
+        };
         if let Some(documents) = documents {
             let expected = (batch, tokens.len() / batch);
-            if documents.shape() != expected || state.is_some() {
-                return Err(ModelError::Documents { found: documents.shape(), expected, state: state.is_some() });
+            if documents.shape() != expected || states.is_some() {
+                return Err(ModelError::Documents { found: documents.shape(), expected, state: states.is_some() });
             }
         }
         let mut shared = Shared::default();
         for (l, block) in self.blocks.iter().enumerate() {
             let y = block.mixer().forward(Call {
                 x: block.mixer_input(x.clone()),
-                state: state.as_mut().map(|s| &mut s.layers[l]),
+                states: states.as_mut().map(|s| s.iter_mut().map(|s| &mut s.layers[l]).collect()),
                 shared: &mut shared,
-                position,
+                positions: &positions,
                 documents,
             });
             x = block.after_mixer(x, y);
         }
-        if let Some(state) = state {
+        for state in states.into_iter().flatten() {
             state.position += tokens.len() / batch;
         }
-        Ok(self.final_norm(x))
-    }
-
-    /// The next token of each of several sequences: normed hidden states `[rows, 1, C]`. Each has a
-    /// state of its own (of batch 1), which is advanced; a row does not depend on the others.
-    ///
-    /// # Errors
-    /// When an id is outside the vocabulary, or there is not one token a state.
-    pub fn step(&self, tokens: &[u32], states: &mut [&mut ModelState]) -> Result<Tensor<3>, ModelError> {
-        if tokens.len() != states.len() {
-            return Err(ModelError::Batch { tokens: tokens.len(), batch: states.len() });
-        }
-        let positions: Vec<usize> = states.iter().map(|s| s.position).collect();
-        let mut x = self.embed(tokens, tokens.len())?;
-        let mut shared = Shared::default();
-        for (l, block) in self.blocks.iter().enumerate() {
-            let y = block.mixer().step(Step {
-                x: block.mixer_input(x.clone()),
-                states: states.iter_mut().map(|s| &mut s.layers[l]).collect(),
-                positions: &positions,
-                shared: &mut shared,
-            });
-            x = block.after_mixer(x, y);
-        }
-        states.iter_mut().for_each(|s| s.position += 1);
         Ok(self.final_norm(x))
     }
 

@@ -4,16 +4,16 @@ use burn::tensor::{Device, Tensor, TensorData};
 use recast_ops::delta_rule::END;
 use std::sync::Arc;
 
-/// State of one layer for a batch of sequences; the batch is dimension 0 of every part.
+/// State of one layer for one sequence. A clone shares its tensors until either is advanced.
 #[derive(Clone, Debug, Default)]
 pub struct LayerState {
-    /// The mixer's tensors; empty at the start of a sequence.
+    /// The mixer's tensors, `[1, ..]` each; empty at the start of a sequence.
     pub parts: Vec<Tensor<4>>,
     /// Tokens held, for mixers whose parts have spare room.
     pub length: usize,
 }
 
-/// State of a whole model for a batch of sequences.
+/// State of a whole model for one sequence.
 #[derive(Clone, Debug)]
 pub struct ModelState {
     /// One entry a layer.
@@ -28,17 +28,44 @@ impl ModelState {
         Self { layers: vec![LayerState::default(); layers], position: 0 }
     }
 
-    /// The state of some rows of the batch, in this order (a fork or a selection).
-    pub fn rows(&self, rows: &[usize]) -> Self {
-        let pick = |part: &Tensor<4>| {
-            Tensor::cat(rows.iter().map(|&row| part.clone().narrow(0, row, 1)).collect(), 0)
+    /// Bytes of its tensors. Clones share them.
+    pub fn bytes(&self) -> usize {
+        let elements = |part: &Tensor<4>| part.dims().iter().product::<usize>();
+        let parts = self.layers.iter().flat_map(|layer| &layer.parts);
+        parts.map(elements).sum::<usize>() * size_of::<f32>()
+    }
+}
+
+/// Part `index` of every row's state, as one tensor `[B, ..]`; none at the start of the sequences.
+///
+/// # Panics
+/// When some rows have the part and others do not.
+pub fn join(states: &[&mut LayerState], index: usize) -> Option<Tensor<4>> {
+    let parts: Vec<Tensor<4>> = states.iter().filter_map(|s| s.parts.get(index).cloned()).collect();
+    match parts.len() {
+        0 => None,
+        1 if states.len() == 1 => parts.into_iter().next(),
+        n => {
+            assert_eq!(n, states.len(), "sequences of one batch have all begun, or none has");
+            Some(Tensor::cat(parts, 0))
+        }
+    }
+}
+
+/// Gives every row its own of the parts `[B, ..]`, after `tokens` more tokens.
+pub fn split(states: Vec<&mut LayerState>, parts: Vec<Tensor<4>>, tokens: usize) {
+    let rows = states.len();
+    for (row, state) in states.into_iter().enumerate() {
+        let own = |part: &Tensor<4>| {
+            if rows == 1 {
+                return part.clone();
+            }
+            // A copy: a view of one row would keep all of them alive.
+            let [_, a, b, c] = part.dims();
+            Tensor::zeros([1, a, b, c], &part.device()).slice_assign([0..1, 0..a, 0..b, 0..c], part.clone().narrow(0, row, 1))
         };
-        let layers = self
-            .layers
-            .iter()
-            .map(|layer| LayerState { parts: layer.parts.iter().map(pick).collect(), length: layer.length })
-            .collect();
-        Self { layers, position: self.position }
+        state.parts = parts.iter().map(own).collect();
+        state.length += tokens;
     }
 }
 

@@ -64,7 +64,7 @@ fn learns(teacher: &Model, student: &Model) {
     let x = random([4, 24, teacher.config.hidden], "input");
     let output = |model: &Model| -> Tensor<3> {
         let mut shared = Shared::default();
-        model.blocks()[0].mixer().forward(Call { x: x.clone(), state: None, shared: &mut shared, position: 0, documents: None })
+        model.blocks()[0].mixer().forward(Call { x: x.clone(), states: None, shared: &mut shared, positions: &[], documents: None })
     };
     let wanted = output(teacher);
     let params = student.blocks()[0].mixer().parameters();
@@ -96,7 +96,7 @@ fn gated_deltanet_computes_its_equations() {
         let (c, h, n) = (layer.hidden, layer.heads, layer.head_size);
         let x = random([1, TOKENS, c], "x");
         let mut shared = Shared::default();
-        let y = mixer.forward(Call { x: x.clone(), state: None, shared: &mut shared, position: 0, documents: None });
+        let y = mixer.forward(Call { x: x.clone(), states: None, shared: &mut shared, positions: &[], documents: None });
         let y = param::values(y);
 
         let params: HashMap<String, Vec<f64>> = mixer

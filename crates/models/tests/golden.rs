@@ -173,10 +173,10 @@ fn check_mixer(case: &Case) {
     let [batch, _, c] = x.dims();
     let state0 = leaf4("state0");
     let shift0 = case.file.info("shift0").map(|_| case.tensor::<2>("shift0").autodiff().require_grad());
-    let mut state = LayerState { parts: vec![state0.clone()], length: 1 };
-    if let Some(shift) = &shift0 {
-        state.parts.push(shift.clone().reshape([batch, 1, 1, c]));
-    }
+    let mut parts = vec![state0.clone()];
+    parts.extend(shift0.iter().map(|shift| shift.clone().reshape([batch, 1, 1, c])));
+    let row = |row| LayerState { parts: parts.iter().map(|p| p.clone().narrow(0, row, 1)).collect(), length: 1 };
+    let mut states: Vec<LayerState> = (0..batch).map(row).collect();
     let (h, n) = (layer.heads, layer.head_size);
     let first = case.file.info("v_first").map(|info| {
         let raw = case.file.read_f32("v_first").expect("v_first");
@@ -186,21 +186,22 @@ fn check_mixer(case: &Case) {
     let mut shared = Shared { first_value: first.clone() };
     let y = mixer.forward(Call {
         x: x.clone(),
-        state: Some(&mut state),
+        states: Some(states.iter_mut().collect()),
         shared: &mut shared,
-        position: case.size("position0"),
+        positions: &vec![case.size("position0"); batch],
         documents: None,
     });
+    let last = Tensor::cat(states.into_iter().map(|mut s| s.parts.remove(0)).collect(), 0);
     let wanted = case.file.read_f32("y").expect("y");
     let difference = largest_difference(&recast_models::param::values(y.clone().inner()), &wanted);
     assert!(difference < 1e-4, "{name}: y differs by {difference:e}");
     let difference = largest_difference(
-        &recast_models::param::values(state.parts[0].clone().inner()),
+        &recast_models::param::values(last.clone().inner()),
         &case.file.read_f32("state1").expect("state1"),
     );
     assert!(difference < 1e-4, "{name}: state differs by {difference:e}");
 
-    let mut loss = (y * case.tensor::<3>("dy")).sum() + (state.parts[0].clone() * case.tensor::<4>("dstate1")).sum();
+    let mut loss = (y * case.tensor::<3>("dy")).sum() + (last * case.tensor::<4>("dstate1")).sum();
     if case.file.info("dv_first_out").is_some() {
         let given = shared.first_value.clone().expect("layer 0 hands its values on");
         // The original repeats key-value heads before it hands the values on.

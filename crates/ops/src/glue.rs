@@ -76,6 +76,24 @@ pub(crate) fn wrap(array: Array) -> FlexTensor {
     )
 }
 
+/// A CPU tensor's elements, to be read where they lie.
+pub(crate) struct Slice(FlexTensor);
+
+impl Slice {
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        view(&self.0).data
+    }
+}
+
+/// Takes a tensor without gradient that lies on the processor ([`on_cpu`]).
+pub(crate) fn slice<const D: usize>(tensor: burn::tensor::Tensor<D>) -> Slice {
+    use burn::backend::{BackendTensor, DispatchTensorKind};
+    match tensor.into_dispatch().kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => Slice(contiguous(tensor)),
+        _ => panic!("a tensor that is read in place lies on the processor and has no gradient"),
+    }
+}
+
 /// Whether the tensor's device is the processor.
 pub(crate) fn on_cpu<const D: usize>(tensor: &burn::tensor::Tensor<D>) -> bool {
     #[cfg(feature = "cube")]

@@ -256,6 +256,6 @@ fn sweep(shared: &Shared, running: &mut Vec<Sequence>) {
     }
     running.retain(|s| !s.has_ended());
     stats.running = running.len();
-    stats.state_bytes = running.iter().map(|s| s.state_bytes(&shared.model)).sum();
+    stats.state_bytes = running.iter().map(Sequence::state_bytes).sum();
     drop(desk);
 }

@@ -89,8 +89,8 @@ impl Sequence {
         self.reserved
     }
 
-    pub fn state_bytes(&self, model: &Model) -> usize {
-        model.state_bytes(self.read)
+    pub fn state_bytes(&self) -> usize {
+        self.state.bytes()
     }
 
     pub fn is_reading(&self) -> bool {
@@ -134,7 +134,7 @@ impl Sequence {
     }
 
     fn read_until(&mut self, model: &Model, until: usize) -> Result<(), InferError> {
-        let hidden = model.hidden(&self.tokens[self.read..until], 1, Some(&mut self.state), None)?;
+        let hidden = model.hidden(&self.tokens[self.read..until], 1, Some(&mut [&mut self.state]), None)?;
         if self.request.score_prompt {
             self.score(model, &hidden, until);
         }
@@ -262,7 +262,7 @@ impl Sequence {
             queued_seconds: seconds(self.seated).unwrap_or_else(|| self.submitted.elapsed().as_secs_f64()),
             first_token_seconds: seconds(self.first_token),
             total_seconds: self.submitted.elapsed().as_secs_f64(),
-            state_bytes: 0,
+            state_bytes: self.state.bytes(),
             state: self.request.keep_state.then(|| {
                 Arc::new(Snapshot { tokens: self.tokens[..self.read].to_vec(), state: self.state.clone() })
             }),
@@ -298,7 +298,7 @@ pub fn write(model: &Model, sequences: &mut [&mut Sequence]) {
     let tokens: Vec<u32> = sequences.iter().map(|s| s.tokens[s.read]).collect();
     let stepped = {
         let mut states: Vec<&mut ModelState> = sequences.iter_mut().map(|s| &mut s.state).collect();
-        model.step(&tokens, &mut states)
+        model.hidden(&tokens, tokens.len(), Some(&mut states), None)
     };
     let hidden = match stepped {
         Ok(hidden) => hidden,

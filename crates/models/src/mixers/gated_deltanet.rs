@@ -15,6 +15,7 @@ use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
+use crate::state::{join, split};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{log_sigmoid, sigmoid};
 use recast_ops::delta_rule::{Form, delta_rule, delta_rule_outputs};
@@ -111,8 +112,8 @@ impl Mixer for GatedDeltaNet {
         let mut q = p.queries(x.clone());
         let mut k = p.keys(x.clone());
         if self.options.rope {
-            q = p.rotate(q, call.position, documents);
-            k = p.rotate(k, call.position, documents);
+            q = p.rotate(q, call.positions, documents);
+            k = p.rotate(k, call.positions, documents);
         }
         let q = key_norm(q).mul_scalar((n as f32).powf(-0.5));
         let k = key_norm(p.repeat(k));
@@ -135,12 +136,11 @@ impl Mixer for GatedDeltaNet {
             logw = documents.forget(logw);
         }
 
-        let o = match call.state {
+        let o = match call.states {
             None => delta_rule_outputs(q, logw, k.clone(), v, a, k, None, Form::Auto),
-            Some(state) => {
-                let (o, last) = delta_rule(q, logw, k.clone(), v, a, k, state.parts.first().cloned(), Form::Auto);
-                state.parts = vec![last];
-                state.length += tokens;
+            Some(states) => {
+                let (o, last) = delta_rule(q, logw, k.clone(), v, a, k, join(&states, 0), Form::Auto);
+                split(states, vec![last], tokens);
                 o
             }
         };

@@ -108,39 +108,16 @@ pub struct Shared {
 pub struct Call<'a> {
     /// Normed residual stream `[B, T, C]`.
     pub x: Tensor<3>,
-    /// Carried state: read, and replaced by the state after the chunk. None starts from zero and
-    /// keeps nothing.
-    pub state: Option<&'a mut LayerState>,
+    /// Carried states, one a row: read, and replaced by the states after the chunk. None starts from
+    /// zero and keeps nothing. A row's output does not depend on the other rows.
+    pub states: Option<Vec<&'a mut LayerState>>,
     /// Values between layers.
     pub shared: &'a mut Shared,
-    /// Position of the first token of the chunk.
-    pub position: usize,
-    /// Boundaries at which state and attention stop and positions begin again; only without a
-    /// carried state, and with position 0.
-    pub documents: Option<&'a Documents>,
-}
-
-/// One token of each of several sequences.
-pub struct Step<'a> {
-    /// Normed residual stream `[B, 1, C]`.
-    pub x: Tensor<3>,
-    /// One a sequence, of batch 1; each is advanced by its token.
-    pub states: Vec<&'a mut LayerState>,
-    /// Position of each token in its sequence.
+    /// Position of each row's first token; none where all are 0.
     pub positions: &'a [usize],
-    /// Values between layers, all sequences together.
-    pub shared: &'a mut Shared,
-}
-
-impl Shared {
-    fn row(&self, row: usize) -> Self {
-        Self { first_value: self.first_value.as_ref().map(|x| x.clone().narrow(0, row, 1)) }
-    }
-
-    fn of_rows(rows: Vec<Self>) -> Self {
-        let first: Option<Vec<_>> = rows.into_iter().map(|row| row.first_value).collect();
-        Self { first_value: first.filter(|rows| !rows.is_empty()).map(|rows| Tensor::cat(rows, 0)) }
-    }
+    /// Boundaries at which state and attention stop and positions begin again; only without
+    /// carried states, and with positions 0.
+    pub documents: Option<&'a Documents>,
 }
 
 /// A mixer in memory.
@@ -149,22 +126,6 @@ pub trait Mixer: Send + Sync {
     fn parameters(&self) -> Vec<Named>;
     /// The chunk's outputs `[B, T, C]`, after the output projection.
     fn forward(&self, call: Call<'_>) -> Tensor<3>;
-    /// One token of each of several sequences, `[B, 1, C]`. A row's output does not depend on the
-    /// other rows. As given here each goes alone; a mixer that is served takes them together.
-    fn step(&self, step: Step<'_>) -> Tensor<3> {
-        let Step { x, states, positions, shared } = step;
-        let mut after = Vec::with_capacity(states.len());
-        let rows = states.into_iter().zip(positions).enumerate().map(|(row, (state, &position))| {
-            let mut own = shared.row(row);
-            let x = x.clone().narrow(0, row, 1);
-            let y = self.forward(Call { x, state: Some(state), shared: &mut own, position, documents: None });
-            after.push(own);
-            y
-        });
-        let y = Tensor::cat(rows.collect(), 0);
-        *shared = Shared::of_rows(after);
-        y
-    }
     /// Bytes of state that one sequence of `tokens` tokens needs.
     fn state_bytes(&self, tokens: usize) -> usize;
 }

@@ -78,11 +78,18 @@ impl Projections {
         self.v.forward(x).reshape([b, t, self.layer.kv_heads, self.layer.head_size])
     }
 
-    /// Rotates q or k by their positions, which count from `position`, or from the beginning of
-    /// each document.
-    pub fn rotate(&self, x: Tensor<4>, position: usize, documents: Option<&Documents>) -> Tensor<4> {
-        let table = self.layer.rope.table(position + x.dims()[1]);
-        rope(x, &table, position, documents.map(Documents::positions))
+    /// Rotates q or k by their positions, which count from each row's of `positions`, or from the
+    /// beginning of each document.
+    pub fn rotate(&self, x: Tensor<4>, positions: &[usize], documents: Option<&Documents>) -> Tensor<4> {
+        let tokens = x.dims()[1];
+        let first = positions.first().copied().unwrap_or(0);
+        let table = self.layer.rope.table(positions.iter().max().copied().unwrap_or(0) + tokens);
+        let own = match documents {
+            Some(documents) => Some(documents.positions()),
+            None if positions.iter().all(|&p| p == first) => None,
+            None => Some(positions.iter().flat_map(|&p| (p..p + tokens).map(|p| p as u32)).collect()),
+        };
+        rope(x, &table, first, own)
     }
 
     /// Repeats each key-value head for the consecutive query heads that share it:

@@ -5,7 +5,7 @@ use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
-use crate::state::Documents;
+use crate::state::{Documents, join, split};
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 use recast_ops::delta_rule::Form;
@@ -218,7 +218,7 @@ impl Mixer for Rwkv6 {
         let (h, n) = (self.layer.heads, self.layer.head_size);
         let documents = call.documents.filter(|d| d.any());
 
-        let previous = call.state.as_ref().and_then(|s| s.parts.get(1)).map(|s| s.clone().reshape([batch, c]));
+        let previous = call.states.as_ref().and_then(|s| join(s, 1)).map(|s| s.reshape([batch, c]));
         let [x_r, x_k, x_v, x_w, x_g] = match &self.shift {
             None => std::array::from_fn(|_| call.x.clone()),
             Some(shift) => shift.forward(call.x.clone(), previous, documents.map(Documents::starts)),
@@ -226,8 +226,8 @@ impl Mixer for Rwkv6 {
         let mut q = p.queries(x_r);
         let mut k = p.keys(x_k);
         if self.options.rope {
-            q = p.rotate(q, call.position, documents);
-            k = p.rotate(k, call.position, documents);
+            q = p.rotate(q, call.positions, documents);
+            k = p.rotate(k, call.positions, documents);
         }
         // The output norm stands between the recurrence and the gate.
         let gate = self.gate.forward(x_g);
@@ -243,15 +243,15 @@ impl Mixer for Rwkv6 {
         };
         let settings =
             Settings { scale: (n as f32).powf(-0.5), starts: documents.map(Documents::starts), form: Form::Auto };
-        let mut y = match call.state {
+        let mut y = match call.states {
             None => rwkv6_outputs(inputs, settings),
-            Some(state) => {
-                let (y, last) = rwkv6(inputs, state.parts.first().cloned(), settings);
-                state.parts = vec![last];
+            Some(states) => {
+                let (y, last) = rwkv6(inputs, join(&states, 0), settings);
+                let mut parts = vec![last];
                 if self.shift.is_some() {
-                    state.parts.push(call.x.narrow(1, tokens - 1, 1).reshape([batch, 1, 1, c]));
+                    parts.push(call.x.narrow(1, tokens - 1, 1).reshape([batch, 1, 1, c]));
                 }
-                state.length += tokens;
+                split(states, parts, tokens);
                 y
             }
         };

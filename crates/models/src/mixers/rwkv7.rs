@@ -5,7 +5,7 @@ use super::{Call, Kind, LayerContext, Mixer, Projections};
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
-use crate::state::Documents;
+use crate::state::{Documents, join, split};
 use burn::tensor::Tensor;
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
@@ -179,8 +179,8 @@ impl Mixer for Rwkv7 {
         let v = p.values(x.clone());
         let documents = call.documents.filter(|d| d.any());
         if self.options.rope {
-            r = p.rotate(r, call.position, documents);
-            k = p.rotate(k, call.position, documents);
+            r = p.rotate(r, call.positions, documents);
+            k = p.rotate(k, call.positions, documents);
         }
         let residual = match (&self.value, &call.shared.first_value) {
             (Some(value), Some(first)) => Some(Residual {
@@ -219,12 +219,11 @@ impl Mixer for Rwkv7 {
             starts: documents.map(Documents::starts),
             form: Form::Auto,
         };
-        let mut y = match call.state {
+        let mut y = match call.states {
             None => rwkv7_outputs(inputs, settings),
-            Some(state) => {
-                let (y, last) = rwkv7(inputs, state.parts.first().cloned(), settings);
-                state.parts = vec![last];
-                state.length += tokens;
+            Some(states) => {
+                let (y, last) = rwkv7(inputs, join(&states, 0), settings);
+                split(states, vec![last], tokens);
                 y
             }
         };

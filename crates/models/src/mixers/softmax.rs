@@ -6,7 +6,7 @@ use crate::param::Named;
 use crate::source::Builder;
 use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
-use recast_ops::attention::{AttentionOptions, Mask, attention};
+use recast_ops::attention::{AttentionOptions, Cache, Mask, attention, attention_step};
 use serde::{Deserialize, Serialize};
 
 /// Options of [`Softmax`].
@@ -51,80 +51,104 @@ impl Mixer for Softmax {
         let p = &self.projections;
         let mut q = p.queries(call.x.clone());
         let mut k = p.keys(call.x.clone());
-        let mut v = p.values(call.x);
+        let v = p.values(call.x);
         let documents = call.documents.filter(|d| d.any());
         if !self.options.no_rope {
-            q = p.rotate(q, call.position, documents);
-            k = p.rotate(k, call.position, documents);
+            q = p.rotate(q, call.positions, documents);
+            k = p.rotate(k, call.positions, documents);
         }
-        if let Some(state) = call.state {
-            (k, v) = append(state, k, v);
-            if let Some(window) = self.options.window {
-                forget(state, window);
-            }
-        }
-        let first_visible = documents.map(Documents::first_visible);
         let mask = self.options.window.map_or(Mask::Causal, Mask::Window);
-        p.output(attention(q, k, v, AttentionOptions { mask, first_visible, ..Default::default() }))
+        let first_visible = documents.map(Documents::first_visible);
+        let options = AttentionOptions { mask, first_visible, ..Default::default() };
+        p.output(match call.states {
+            None => attention(q, k, v, options),
+            Some(states) => self.cached(q, k, v, states, options),
+        })
     }
 
     fn state_bytes(&self, tokens: usize) -> usize {
-        let kept = self.options.window.map_or(tokens, |w| tokens.min(w));
-        2 * kept * self.layer.kv_heads * self.layer.head_size * size_of::<f32>()
+        let dropped = self.options.window.map_or(0, |window| unseen_pages(tokens, window));
+        2 * (tokens - dropped * PAGE).next_multiple_of(PAGE) * self.layer.kv_heads * self.layer.head_size * size_of::<f32>()
     }
 }
 
-/// Appends keys and values to the cache, whose buffers double when full, and returns all of them.
-fn append(state: &mut LayerState, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-    let [b, new, g, n] = k.dims();
-    let length = state.length + new;
-    let capacity = state.parts.first().map_or(0, |part| part.dims()[1]);
-    if capacity < length {
-        let room = length.next_power_of_two().max(32);
-        let grow = |old: Option<Tensor<4>>| {
-            let fresh = Tensor::zeros([b, room, g, n], &k.device());
-            match old {
-                Some(old) if state.length > 0 => {
-                    fresh.slice_assign([0..b, 0..state.length], old.narrow(1, 0, state.length))
-                }
-                _ => fresh,
-            }
+/// Tokens a page of the cache holds. Full pages never change: copies of a state share them.
+const PAGE: usize = 64;
+
+impl Softmax {
+    /// Attention of new tokens `[B, T, ..]` to what each row has read and to each other.
+    fn cached(
+        &self,
+        q: Tensor<4>,
+        k: Tensor<4>,
+        v: Tensor<4>,
+        mut states: Vec<&mut LayerState>,
+        options: AttentionOptions,
+    ) -> Tensor<4> {
+        let tokens = q.dims()[1];
+        let row = |x: &Tensor<4>, row: usize| x.clone().narrow(0, row, 1);
+        for (at, state) in states.iter_mut().enumerate() {
+            append(state, row(&k, at), row(&v, at));
+        }
+        let y = if tokens == 1 {
+            let caches: Vec<Cache<'_>> =
+                states.iter().map(|state| Cache { pages: &state.parts, length: state.length }).collect();
+            attention_step(q, &caches, self.options.window)
+        } else {
+            let rows = states.iter().enumerate().map(|(at, state)| {
+                let (keys, values) = if state.length == tokens {
+                    (row(&k, at), row(&v, at))
+                } else {
+                    (gathered(state, 0), gathered(state, 1))
+                };
+                attention(row(&q, at), keys, values, options.clone())
+            });
+            Tensor::cat(rows.collect(), 0)
         };
-        let mut old = std::mem::take(&mut state.parts).into_iter();
-        state.parts = vec![grow(old.next()), grow(old.next())];
+        if let Some(window) = self.options.window {
+            states.into_iter().for_each(|state| forget(state, window));
+        }
+        y
     }
-    // Taken out of the state so that the write happens in place.
-    let mut parts = std::mem::take(&mut state.parts).into_iter();
-    let mut put = |new_rows: Tensor<4>| {
-        let buffer = parts.next().expect("a softmax state has keys and values");
-        buffer.slice_assign([0..b, state.length..length], new_rows)
-    };
-    let (keys, values) = (put(k), put(v));
-    state.length = length;
-    let seen = (keys.clone().narrow(1, 0, length), values.clone().narrow(1, 0, length));
-    state.parts = vec![keys, values];
-    seen
 }
 
-/// Drops what no later token can see, once that is most of the cache (so that it is rarely done).
+/// Writes keys and values `[1, T, G, N]` behind those held, in pages: keys, values, keys, values.
+fn append(state: &mut LayerState, k: Tensor<4>, v: Tensor<4>) {
+    let [_, new, g, n] = k.dims();
+    let mut done = 0;
+    while done < new {
+        let (page, used) = (state.length / PAGE, state.length % PAGE);
+        let count = (PAGE - used).min(new - done);
+        if used == 0 {
+            let fresh = || Tensor::zeros([1, PAGE, g, n], &k.device());
+            state.parts.extend([fresh(), fresh()]);
+        }
+        for (part, rows) in [(2 * page, &k), (2 * page + 1, &v)] {
+            // Taken out of the state, so that the write happens in place.
+            let buffer = std::mem::replace(&mut state.parts[part], Tensor::empty([0, 0, 0, 0], &k.device()));
+            let rows = rows.clone().narrow(1, done, count);
+            state.parts[part] = buffer.slice_assign([0..1, used..used + count, 0..g, 0..n], rows);
+        }
+        state.length += count;
+        done += count;
+    }
+}
+
+/// All keys (`first` 0) or values (1) held, `[1, S, G, N]`.
+fn gathered(state: &LayerState, first: usize) -> Tensor<4> {
+    let pages: Vec<Tensor<4>> = state.parts.iter().skip(first).step_by(2).cloned().collect();
+    Tensor::cat(pages, 1).narrow(1, 0, state.length)
+}
+
+/// Pages at the beginning of `tokens` that no later token can see: the next one sees itself and
+/// `window - 1` before it.
+fn unseen_pages(tokens: usize, window: usize) -> usize {
+    tokens.saturating_sub(window - 1) / PAGE
+}
+
+/// Drops them.
 fn forget(state: &mut LayerState, window: usize) {
-    if state.length < 2 * window + 32 {
-        return;
-    }
-    // The next token sees itself and this many before it.
-    let kept = window - 1;
-    let first = state.length - kept;
-    let parts = std::mem::take(&mut state.parts);
-    state.length = kept;
-    if kept > 0 {
-        // The newest rows in buffers of their own: a view would keep the old ones alive.
-        state.parts = parts
-            .into_iter()
-            .map(|part| {
-                let [b, _, g, n] = part.dims();
-                let fresh = Tensor::zeros([b, kept, g, n], &part.device());
-                fresh.slice_assign([0..b, 0..kept], part.narrow(1, first, kept))
-            })
-            .collect();
-    }
+    let pages = unseen_pages(state.length, window);
+    state.parts.drain(..2 * pages);
+    state.length -= pages * PAGE;
 }

@@ -103,10 +103,11 @@ fn inputs(subject: &Subject, layer: usize) {
     let x = random([2, LENGTH, context.hidden], &subject.name);
     let first = random([2, LENGTH, context.heads, context.head_size], "first values");
     // A state such as arises: that of some tokens before.
-    let mut before = LayerState::default();
-    let run = |x: Tensor<3>, first: Tensor<4>, state: &mut LayerState, position| {
+    let mut before = vec![LayerState::default(); 2];
+    let run = |x: Tensor<3>, first: Tensor<4>, states: &mut [LayerState], position| {
         let mut shared = Shared { first_value: (layer > 0).then_some(first) };
-        mixer.forward(Call { x, state: Some(state), shared: &mut shared, position, documents: None })
+        let states = Some(states.iter_mut().collect());
+        mixer.forward(Call { x, states, shared: &mut shared, positions: &[position; 2], documents: None })
     };
     run(random([2, 5, context.hidden], "before"), first.clone().narrow(1, 0, 5), &mut before, 0);
     let constant = recast_models::mixers::find(&subject.model.config.mixers[layer].kind).expect("registered").constant_state;
@@ -114,18 +115,18 @@ fn inputs(subject: &Subject, layer: usize) {
     // Everything that goes in, flat, in one list.
     let mut inputs = vec![("input", values(x.clone())), ("values of the first layer", values(first.clone()))];
     if constant {
-        inputs.extend(before.parts.iter().map(|part| ("incoming state", values(part.clone()))));
+        inputs.extend(before.iter().flat_map(|s| &s.parts).map(|part| ("incoming state", values(part.clone()))));
     }
     let forward = |inputs: &[Tensor<1>]| {
-        let mut state = before.clone();
+        let mut states = before.clone();
         if constant {
-            let given = before.parts.iter().zip(&inputs[2..]);
-            state.parts = given.map(|(part, flat)| flat.clone().reshape(part.dims())).collect();
+            let parts = states.iter_mut().flat_map(|s| &mut s.parts);
+            parts.zip(&inputs[2..]).for_each(|(part, flat)| *part = flat.clone().reshape(part.dims()));
         }
-        let y = run(inputs[0].clone().reshape(x.dims()), inputs[1].clone().reshape(first.dims()), &mut state, 5);
+        let y = run(inputs[0].clone().reshape(x.dims()), inputs[1].clone().reshape(first.dims()), &mut states, 5);
         let mut out = vec![y.reshape([1, 1, -1])];
         if constant {
-            out.extend(state.parts.into_iter().map(|part| part.reshape([1, 1, -1])));
+            out.extend(states.into_iter().flat_map(|s| s.parts).map(|part| part.reshape([1, 1, -1])));
         }
         Tensor::cat(out, 2)
     };

@@ -29,7 +29,7 @@ pub fn packed_documents_equal_separate_ones(subject: &Subject, layer: usize) {
     let run = |x: Tensor<3>, first: Tensor<4>, documents: Option<&Documents>| {
         // Layers above the first get values from below, as some mixers want them.
         let mut shared = Shared { first_value: (layer > 0).then_some(first) };
-        mixer.forward(Call { x, state: None, shared: &mut shared, position: 0, documents })
+        mixer.forward(Call { x, states: None, shared: &mut shared, positions: &[], documents })
     };
     let packed = run(x.clone(), first.clone(), Some(&documents));
     for (i, &start) in starts.iter().enumerate() {

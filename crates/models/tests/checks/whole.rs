@@ -13,9 +13,15 @@ use std::path::Path;
 /// Longer than a chunk of the recurrences, and no multiple of one.
 const LENGTH: usize = 37;
 
-/// Logits of rows, or of their next tokens.
-fn logits(model: &Model, tokens: &[u32], batch: usize, state: Option<&mut ModelState>, documents: Option<&Documents>) -> Vec<f32> {
-    values(model.logits(model.hidden(tokens, batch, state, documents).expect("forward")))
+/// Logits of whole rows.
+fn logits(model: &Model, tokens: &[u32], batch: usize, documents: Option<&Documents>) -> Vec<f32> {
+    values(model.logits(model.hidden(tokens, batch, None, documents).expect("forward")))
+}
+
+/// Logits of the next tokens of sequences that carry a state.
+fn next(model: &Model, tokens: &[u32], states: &mut [ModelState]) -> Vec<f32> {
+    let mut states: Vec<&mut ModelState> = states.iter_mut().collect();
+    values(model.logits(model.hidden(tokens, states.len(), Some(&mut states), None).expect("forward")))
 }
 
 /// Tokens `from..to` of every row.
@@ -49,28 +55,31 @@ fn constant(subject: &Subject, layer: usize) -> bool {
     mixers::find(&subject.model.config.mixers[layer].kind).expect("registered").constant_state
 }
 
-fn states_agree(subject: &Subject, x: &ModelState, y: &ModelState, what: &str) {
-    assert_eq!(x.position, y.position, "{}: {what}: position", subject.name);
-    for layer in (0..x.layers.len()).filter(|&l| constant(subject, l)) {
-        assert_close(&held(x, layer), &held(y, layer), ROUNDING, &subject.name, &format!("{what}: state of layer {layer}"));
+fn states_agree(subject: &Subject, x: &[ModelState], y: &[ModelState], what: &str) {
+    for (row, (x, y)) in x.iter().zip(y).enumerate() {
+        assert_eq!(x.position, y.position, "{}: {what}: position", subject.name);
+        for layer in (0..x.layers.len()).filter(|&l| constant(subject, l)) {
+            let what = format!("{what}: state of layer {layer}, row {row}");
+            assert_close(&held(x, layer), &held(y, layer), ROUNDING, &subject.name, &what);
+        }
     }
 }
 
 /// Runs rows in pieces that end at these tokens.
-fn in_pieces(subject: &Subject, tokens: &[u32], batch: usize, ends: &[usize]) -> (Vec<f32>, ModelState) {
-    let mut state = subject.model.new_state();
+fn in_pieces(subject: &Subject, tokens: &[u32], batch: usize, ends: &[usize]) -> (Vec<f32>, Vec<ModelState>) {
+    let mut states = vec![subject.model.new_state(); batch];
     let mut pieces = Vec::new();
     let mut start = 0;
     for &end in ends {
-        pieces.push(logits(&subject.model, &columns(tokens, start, end), batch, Some(&mut state), None));
+        pieces.push(next(&subject.model, &columns(tokens, start, end), &mut states));
         start = end;
     }
-    (joined(&pieces, batch), state)
+    (joined(&pieces, batch), states)
 }
 
 pub fn chunk_equals_tokens_one_by_one(subject: &Subject) {
     let tokens = subject.tokens(2, LENGTH);
-    let one = logits(&subject.model, &tokens, 2, None, None);
+    let one = logits(&subject.model, &tokens, 2, None);
     let (carried, chunk_state) = in_pieces(subject, &tokens, 2, &[LENGTH]);
     assert_close(&carried, &one, ROUNDING, &subject.name, "a chunk that leaves a state = one that does not");
     let (by_token, state) = in_pieces(subject, &tokens, 2, &(1..=LENGTH).collect::<Vec<_>>());
@@ -79,7 +88,7 @@ pub fn chunk_equals_tokens_one_by_one(subject: &Subject) {
     // The test can fail: the past matters.
     let mut other = tokens.clone();
     other[0] = (other[0] + 1) % subject.model.config.vocabulary as u32;
-    let changed = logits(&subject.model, &other, 2, None, None);
+    let changed = logits(&subject.model, &other, 2, None);
     let vocabulary = subject.model.config.vocabulary;
     let second = vocabulary..2 * vocabulary;
     let window = subject.model.config.mixers.iter().all(|m| m.options.get("window").is_some_and(|w| *w == 1));
@@ -109,38 +118,46 @@ pub fn packed_documents_equal_separate_ones(subject: &Subject) {
     // Whether the row's own beginning is flagged makes no difference.
     starts[2 * LONG] = false;
     let documents = Documents::new(rows.len(), LONG, starts);
-    let packed = logits(&subject.model, &tokens, rows.len(), None, Some(&documents));
+    let packed = logits(&subject.model, &tokens, rows.len(), Some(&documents));
     let vocabulary = subject.model.config.vocabulary;
     for (row, documents) in rows.iter().enumerate() {
         for (i, &start) in documents.iter().enumerate() {
             let end = documents.get(i + 1).copied().unwrap_or(LONG);
             let (start, end) = (row * LONG + start, row * LONG + end);
-            let alone = logits(&subject.model, &tokens[start..end], 1, None, None);
+            let alone = logits(&subject.model, &tokens[start..end], 1, None);
             let what = format!("document {i} of packed row {row} = the document alone");
             assert_close(&packed[start * vocabulary..end * vocabulary], &alone, PACKED, &subject.name, &what);
         }
     }
-    let refused = subject.model.hidden(&tokens, rows.len(), Some(&mut subject.model.new_state()), Some(&documents));
+    let mut states = vec![subject.model.new_state(); rows.len()];
+    let mut states: Vec<&mut ModelState> = states.iter_mut().collect();
+    let refused = subject.model.hidden(&tokens, rows.len(), Some(&mut states), Some(&documents));
     assert!(matches!(refused, Err(ModelError::Documents { .. })), "{}: a state crossed a packed row", subject.name);
 }
 
+/// Rows of one batch, and then rows of different lengths in another.
 pub fn a_batch_equals_its_rows(subject: &Subject) {
     let tokens = subject.tokens(3, LENGTH);
-    let mut state = subject.model.new_state();
-    let batch = logits(&subject.model, &tokens, 3, Some(&mut state), None);
-    let next = [3, 1, 4];
-    let mut chosen = state.rows(&[2, 0]);
-    let after = logits(&subject.model, &[next[2], next[0]], 2, Some(&mut chosen), None);
+    let mut states = vec![subject.model.new_state(); 3];
+    let batch = next(&subject.model, &tokens, &mut states);
+    let after = [3, 1, 4];
+    // Row 1 goes one token ahead, and then with row 2, which stands before it.
+    next(&subject.model, &[5], &mut states[1..2]);
+    let mut chosen = [states[2].clone(), states[1].clone()];
+    let mixed = next(&subject.model, &[after[2], after[1]], &mut chosen);
     for row in 0..3 {
-        let mut own = subject.model.new_state();
-        let alone = logits(&subject.model, &tokens[row * LENGTH..(row + 1) * LENGTH], 1, Some(&mut own), None);
+        let mut own = vec![subject.model.new_state()];
+        let alone = next(&subject.model, &tokens[row * LENGTH..(row + 1) * LENGTH], &mut own);
         let size = alone.len();
         assert_close(&batch[row * size..(row + 1) * size], &alone, ROUNDING, &subject.name, &format!("row {row} of a batch = the row alone"));
-        if let Some(place) = [2, 0].iter().position(|&r| r == row) {
-            let alone = logits(&subject.model, &[next[row]], 1, Some(&mut own), None);
+        if let Some(place) = [2, 1].iter().position(|&r| r == row) {
+            if row == 1 {
+                next(&subject.model, &[5], &mut own);
+            }
+            let alone = next(&subject.model, &[after[row]], &mut own);
             let size = alone.len();
-            let what = format!("row {row} picked out of a batch's state = the row alone");
-            assert_close(&after[place * size..(place + 1) * size], &alone, ROUNDING, &subject.name, &what);
+            let what = format!("row {row} in a batch of other lengths = the row alone");
+            assert_close(&mixed[place * size..(place + 1) * size], &alone, ROUNDING, &subject.name, &what);
         }
     }
 }
@@ -148,16 +165,16 @@ pub fn a_batch_equals_its_rows(subject: &Subject) {
 /// A state is a value: going on from a copy leaves the original as it was, to the bit.
 pub fn a_fork_leaves_the_state_alone(subject: &Subject) {
     let tokens = subject.tokens(1, LENGTH);
-    let mut state = subject.model.new_state();
-    logits(&subject.model, &tokens[..20], 1, Some(&mut state), None);
-    let mut untouched = subject.model.new_state();
-    logits(&subject.model, &tokens[..20], 1, Some(&mut untouched), None);
+    let mut state = [subject.model.new_state()];
+    next(&subject.model, &tokens[..20], &mut state);
+    let mut untouched = [subject.model.new_state()];
+    next(&subject.model, &tokens[..20], &mut untouched);
     let mut fork = state.clone();
     for token in [1, 2, 3] {
-        logits(&subject.model, &[token], 1, Some(&mut fork), None);
+        next(&subject.model, &[token], &mut fork);
     }
-    let with_fork = logits(&subject.model, &tokens[20..], 1, Some(&mut state), None);
-    let without = logits(&subject.model, &tokens[20..], 1, Some(&mut untouched), None);
+    let with_fork = next(&subject.model, &tokens[20..], &mut state);
+    let without = next(&subject.model, &tokens[20..], &mut untouched);
     assert!(with_fork == without, "{}: a fork's tokens reached the state it was copied from", subject.name);
 }
 
@@ -170,7 +187,7 @@ pub fn saving_and_loading_changes_nothing(subject: &Subject) {
     save(&subject.model, &first);
     let loaded = Model::open(&first, &Device::flex()).unwrap_or_else(|e| panic!("{}: {e}", subject.name));
     let tokens = subject.tokens(2, LENGTH);
-    let (a, b) = (logits(&subject.model, &tokens, 2, None, None), logits(&loaded, &tokens, 2, None, None));
+    let (a, b) = (logits(&subject.model, &tokens, 2, None), logits(&loaded, &tokens, 2, None));
     assert!(a == b, "{}: logits change by {:e} on the way through a folder", subject.name, difference(&b, &a));
     save(&loaded, &second);
     same_files(&first, &second, &subject.name);
@@ -196,11 +213,11 @@ pub fn same_files(x: &Path, y: &Path, what: &str) {
 pub fn state_bytes_are_as_claimed(subject: &Subject) {
     const LONG: usize = 150;
     let tokens = subject.tokens(1, LONG);
-    let mut state = subject.model.new_state();
+    let mut state = [subject.model.new_state()];
     let mut total = 0;
     let mut by_token = Vec::new();
     for (position, token) in tokens.iter().enumerate() {
-        by_token.extend(logits(&subject.model, &[*token], 1, Some(&mut state), None));
+        by_token.extend(next(&subject.model, &[*token], &mut state));
         let read = position + 1;
         if ![1, 2, 40, LONG].contains(&read) {
             continue;
@@ -209,32 +226,21 @@ pub fn state_bytes_are_as_claimed(subject: &Subject) {
         for (l, block) in subject.model.blocks().iter().enumerate() {
             let claimed = block.mixer().state_bytes(read);
             total += claimed;
-            let parts = &state.layers[l].parts;
-            let bytes = |rows: Option<usize>| {
-                let part = |p: &burn::tensor::Tensor<4>| {
-                    let [b, t, g, n] = p.dims();
-                    b * rows.unwrap_or(t) * g * n * size_of::<f32>()
-                };
-                parts.iter().map(part).sum::<usize>()
-            };
             let what = format!("{}: layer {l} after {read} tokens", subject.name);
+            let bytes = |p: &burn::tensor::Tensor<4>| p.dims().iter().product::<usize>() * size_of::<f32>();
+            assert_eq!(state[0].layers[l].parts.iter().map(bytes).sum::<usize>(), claimed, "{what}: bytes");
             if constant(subject, l) {
-                assert_eq!(bytes(None), claimed, "{what}: bytes");
                 assert_eq!(claimed, block.mixer().state_bytes(1), "{what}: the claim grows with the text");
                 continue;
             }
-            // Keys and values of every token that a later one can still see, and spare room.
+            // Keys and values of every token that a later one can still see, and room for two pages.
             let window = subject.model.config.mixers[l].options.get("window").and_then(serde_json::Value::as_u64);
             let seen = window.map_or(read, |w| read.min(w as usize));
-            let config = &subject.model.config;
-            assert_eq!(claimed, 2 * seen * config.kv_heads * config.head_size * 4, "{what}: the claim");
-            let room = parts.first().map_or(0, |p| p.dims()[1]);
-            assert_eq!(bytes(Some(room)), bytes(None), "{what}: keys and values have the same room");
-            let most = window.map_or(2 * read, |w| 4 * w as usize).max(64);
-            assert!(room <= most, "{what}: room for {room} tokens, expected at most {most}");
+            let a_token = 2 * subject.model.config.kv_heads * subject.model.config.head_size * 4;
+            assert!(claimed >= seen * a_token && claimed < (seen + 128) * a_token, "{what}: {claimed} bytes");
         }
     }
-    let chunk = logits(&subject.model, &tokens, 1, None, None);
+    let chunk = logits(&subject.model, &tokens, 1, None);
     assert_close(&by_token, &chunk, ROUNDING, &subject.name, "many tokens one by one = a chunk");
     assert_eq!(subject.model.state_bytes(LONG), total, "{}: bytes of all layers", subject.name);
 }

@@ -14,6 +14,7 @@ use recast_models::block::Linear;
 use recast_models::mixers::{Call, Kind, LayerContext, Mixer, Projections};
 use recast_models::param::{Named, Param};
 use recast_models::source::{Builder, Init};
+use recast_models::state::{join, split};
 use recast_ops::decay::{decayed_sum, decayed_sum_outputs};
 use recast_ops::delta_rule::Form;
 use recast_ops::rms_norm::rms_norm;
@@ -75,8 +76,8 @@ impl Mixer for Retention {
         let [batch, tokens, _] = x.dims();
         let (h, n) = (self.layer.heads, self.layer.head_size);
         let documents = call.documents.filter(|d| d.any());
-        let q = p.rotate(p.queries(x.clone()), call.position, documents).mul_scalar((n as f32).powf(-0.5));
-        let k = p.repeat(p.rotate(p.keys(x.clone()), call.position, documents));
+        let q = p.rotate(p.queries(x.clone()), call.positions, documents).mul_scalar((n as f32).powf(-0.5));
+        let k = p.repeat(p.rotate(p.keys(x.clone()), call.positions, documents));
         let v = p.repeat(p.values(x.clone()));
 
         // From 2^-5 a token at the first head to 2^-slowest at the last.
@@ -87,12 +88,11 @@ impl Mixer for Retention {
         if let Some(documents) = documents {
             logw = documents.forget(logw);
         }
-        let o = match call.state {
+        let o = match call.states {
             None => decayed_sum_outputs(q, logw, k, v, None, Form::Auto),
-            Some(state) => {
-                let (o, last) = decayed_sum(q, logw, k, v, state.parts.first().cloned(), Form::Auto);
-                state.parts = vec![last];
-                state.length += tokens;
+            Some(states) => {
+                let (o, last) = decayed_sum(q, logw, k, v, join(&states, 0), Form::Auto);
+                split(states, vec![last], tokens);
                 o
             }
         };

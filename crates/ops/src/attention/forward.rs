@@ -10,7 +10,7 @@ pub const QUERIES: usize = 64;
 /// Keys a block.
 pub const KEYS: usize = 256;
 /// Multiplications that are worth a fork.
-const FORK: usize = 1 << 19;
+pub const FORK: usize = 1 << 19;
 
 /// Sizes of one call.
 #[derive(Clone, Copy)]

@@ -15,6 +15,8 @@ mod flex {
     pub use super::forward::forward;
 }
 
+pub use decode::{Cache, attention_step};
+
 use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;

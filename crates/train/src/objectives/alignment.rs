@@ -46,7 +46,7 @@ pub fn gradients(
     let mut first_value: Option<Tensor<4>> = None;
     for (l, (t, s)) in teacher.blocks().iter().zip(student.blocks()).enumerate() {
         let u = t.mixer_input(x.clone());
-        let call = |shared| Call { x: u.clone(), state: None, shared, position: 0, documents };
+        let call = |shared| Call { x: u.clone(), states: None, shared, positions: &[], documents };
         let wanted = t.mixer().forward(call(&mut teacher_shared));
 
         // Later layers get the first values as a leaf of their own graph.

@@ -92,7 +92,7 @@ pub fn gradients(
 }
 
 fn forward(block: &Block, x: Tensor<3>, shared: &mut Shared, documents: Option<&Documents>) -> Tensor<3> {
-    let call = Call { x: block.mixer_input(x.clone()), state: None, shared, position: 0, documents };
+    let call = Call { x: block.mixer_input(x.clone()), states: None, shared, positions: &[], documents };
     let y = block.mixer().forward(call);
     block.after_mixer(x, y)
 }

@@ -1,0 +1,52 @@
+//! Tiny models and a tokenizer for them.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use burn::tensor::Device;
+use recast_models::Model;
+use recast_text::Tokenizer;
+use std::path::Path;
+
+/// Softmax, grouped queries; a sliding window; recurrent of both kinds; a hybrid.
+pub const MODELS: &[&str] = &[
+    "families/llama_gqa",
+    "families/mistral_window",
+    "released/rwkv6_rope_gate2",
+    "released/rwkv7_keys_omitted",
+    "released/rwkv7_hybrid",
+];
+
+/// A golden model.
+pub fn model(folder: &str) -> Model {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(folder);
+    Model::open(&path, &Device::flex()).unwrap_or_else(|e| panic!("{folder}: {e}"))
+}
+
+/// One letter a token, as many as the model has; two more spell one character together.
+pub fn tokenizer(size: usize) -> Tokenizer {
+    // Bytes c3 and a9, é in UTF-8, by GPT-2's letters for bytes.
+    let mut names: Vec<String> = vec!["<|endoftext|>".into(), "Ã".into(), "©".into()];
+    names.extend(('!'..='~').map(String::from).take(size - 3));
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        names.iter().enumerate().map(|(id, name)| (name.clone(), id.into())).collect();
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [{"id": 0, "content": "<|endoftext|>", "special": true, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
+    });
+    Tokenizer::from_json_bytes(json.to_string().as_bytes()).expect("a tokenizer")
+}
+
+/// Text that never ends early.
+pub fn endless(size: usize) -> Tokenizer {
+    tokenizer(size).with_special_tokens(None, Vec::new()).expect("no end tokens")
+}
+
+/// Tokens that follow from the length alone.
+pub fn prompt(model: &Model, length: usize) -> Vec<u32> {
+    (0..length).map(|i| ((i * 37 + 11) % model.config.vocabulary) as u32).collect()
+}

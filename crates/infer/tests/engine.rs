@@ -1,0 +1,214 @@
+//! The engine: what runs beside a request does not show in its answer, and nothing is left behind.
+
+mod common;
+
+use common::{MODELS, endless, model, prompt};
+use recast_infer::engine::{Limits, Message, Refused, Request, Summary};
+use recast_infer::samplers::{Event, Finish};
+use recast_infer::{Engine, Generator, Options, Sampling};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+fn engine(name: &str, limits: Limits) -> Engine {
+    let model = model(name);
+    let tokenizer = endless(model.config.vocabulary);
+    Engine::start(Arc::new(model), Arc::new(tokenizer), limits).expect("starts")
+}
+
+/// What came of a request.
+#[derive(Default)]
+struct Answer {
+    tokens: Vec<u32>,
+    text: String,
+    summary: Option<Summary>,
+}
+
+fn submit(engine: &Engine, request: Request) -> (recast_infer::engine::Handle, Receiver<Message>) {
+    let (send, receive) = channel();
+    let listener = Box::new(move |message| match send.send(message) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    });
+    (engine.submit(request, listener).expect("taken"), receive)
+}
+
+fn collect(messages: &Receiver<Message>) -> Answer {
+    let mut answer = Answer::default();
+    for message in messages {
+        match message {
+            Message::Event(Event::Fixed { token, .. }) => answer.tokens.push(token),
+            Message::Event(Event::Text(text)) => answer.text.push_str(&text),
+            Message::Event(Event::Done(_)) | Message::Prompt(_) => {}
+            Message::End(result) => {
+                answer.summary = Some(result.expect("no error"));
+                break;
+            }
+        }
+    }
+    answer
+}
+
+fn ask(engine: &Engine, request: Request) -> Answer {
+    collect(&submit(engine, request).1)
+}
+
+fn idle(engine: &Engine) {
+    let started = Instant::now();
+    while !engine.is_idle() {
+        assert!(started.elapsed() < Duration::from_secs(60), "the engine does not come to rest");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A request that follows from its number: lengths, seeds, temperatures and penalties of all kinds.
+fn numbered(engine: &Engine, i: usize) -> Request {
+    let sampling = Sampling {
+        temperature: [0.0, 0.8, 1.5][i % 3],
+        top_k: (i % 4 == 1).then_some(20),
+        frequency_penalty: if i % 5 == 2 { 0.5 } else { 0.0 },
+        seed: i as u64,
+        ..Sampling::default()
+    };
+    let all = prompt(engine.model(), 260);
+    let start = i * 7 % 60;
+    Request {
+        prompt: all[start..start + 1 + i * 13 % 190].to_vec(),
+        sampling,
+        max_tokens: 1 + i * 5 % 23,
+        ..Request::default()
+    }
+}
+
+#[test]
+fn a_thousand_requests_each_get_the_answer_they_get_alone() {
+    for name in MODELS {
+        let limits = Limits { slots: 12, queue: 1000, chunk: 64, ..Limits::default() };
+        let engine = engine(name, limits);
+        let count = if *name == "released/rwkv7_hybrid" { 1000 } else { 120 };
+        let mut running = Vec::new();
+        for i in 0..count {
+            running.push((i, submit(&engine, numbered(&engine, i))));
+            // Some leave: at once, in the middle, or by hanging up.
+            if i % 7 == 3 {
+                running.last().expect("pushed").1.0.cancel();
+            }
+            if i % 11 == 5 {
+                let (_, (_, receiver)) = running.pop().expect("pushed");
+                drop(receiver);
+            }
+            if i % 50 == 49 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        let (mut whole, mut cut) = (Vec::new(), 0);
+        for (i, (_, messages)) in running {
+            let answer = collect(&messages);
+            match answer.summary.as_ref().expect("ends").finish {
+                Finish::Cancelled => cut += 1,
+                _ => whole.push((i, answer)),
+            }
+        }
+        idle(&engine);
+        let stats = engine.stats();
+        assert_eq!((stats.running, stats.waiting, stats.state_bytes), (0, 0, 0), "{name}: something is left");
+        assert_eq!(stats.completed + stats.cancelled, count as u64, "{name}");
+        assert!(cut > 0 && whole.len() > count / 2, "{name}: {cut} cancelled, {} whole", whole.len());
+        for (i, answer) in &whole {
+            let request = numbered(&engine, *i);
+            let wanted = request.max_tokens;
+            let alone = ask(&engine, request);
+            assert_eq!(answer.tokens, alone.tokens, "{name}: request {i}");
+            assert_eq!((answer.tokens.len(), &answer.text), (wanted, &alone.text), "{name}: request {i}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_what_the_generator_writes() {
+    for name in MODELS {
+        let engine = engine(name, Limits::default());
+        for i in 0..6 {
+            let request = numbered(&engine, i);
+            let options =
+                Options { sampling: request.sampling.clone(), max_tokens: request.max_tokens, ..Options::default() };
+            let generator = Generator::new(engine.model(), engine.tokenizer(), options).expect("options");
+            let written = generator.generate(&request.prompt, &mut |_| ControlFlow::Continue(())).expect("generates");
+            let answer = ask(&engine, request);
+            assert_eq!((answer.tokens, answer.text), (written.tokens, written.text), "{name}: request {i}");
+        }
+    }
+}
+
+#[test]
+fn a_state_goes_on_where_it_was() {
+    for name in MODELS {
+        let engine = engine(name, Limits::default());
+        let tokens = prompt(engine.model(), 30);
+        let request = |prompt: &[u32], max_tokens| Request { prompt: prompt.to_vec(), sampling: Sampling::greedy(), max_tokens, keep_state: true, ..Request::default() };
+        let whole = ask(&engine, request(&tokens, 12));
+        let first = ask(&engine, request(&tokens, 5));
+        let state = first.summary.expect("ends").state.expect("kept");
+        assert_eq!(state.tokens.len(), tokens.len() + 4, "{name}: all but the last written");
+        let rest: Vec<Answer> = (0..2)
+            .map(|_| ask(&engine, Request { state: Some(state.clone()), ..request(&whole.tokens[4..5], 7) }))
+            .collect();
+        for rest in &rest {
+            assert_eq!(rest.tokens, whole.tokens[5..], "{name}: twice from one state");
+        }
+    }
+}
+
+#[test]
+fn what_can_never_run_is_refused_and_the_rest_waits() {
+    let limits = Limits { slots: 1, queue: 2, state_bytes: 200_000, ..Limits::default() };
+    let engine = engine("families/llama_gqa", limits);
+    let quiet = || Box::new(|_| ControlFlow::Continue(()));
+    let long = |max_tokens| Request { prompt: vec![1], max_tokens, ..Request::default() };
+    let refused = |request| engine.submit(request, quiet()).expect_err("refused");
+    assert!(matches!(refused(long(1 << 20)), Refused::TooLarge { .. }));
+    assert!(matches!(refused(Request::default()), Refused::Invalid(_)));
+    assert!(matches!(refused(Request { prompt: vec![u32::MAX], ..long(1) }), Refused::Invalid(_)));
+    let hot = Sampling { temperature: -1.0, ..Sampling::default() };
+    assert!(matches!(refused(Request { sampling: hot, ..long(1) }), Refused::Invalid(_)));
+    let taken: Vec<_> = (0..3).map(|_| submit(&engine, long(60))).collect();
+    assert!(matches!(refused(long(1)), Refused::QueueFull { .. }));
+    engine.drain();
+    assert_eq!(refused(long(1)), Refused::Stopping);
+    for (_, messages) in &taken {
+        assert_eq!(collect(messages).tokens.len(), 60, "what was taken runs to its end");
+    }
+    idle(&engine);
+    assert_eq!(engine.stats().refused, 6);
+    // Dropped with work in hand: it ends, and says so.
+    let other = self::engine("families/llama_gqa", Limits::default());
+    let (_, messages) = submit(&other, long(2000));
+    drop(other);
+    assert_eq!(collect(&messages).summary.expect("ends").finish, Finish::Cancelled);
+}
+
+#[test]
+fn a_prompt_is_scored_as_the_model_scores_it() {
+    let engine = engine("released/rwkv7_hybrid", Limits { chunk: 16, ..Limits::default() });
+    let tokens = prompt(engine.model(), 50);
+    let (_, messages) = submit(
+        &engine,
+        Request { prompt: tokens.clone(), score_prompt: true, alternatives: 3, ..Request::default() },
+    );
+    let Ok(Message::Prompt(scored)) = messages.recv() else { panic!("the prompt comes first") };
+    assert_eq!(collect(&messages).summary.expect("ends").finish, Finish::Length);
+    let model = engine.model();
+    let logits = recast_models::param::values(model.logits(model.hidden(&tokens, 1, None, None).expect("forward")));
+    assert_eq!(scored.len(), tokens.len());
+    assert_eq!((scored[0].token, scored[0].log_probability), (tokens[0], None));
+    for (place, scored) in scored.iter().enumerate().skip(1) {
+        let row = &logits[(place - 1) * model.config.vocabulary..][..model.config.vocabulary];
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let normaliser = row.iter().map(|x| (x - largest).exp()).sum::<f32>().ln() + largest;
+        let expected = row[tokens[place] as usize] - normaliser;
+        assert!((scored.log_probability.expect("scored") - expected).abs() < 1e-3, "place {place}");
+        assert_eq!(scored.alternatives.len(), 3);
+        assert!((scored.alternatives[0].log_probability - (largest - normaliser)).abs() < 1e-3);
+    }
+}
