@@ -77,6 +77,8 @@ enum Verb {
     Train(commands::train::Args),
     /// Continue a prompt.
     Generate(commands::generate::Args),
+    /// Serve models over an OpenAI-compatible interface, with a page to try them on.
+    Serve(commands::serve::Args),
     /// Score a model on tasks, against its teacher if given.
     Eval(commands::eval::Args),
     /// Write the logits of a text or of token ids.
@@ -102,7 +104,11 @@ fn main() -> ExitCode {
     let Arguments { global, verb } = Arguments::parse();
     let result = recast_ops::cpu::set_threads(global.threads)
         .map_err(anyhow::Error::from)
-        .and_then(|()| recast_ops::cpu::on_worker(|| run(&verb, &global)));
+        .and_then(|()| match &verb {
+            // It waits for most of its life, and the engines need the pool.
+            Verb::Serve(args) => commands::serve::run(args, &global),
+            _ => recast_ops::cpu::on_worker(|| run(&verb, &global)),
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -118,6 +124,7 @@ fn run(verb: &Verb, global: &Global) -> anyhow::Result<()> {
         Verb::Plan(args) => commands::plan::run(args, global),
         Verb::Train(args) => commands::train::run(args, global),
         Verb::Generate(args) => commands::generate::run(args, global),
+        Verb::Serve(args) => commands::serve::run(args, global),
         Verb::Eval(args) => commands::eval::run(args, global),
         Verb::Logits(args) => commands::logits::run(args, global),
         Verb::Info(args) => commands::info::run(args, global),
