@@ -79,6 +79,8 @@ enum Verb {
     Generate(commands::generate::Args),
     /// Talk with a model in the terminal.
     Chat(commands::chat::Args),
+    /// Serve models over an OpenAI-compatible interface, with a page to try them on.
+    Serve(commands::serve::Args),
     /// Score a model on tasks, against its teacher if given.
     Eval(commands::eval::Args),
     /// Write the logits of a text or of token ids.
@@ -104,10 +106,10 @@ fn main() -> ExitCode {
     let Arguments { global, verb } = Arguments::parse();
     let result = recast_ops::cpu::set_threads(global.threads)
         .map_err(anyhow::Error::from)
-        .and_then(|()| match verb {
+        .and_then(|()| match &verb {
             // These wait for an engine, which computes on the pool: they must not hold a worker.
-            Verb::Chat(_) => run(&verb, &global),
-            Verb::Bench(ref args) if args.waits() => run(&verb, &global),
+            Verb::Chat(_) | Verb::Serve(_) => run(&verb, &global),
+            Verb::Bench(args) if args.waits() => run(&verb, &global),
             _ => recast_ops::cpu::on_worker(|| run(&verb, &global)),
         });
     match result {
@@ -126,6 +128,7 @@ fn run(verb: &Verb, global: &Global) -> anyhow::Result<()> {
         Verb::Train(args) => commands::train::run(args, global),
         Verb::Generate(args) => commands::generate::run(args, global),
         Verb::Chat(args) => commands::chat::run(args, global),
+        Verb::Serve(args) => commands::serve::run(args, global),
         Verb::Eval(args) => commands::eval::run(args, global),
         Verb::Logits(args) => commands::logits::run(args, global),
         Verb::Info(args) => commands::info::run(args, global),

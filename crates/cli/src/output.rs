@@ -17,6 +17,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<recast_ops::device::DeviceError>().is_some() {
         return 2;
     }
+    if error.downcast_ref::<recast_serve::ServeError>().is_some() {
+        return 2;
+    }
     if let Some(InferError::Option { .. } | InferError::EmptyPrompt) = error.downcast_ref() {
         return 2;
     }

@@ -10,4 +10,5 @@ pub mod info;
 pub mod logits;
 pub mod plan;
 pub mod schema;
+pub mod serve;
 pub mod train;

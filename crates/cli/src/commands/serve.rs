@@ -1,0 +1,188 @@
+//! `recast serve`: models behind an OpenAI-compatible interface, with a page to try them on.
+
+use crate::Global;
+use anyhow::Context;
+use recast_infer::engine::Limits;
+use recast_infer::{Engine, Loaded, open};
+use recast_serve::{Ended, LogFormat, Server, Settings, signals, start_logging};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Threads for work that blocks: templates and tokenizing.
+const BLOCKING_THREADS: usize = 16;
+
+/// Arguments of `recast serve`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Hugging Face folders or GGUF files; NAME=PATH to name one otherwise than its folder or file.
+    #[arg(required = true, value_name = "MODEL")]
+    models: Vec<String>,
+    /// Address to listen on; 0.0.0.0 for every network the machine is on.
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    host: IpAddr,
+    /// Port to listen on; 0 takes a free one and tells which.
+    #[arg(long, default_value_t = 8080, value_name = "N")]
+    port: u16,
+    /// A key that requests must bring; may be given several times. Other users of the machine can
+    /// see arguments: --api-key-file hides them.
+    #[arg(long, value_name = "KEY")]
+    api_key: Vec<String>,
+    /// File with keys, one a line.
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Sequences of a model worked on at a time.
+    #[arg(long, default_value_t = Limits::default().slots, value_name = "N")]
+    slots: usize,
+    /// Requests to a model that may wait; more are refused.
+    #[arg(long, default_value_t = Limits::default().queue, value_name = "N")]
+    queue: usize,
+    /// Memory for the states of a model's running sequences.
+    #[arg(long, default_value_t = Limits::default().state_bytes >> 20, value_name = "MIB")]
+    state_mib: usize,
+    /// Memory for kept states of a model's earlier prompts.
+    #[arg(long, default_value_t = Limits::default().prefix_bytes >> 20, value_name = "MIB")]
+    prefix_mib: usize,
+    /// Memory for states that clients may come back to (all models together).
+    #[arg(long, default_value_t = Settings::default().kept_bytes >> 20, value_name = "MIB")]
+    kept_mib: usize,
+    /// Prompt tokens read at a time, between two steps of the sequences that write.
+    #[arg(long, default_value_t = Limits::default().chunk, value_name = "N")]
+    chunk: usize,
+    /// Tokens that prompt and answer may have together; default: as many as the model was trained
+    /// on where its state grows with the text, else no bound.
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// The most tokens that a request may ask for.
+    #[arg(long, default_value_t = Settings::default().max_tokens, value_name = "N")]
+    max_tokens: usize,
+    /// The longest body of a request.
+    #[arg(long, default_value_t = Settings::default().body_bytes >> 10, value_name = "KIB")]
+    body_kib: usize,
+    /// Seconds that a request may take.
+    #[arg(long, default_value_t = Settings::default().request_seconds, value_name = "N")]
+    request_seconds: u64,
+    /// Seconds that running requests get after SIGTERM.
+    #[arg(long, default_value_t = Settings::default().drain_seconds, value_name = "N")]
+    drain_seconds: u64,
+    /// Connections at a time; more wait.
+    #[arg(long, default_value_t = Settings::default().connections, value_name = "N")]
+    connections: usize,
+    /// An origin (https://example.org) whose web pages may use the API; may be given several times,
+    /// `*` for all.
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
+    /// Layout of the log on standard error.
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    log_format: Format,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When a model cannot be opened, an option is out of range, or the address is taken.
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    start_logging(match args.log_format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    });
+    let mut settings = Settings {
+        api_keys: args.api_key.clone(),
+        body_bytes: args.body_kib << 10,
+        context: args.context,
+        max_tokens: args.max_tokens,
+        request_seconds: args.request_seconds,
+        drain_seconds: args.drain_seconds,
+        connections: args.connections,
+        kept_bytes: args.kept_mib << 20,
+        cors_origins: args.cors_origin.clone(),
+        ..Settings::default()
+    };
+    if let Some(path) = &args.api_key_file {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the keys from {}", path.display()))?;
+        let keys: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Into::into).collect();
+        // An empty file meant to protect shall not open the server.
+        anyhow::ensure!(!keys.is_empty(), "{} has no key: expected one a line", path.display());
+        settings.api_keys.extend(keys);
+    }
+    let limits = Limits {
+        slots: args.slots,
+        queue: args.queue,
+        state_bytes: args.state_mib << 20,
+        prefix_bytes: args.prefix_mib << 20,
+        chunk: args.chunk,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the server's threads")?;
+    // Before large models are read.
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind((args.host, args.port)))
+        .with_context(|| format!("cannot listen on {}, port {}", args.host, args.port))?;
+    let device = global.device()?;
+    let mut models = Vec::new();
+    for argument in &args.models {
+        let (name, path) = named(argument);
+        let path = crate::embedded::resolve(&path)?;
+        let Loaded { model, tokenizer, .. } = open(&path, &device).with_context(|| format!("cannot open {}", path.display()))?;
+        eprintln!("{name}: {} layers, state {} bytes at 1024 tokens", model.config.layers, model.state_bytes(1024));
+        models.push((name, Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?));
+    }
+    let open_to_all = settings.api_keys.is_empty() && !args.host.is_loopback();
+    let server = Server::new(settings, models)?;
+    let address = listener.local_addr()?;
+    if open_to_all {
+        eprintln!("note: no --api-key, and {} is not this machine alone: whoever reaches the port may use it", args.host);
+    }
+    let ended = runtime.block_on(async {
+        let stop = signals().context("cannot listen to signals")?;
+        eprintln!("serving on http://{address}");
+        if global.json {
+            println!("{}", serde_json::json!({"address": address.to_string()}));
+        }
+        Ok::<_, anyhow::Error>(server.run(listener, stop).await?)
+    })?;
+    // What blocks is not waited for: it ends with the process.
+    runtime.shutdown_background();
+    anyhow::ensure!(ended == Ended::Drained, "ended before every request was answered");
+    Ok(())
+}
+
+/// `NAME=PATH`, or a path whose last part is the name.
+fn named(argument: &str) -> (String, PathBuf) {
+    if let Some((name, path)) = argument.split_once('=')
+        && !name.is_empty()
+        && !name.contains(['/', '\\'])
+        && !Path::new(argument).exists()
+    {
+        return (name.to_owned(), PathBuf::from(path));
+    }
+    let path = PathBuf::from(argument);
+    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let last = if real.is_dir() { real.file_name() } else { real.file_stem() };
+    (last.map_or_else(|| argument.to_owned(), |name| name.to_string_lossy().into_owned()), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_named() {
+        assert_eq!(named("student=runs/x/model"), ("student".into(), PathBuf::from("runs/x/model")));
+        assert_eq!(named("models/SmolLM2.Q4_1.gguf").0, "SmolLM2.Q4_1");
+        assert_eq!(named("embedded").0, "embedded");
+        assert_eq!(named("a/b=c.gguf").0, "b=c");
+    }
+}

@@ -1,0 +1,136 @@
+//! Messages to prompts: checked, rendered by the model's template, continued from a kept state.
+
+use crate::app::Served;
+use crate::error::ApiError;
+use crate::fields::{Field, Fields, only, read};
+use crate::kept::{Conversation, Kept};
+use recast_infer::engine::Snapshot;
+use recast_text::Message;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool"];
+
+/// Of a message.
+pub(crate) const MESSAGE: &[Field] = &[
+    read("role", r#"{"enum":["system","developer","user","assistant","tool"]}"#, "Who speaks; developer is read as system."),
+    read("content", r##"{"oneOf":[{"type":"string"},{"type":"null"},{"type":"array","items":{"$ref":"#/components/schemas/TextPart"}}]}"##, "What is said."),
+    read("name", r#"{"type":"string"}"#, "Who it is; for the template."),
+    read("tool_calls", r#"{"type":"array","items":{"type":"object"}}"#, "Calls that an assistant's turn made."),
+    read("tool_call_id", r#"{"type":"string"}"#, "The call that a tool's turn answers."),
+    read("reasoning_content", r#"{"type":"string"}"#, "What was thought before; for the template."),
+    only("refusal", "[null]", "Not supported."),
+    only("audio", "[null]", "Not supported."),
+    only("function_call", "[null]", "Not supported: use tool_calls."),
+    only("annotations", "[[]]", "Not supported."),
+];
+
+/// Reads a list of messages.
+pub(crate) fn messages(list: &[Value]) -> Result<Vec<Message>, ApiError> {
+    list.iter().enumerate().map(|(index, value)| message(index, value)).collect()
+}
+
+fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
+    let fields = Fields::check(format!("messages[{index}]."), value, &[MESSAGE])?;
+    let role = fields.word("role", ROLES)?.ok_or_else(|| fields.missing("role", format!("one of {}", ROLES.join(", "))))?;
+    let mut extra = Map::new();
+    for name in ["name", "tool_call_id", "reasoning_content"] {
+        if let Some(text) = fields.text(name)? {
+            extra.insert(name.into(), text.into());
+        }
+    }
+    if let Some(calls) = fields.list("tool_calls")? {
+        let calls: Option<Vec<Value>> = calls.iter().map(template_call).collect();
+        let wrong = || fields.wrong("tool_calls", "a list of {\"type\": \"function\", \"function\": {\"name\", \"arguments\"}}", &value["tool_calls"]);
+        extra.insert("tool_calls".into(), calls.ok_or_else(wrong)?.into());
+    }
+    let content = value.get("content").cloned().unwrap_or(Value::Null);
+    if content.is_null() && !extra.contains_key("tool_calls") {
+        return Err(fields.missing("content", "a string or a list of text parts"));
+    }
+    let role = if role == "developer" { "system" } else { role };
+    let parsed: Message = serde_json::from_value(json!({"role": role, "content": content}))
+        .map_err(|error| ApiError::Field { name: format!("messages[{index}].content"), expected: "a string or a list of text parts".into(), found: error.to_string() })?;
+    Ok(Message { extra, ..parsed })
+}
+
+/// A call as templates want it: the arguments are an object there and a string of JSON in the API.
+pub(crate) fn template_call(call: &Value) -> Option<Value> {
+    let mut call = call.as_object()?.clone();
+    let function = call.get_mut("function")?.as_object_mut()?;
+    function.get("name")?.as_str()?;
+    if let Some(Value::String(text)) = function.get("arguments")
+        && let Ok(arguments @ Value::Object(_)) = serde_json::from_str(text)
+    {
+        function.insert("arguments".into(), arguments);
+    }
+    Some(call.into())
+}
+
+/// A conversation ready to be read.
+pub(crate) struct Prompt {
+    pub messages: Vec<Message>,
+    /// All of it, as the template gives it.
+    pub text: String,
+    /// What is to be read.
+    pub tokens: Vec<u32>,
+    /// After this.
+    pub state: Option<Arc<Snapshot>>,
+}
+
+/// Renders a conversation, or the kept one with `new` turns after it.
+pub(crate) fn prompt(served: &Served, kept: Option<&Kept>, new: Vec<Message>, tools: Option<&Value>) -> Result<Prompt, ApiError> {
+    let earlier = kept.and_then(|kept| kept.conversation.as_ref());
+    let mut messages = earlier.map(|c| c.messages.clone()).unwrap_or_default();
+    messages.extend(new);
+    let text = served.template()?.render(&messages, true, tools).map_err(|error| ApiError::Template(error.to_string()))?;
+    let encode = |text: &str| served.engine.tokenizer().encode(text, false).map_err(|error| ApiError::request(error.to_string()));
+    if let (Some(kept), Some(rest)) = (kept, earlier.and_then(|earlier| rest(earlier, &text))) {
+        let mut tokens = kept.unread.clone();
+        tokens.extend(encode(rest)?);
+        if !tokens.is_empty() {
+            return Ok(Prompt { tokens, state: Some(kept.snapshot.clone()), messages, text });
+        }
+    }
+    Ok(Prompt { tokens: encode(&text)?, state: None, messages, text })
+}
+
+/// What follows, in `text`, everything that the state and its unread tokens hold; none where the
+/// template tells the past otherwise than it was (thoughts taken out, another system text): then all
+/// is read anew.
+fn rest<'a>(earlier: &Conversation, text: &'a str) -> Option<&'a str> {
+    let rest = text.strip_prefix(&earlier.text).filter(|_| earlier.whole)?;
+    match &earlier.end {
+        Some(end) => rest.strip_prefix(end.as_str()),
+        None => Some(rest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_used_only_where_it_has_read_the_same() {
+        let mut earlier = Conversation { messages: vec![], text: "<u>hi<a>hello".into(), end: Some("</a>".into()), whole: true };
+        assert_eq!(rest(&earlier, "<u>hi<a>hello</a><u>more<a>"), Some("<u>more<a>"));
+        assert_eq!(rest(&earlier, "<u>hi<a>hello<u>more<a>"), None);
+        assert_eq!(rest(&earlier, "<s>x<u>hi<a>hello</a><u>more<a>"), None);
+        earlier.end = None;
+        assert_eq!(rest(&earlier, "<u>hi<a>hello</a><u>more<a>"), Some("</a><u>more<a>"));
+        earlier.whole = false;
+        assert_eq!(rest(&earlier, "<u>hi<a>hello</a><u>more<a>"), None);
+    }
+
+    #[test]
+    fn messages_are_checked_by_place() {
+        let parse = |value: Value| messages(value.as_array().unwrap()).map_err(|e| e.to_string());
+        let calls = json!([{"role": "assistant", "content": null, "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}}]}]);
+        assert_eq!(parse(calls).unwrap()[0].extra["tool_calls"][0]["function"]["arguments"], json!({"a": 1}));
+        let wrong = parse(json!([{"role": "user", "content": "x"}, {"role": "user", "contnet": "x"}]));
+        assert_eq!(wrong.unwrap_err(), "unknown field \"messages[1].contnet\"; did you mean \"messages[1].content\"?");
+        assert!(parse(json!([{"role": "robot", "content": "x"}])).unwrap_err().contains("messages[0].role: expected one of system"));
+        assert!(parse(json!([{"role": "user"}])).unwrap_err().contains("content"));
+        assert!(parse(json!([{"role": "user", "content": [{"type": "image_url"}]}])).unwrap_err().contains("image_url"));
+    }
+}

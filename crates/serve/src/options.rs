@@ -1,0 +1,175 @@
+//! Fields that several endpoints have: how tokens are chosen, when a text ends, which form it has.
+
+use crate::error::ApiError;
+use crate::fields::{Field, Fields, only, read, unused};
+use crate::ids;
+use recast_infer::Sampling;
+use recast_infer::engine::Constraint;
+use recast_models::Model;
+use serde_json::{Value, json};
+
+/// Most stop strings, and bytes of one.
+const STOPS: usize = 16;
+const STOP_BYTES: usize = 1024;
+/// Most alternatives told with a token.
+pub(crate) const ALTERNATIVES: usize = 20;
+
+/// How tokens are chosen.
+pub(crate) const SAMPLING: &[Field] = &[
+    read("temperature", r#"{"type":"number","minimum":0,"maximum":100,"default":1}"#, "Divides the logits; 0 takes the likeliest token."),
+    read("top_p", r#"{"type":"number","minimum":0,"maximum":1,"default":1}"#, "Draw from the fewest likeliest tokens that together reach this probability."),
+    read("top_k", r#"{"type":"integer","minimum":0}"#, "Recast: draw from so many likeliest tokens; 0 for all."),
+    read("min_p", r#"{"type":"number","minimum":0,"maximum":1}"#, "Recast: draw from tokens at least this fraction as likely as the likeliest."),
+    read("repetition_penalty", r#"{"type":"number","minimum":0.01,"maximum":100,"default":1}"#, "Recast: makes tokens that already occurred less likely; 1 does nothing."),
+];
+
+/// More of it, not in `/v1/responses`.
+pub(crate) const PENALTIES: &[Field] = &[
+    read("frequency_penalty", r#"{"type":"number","minimum":-2,"maximum":2,"default":0}"#, "Taken from a token's logit for each time it was written."),
+    read("presence_penalty", r#"{"type":"number","minimum":-2,"maximum":2,"default":0}"#, "Taken from a token's logit once it was written."),
+    read("logit_bias", r#"{"type":"object","additionalProperties":{"type":"number","minimum":-100,"maximum":100}}"#, "Token ids and what is added to their logits."),
+    read("seed", r#"{"type":"integer"}"#, "Same seed, same text; without one another text each time."),
+    read("n", r#"{"type":"integer","minimum":1,"default":1}"#, "Answers to one prompt."),
+    read("stop", r#"{"oneOf":[{"type":"string"},{"type":"array","items":{"type":"string"},"maxItems":16}]}"#, "The text ends before any of these."),
+    read("stream", r#"{"type":"boolean","default":false}"#, "Server-sent events as the text is written."),
+    read("stream_options", r##"{"$ref":"#/components/schemas/StreamOptions"}"##, "What the events tell."),
+];
+
+/// Ours, and what it makes of a constraint.
+pub(crate) const EXTENSIONS: &[Field] = &[
+    read("regex", r#"{"type":"string"}"#, "Recast: a regular expression that the whole text matches."),
+    read("grammar", r#"{"type":"string"}"#, "Recast: a grammar of the text, in llguidance's dialect of Lark."),
+    read("state", r#"{"type":"string"}"#, "Recast: the id of a state to go on from."),
+    read("return_state", r#"{"type":"boolean","default":false}"#, "Recast: keep the state and tell its id in `recast.state`."),
+];
+
+/// Of `stream_options`.
+pub(crate) const STREAM_OPTIONS: &[Field] = &[
+    read("include_usage", r#"{"type":"boolean","default":false}"#, "Before `[DONE]`, a chunk with the usage."),
+    only("include_obfuscation", "[false]", "Not supported."),
+];
+
+/// Of `response_format`.
+pub(crate) const RESPONSE_FORMAT: &[Field] = &[
+    read("type", r#"{"enum":["text","json_object","json_schema"]}"#, "The form."),
+    read("json_schema", r##"{"$ref":"#/components/schemas/JsonSchema"}"##, "The schema, with type json_schema."),
+];
+
+/// Of `json_schema` therein.
+pub(crate) const JSON_SCHEMA: &[Field] = &[
+    read("schema", r#"{"type":"object"}"#, "The JSON Schema."),
+    unused("name", r#"{"type":"string"}"#, "A name for it."),
+    unused("description", r#"{"type":"string"}"#, "What it is for."),
+    unused("strict", r#"{"type":"boolean"}"#, "The schema is always kept to."),
+];
+
+/// What they come to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub sampling: Sampling,
+    pub n: usize,
+    pub stop: Vec<String>,
+    pub stream: bool,
+    pub include_usage: bool,
+    pub constraint: Option<Constraint>,
+    pub state: Option<String>,
+    pub return_state: bool,
+}
+
+impl Options {
+    /// Reads what `fields` has of the tables above.
+    pub fn read(fields: &Fields, model: &Model) -> Result<Self, ApiError> {
+        let stream = fields.flag("stream")?.unwrap_or(false);
+        let include_usage = match fields.object("stream_options", &[STREAM_OPTIONS])? {
+            Some(_) if !stream => return Err(ApiError::at("stream_options", "stream_options: expected stream: true with it, found none")),
+            Some(options) => options.flag("include_usage")?.unwrap_or(false),
+            None => false,
+        };
+        Ok(Self {
+            sampling: sampling(fields, model)?,
+            n: fields.count("n", 1, usize::MAX)?.unwrap_or(1),
+            stop: stop(fields)?,
+            stream,
+            include_usage,
+            constraint: constraint(fields)?,
+            state: fields.text("state")?.map(Into::into),
+            return_state: fields.flag("return_state")?.unwrap_or(false),
+        })
+    }
+}
+
+/// Most of a penalty that is a factor.
+fn sampling(fields: &Fields, model: &Model) -> Result<Sampling, ApiError> {
+    let defaults = Sampling::default();
+    let top_p = fields.number("top_p", 0.0, 1.0)?;
+    let seed = match fields.get("seed") {
+        // Negative seeds are seeds too.
+        Some(value) => value.as_u64().or_else(|| value.as_i64().map(|x| x as u64)).ok_or_else(|| fields.wrong("seed", "a whole number of 64 bits", value))?,
+        None => ids::number(),
+    };
+    let mut sampling = Sampling {
+        temperature: fields.number("temperature", 0.0, 100.0)?.unwrap_or(defaults.temperature),
+        top_k: fields.count("top_k", 0, usize::MAX)?.filter(|k| *k > 0),
+        // Nothing reaches probability 0 but the likeliest token alone.
+        top_p: top_p.map(|p| p.max(f32::MIN_POSITIVE)),
+        min_p: fields.number("min_p", 0.0, 1.0)?,
+        repetition_penalty: fields.number("repetition_penalty", 0.01, 100.0)?.unwrap_or(defaults.repetition_penalty),
+        frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+        presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+        seed,
+        ..defaults
+    };
+    if let Some(value) = fields.get("logit_bias") {
+        let expected = "an object of token ids and numbers from -100 to 100";
+        let object = value.as_object().ok_or_else(|| fields.wrong("logit_bias", expected, value))?;
+        for (token, bias) in object {
+            let token = token.parse::<u32>().ok().filter(|t| (*t as usize) < model.config.vocabulary);
+            let bias = bias.as_f64().filter(|b| (-100.0..=100.0).contains(b));
+            let (Some(token), Some(bias)) = (token, bias) else { return Err(fields.wrong("logit_bias", format!("{expected}, ids below {}", model.config.vocabulary), value)) };
+            sampling.logit_bias.insert(token, bias as f32);
+        }
+    }
+    Ok(sampling)
+}
+
+fn stop(fields: &Fields) -> Result<Vec<String>, ApiError> {
+    let Some(value) = fields.get("stop") else { return Ok(Vec::new()) };
+    let expected = || format!("a string or a list of at most {STOPS} strings, none empty or above {STOP_BYTES} bytes");
+    let wrong = || fields.wrong("stop", expected(), value);
+    let one = |value: &Value| value.as_str().filter(|s| !s.is_empty() && s.len() <= STOP_BYTES).map(ToOwned::to_owned);
+    match value {
+        Value::Array(list) if list.len() <= STOPS => list.iter().map(one).collect::<Option<_>>().ok_or_else(wrong),
+        value => Ok(vec![one(value).ok_or_else(wrong)?]),
+    }
+}
+
+fn constraint(fields: &Fields) -> Result<Option<Constraint>, ApiError> {
+    let mut all = Vec::new();
+    if let Some(format) = fields.object("response_format", &[RESPONSE_FORMAT])? {
+        let kind = format.word("type", &["text", "json_object", "json_schema"])?;
+        let schema = match format.object("json_schema", &[JSON_SCHEMA])? {
+            Some(schema) => Some(schema.get("schema").cloned().unwrap_or_else(|| json!({"type": "object"}))),
+            None => None,
+        };
+        all.extend(of_format(kind, schema, "response_format")?);
+    }
+    all.extend(fields.text("regex")?.map(|text| Constraint::Regex(text.into())));
+    all.extend(fields.text("grammar")?.map(|text| Constraint::Grammar(text.into())));
+    if all.len() > 1 {
+        return Err(ApiError::request("expected one of response_format, regex and grammar, found several"));
+    }
+    Ok(all.pop())
+}
+
+/// The constraint of a text format.
+pub(crate) fn of_format(kind: Option<&str>, schema: Option<Value>, place: &'static str) -> Result<Option<Constraint>, ApiError> {
+    match (kind, schema) {
+        (Some("text"), None) => Ok(None),
+        (Some("json_object"), None) => Ok(Some(Constraint::JsonSchema(json!({"type": "object"})))),
+        (Some("json_schema"), Some(schema)) => Ok(Some(Constraint::JsonSchema(schema))),
+        (Some("json_schema"), None) => Err(ApiError::at(place, format!("{place}: expected a schema with type json_schema, found none"))),
+        (None, _) => Err(ApiError::at(place, format!("{place}.type: expected one of text, json_object, json_schema, found nothing"))),
+        (Some(kind), Some(_)) => Err(ApiError::at(place, format!("{place}: expected no schema with type {kind}, found one"))),
+        (Some(kind), None) => Err(ApiError::at(place, format!("{place}.type: {kind} is not known"))),
+    }
+}

@@ -1,0 +1,176 @@
+//! Endpoints, one file each: its table of fields, what it makes of a request, how it tells the
+//! answer. To add one: a file here, a line in [`router`] and one in `openapi.rs`;
+//! `tests/openapi.rs` holds the document to the router.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+mod gate;
+mod health;
+pub(crate) mod models;
+pub(crate) mod openapi;
+mod page;
+pub(crate) mod responses;
+mod states;
+
+pub(crate) use gate::Asked;
+
+use crate::app::{App, Served};
+use crate::conversation::{self as talk, Prompt};
+use crate::error::ApiError;
+use crate::fields::Field;
+use crate::generation::Generation;
+use crate::kept::{Conversation, Kept};
+use crate::options::{EXTENSIONS, Options, PENALTIES, SAMPLING};
+use axum::Router;
+use axum::http::{HeaderName, Method, header};
+use axum::middleware;
+use axum::routing::{get, post};
+use recast_infer::engine::{Constraint, Request};
+use recast_text::Message;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+/// Tables of fields of the three endpoints that write.
+pub(crate) const COMPLETIONS: [&[Field]; 4] = [completions::FIELDS, SAMPLING, PENALTIES, EXTENSIONS];
+pub(crate) const CHAT: [&[Field]; 4] = [chat::FIELDS, SAMPLING, PENALTIES, EXTENSIONS];
+pub(crate) const RESPONSES: [&[Field]; 2] = [responses::FIELDS, SAMPLING];
+
+/// Everything there is.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let api = Router::new()
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
+        .route("/v1/states/{id}", get(states::get).delete(states::delete))
+        .route_layer(middleware::from_fn_with_state(app.clone(), gate::enter));
+    let router = api
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .route("/", get(page::html))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
+        .fallback(gate::nothing_here)
+        .method_not_allowed_fallback(gate::other_method)
+        .layer(CatchPanicLayer::custom(gate::panicked))
+        .layer(middleware::from_fn_with_state(app.clone(), gate::record));
+    match cors(&app.settings.cors_origins) {
+        Some(layer) => router.layer(layer).with_state(app),
+        None => router.with_state(app),
+    }
+}
+
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origin = match origins {
+        [] => return None,
+        [all] if all == "*" => AllowOrigin::any(),
+        some => AllowOrigin::list(some.iter().filter_map(|origin| origin.parse().ok())),
+    };
+    let layer = CorsLayer::new().allow_origin(origin).allow_methods([Method::GET, Method::POST, Method::DELETE]);
+    let id = HeaderName::from_static("x-request-id");
+    Some(layer.allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, id.clone()]).expose_headers([id]))
+}
+
+/// So many answers may be asked for, and a state of one only. To begin many from one state is fine.
+pub(crate) fn check_answers(app: &App, prompts: usize, options: &Options) -> Result<(), ApiError> {
+    let (answers, most) = (prompts.saturating_mul(options.n), app.settings.answers);
+    if answers > most {
+        return Err(ApiError::at("n", format!("expected at most {most} answers, prompts times n, found {answers}")));
+    }
+    if answers > 1 && options.return_state {
+        return Err(ApiError::at("return_state", "a state belongs to one answer: expected one prompt and n: 1"));
+    }
+    Ok(())
+}
+
+/// One of a text's form and a call that must be made.
+pub(crate) fn constrain(options: &mut Options, call: Option<Constraint>) -> Result<(), ApiError> {
+    if call.is_some() && options.constraint.is_some() {
+        return Err(ApiError::at("tool_choice", "a call that must be made and a form of the text exclude each other"));
+    }
+    options.constraint = call.or(options.constraint.take());
+    Ok(())
+}
+
+/// A conversation on its way to the engine.
+pub(crate) struct Prepared {
+    pub prompt: Prompt,
+    pub request: Request,
+}
+
+/// Renders and counts a conversation.
+pub(crate) fn conversation(
+    app: &App,
+    served: &Served,
+    kept: Option<&Kept>,
+    new: Vec<Message>,
+    tools: Option<&Value>,
+    max_tokens: Option<usize>,
+) -> Result<Prepared, ApiError> {
+    if let Some(kept) = kept {
+        same_model(kept, served)?;
+        if kept.conversation.is_none() {
+            return Err(ApiError::at("state", "the state is of a plain text: expected one of a conversation; /v1/completions goes on from it"));
+        }
+    }
+    let mut prompt = talk::prompt(served, kept, new, tools)?;
+    let before = prompt.state.as_ref().map_or(0, |state| state.tokens.len());
+    let max_tokens = served.room(before + prompt.tokens.len(), max_tokens, app.settings.default_tokens)?;
+    let request = Request { prompt: std::mem::take(&mut prompt.tokens), state: prompt.state.take(), max_tokens, ..Request::default() };
+    Ok(Prepared { prompt, request })
+}
+
+fn same_model(kept: &Kept, served: &Served) -> Result<(), ApiError> {
+    if kept.model == served.id {
+        return Ok(());
+    }
+    Err(ApiError::at("state", format!("the state is of the model {}: expected one of {}", kept.model, served.id)))
+}
+
+/// `n` requests for each, with what they have in common.
+pub(crate) fn finish_requests(app: &App, served: &Served, kept: Option<&Kept>, requests: Vec<Request>, options: &Options) -> Result<Vec<Request>, ApiError> {
+    if let Some(kept) = kept {
+        same_model(kept, served)?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(app.settings.request_seconds);
+    let all = requests.into_iter().flat_map(|request| {
+        (0..options.n).map(move |stream| Request {
+            sampling: options.sampling.clone(),
+            stream: stream as u64,
+            stop: options.stop.clone(),
+            constraint: options.constraint.clone(),
+            keep_state: options.return_state,
+            deadline: Some(deadline),
+            ..request.clone()
+        })
+    });
+    Ok(all.collect())
+}
+
+/// Keeps the state of the first answer; its id, if there was room.
+pub(crate) fn keep(
+    app: &App,
+    generation: &Generation,
+    owner: Option<usize>,
+    id: String,
+    conversation: Option<Conversation>,
+    response: Option<Value>,
+) -> Option<String> {
+    let answer = generation.answers.first()?;
+    let summary = answer.summary.as_ref()?;
+    let snapshot = summary.state.clone()?;
+    let written = &answer.written;
+    // All that was read before the answer is in the state; of the answer it lacks the end.
+    let read = snapshot.tokens.len().checked_sub(generation.before() + summary.prompt_tokens)?;
+    let unread = written.get(read..).unwrap_or_default().iter().map(|w| w.token).collect();
+    let bytes = generation.served.engine.model().state_bytes(snapshot.tokens.len()) + snapshot.tokens.len() * size_of::<u32>();
+    let kept = Kept { id: id.clone(), owner, model: generation.served.id.clone(), snapshot, unread, conversation, response, bytes };
+    app.kept.put(kept).then_some(id)
+}

@@ -1,0 +1,139 @@
+//! `/v1/completions`: shapes, echo and log-probabilities against the model itself, batches.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{ATTENTION, RECURRENT, model, plain, post, server, tokenizer};
+use recast_models::param::values;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn the_shape_of_an_answer() {
+    let router = server().router();
+    let reply = post(&router, "/v1/completions", &json!({"model": "teacher", "prompt": "Hello", "max_tokens": 4, "temperature": 0, "logprobs": 2})).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    insta::assert_json_snapshot!(plain(reply.json()));
+}
+
+#[tokio::test]
+async fn the_shape_of_a_stream() {
+    let router = server().router();
+    let body = json!({"model": "student", "prompt": "Hi", "max_tokens": 2, "temperature": 0, "echo": true, "stream": true, "stream_options": {"include_usage": true}});
+    let reply = post(&router, "/v1/completions", &body).await;
+    assert_eq!(reply.headers["content-type"], "text/event-stream");
+    assert_eq!(reply.events().last().unwrap().1, "[DONE]");
+    insta::assert_json_snapshot!(plain(reply.chunks().into()));
+}
+
+/// The model's own log-probabilities of `tokens[1..]`.
+fn expected(folder: &str, tokens: &[u32]) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let model = model(folder);
+    let logits = values(model.logits(model.hidden(tokens, 1, None, None).unwrap()));
+    let rows: Vec<Vec<f64>> = logits
+        .chunks_exact(model.config.vocabulary)
+        .map(|row| {
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|x| f64::from(x - largest).exp()).sum();
+            row.iter().map(|x| f64::from(x - largest) - sum.ln()).collect()
+        })
+        .collect();
+    (tokens[1..].iter().zip(&rows).map(|(t, row)| row[*t as usize]).collect(), rows)
+}
+
+#[tokio::test]
+async fn echoed_log_probabilities_are_the_models_own() {
+    let router = server().router();
+    for (name, folder) in [("teacher", ATTENTION), ("student", RECURRENT)] {
+        let vocabulary = model(folder).config.vocabulary as u32;
+        let rows: Vec<Vec<u32>> = [40u32, 7, 23].iter().map(|n| (0..*n).map(|i| (i * 37 + n) % vocabulary).collect()).collect();
+        for extra in [0usize, 1] {
+            // As lm-evaluation-harness asks for the score of texts.
+            let body = json!({"model": name, "prompt": rows, "max_tokens": extra, "logprobs": 1, "echo": true, "temperature": 0, "seed": 1234});
+            let reply = post(&router, "/v1/completions", &body).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            for (row, choice) in rows.iter().zip(reply.json()["choices"].as_array().unwrap()) {
+                let (wanted, all) = expected(folder, row);
+                let lists = &choice["logprobs"];
+                let found = lists["token_logprobs"].as_array().unwrap();
+                assert_eq!(found.len(), row.len() + extra);
+                assert!(found[0].is_null() && lists["top_logprobs"][0].is_null());
+                for (i, wanted) in wanted.iter().enumerate() {
+                    let here = found[i + 1].as_f64().unwrap();
+                    assert!((here - wanted).abs() < 1e-3, "{name} {i}: {here} for {wanted}");
+                    let best = all[i].iter().copied().fold(f64::MIN, f64::max);
+                    let top = lists["top_logprobs"][i + 1].as_object().unwrap();
+                    let most = top.values().map(|v| v.as_f64().unwrap()).fold(f64::MIN, f64::max);
+                    assert!((most - best).abs() < 1e-3, "{name} {i}: {most} for {best}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn prompts_come_in_four_forms() {
+    let router = server().router();
+    let tokens = tokenizer(model(ATTENTION).config.vocabulary).encode("abc", true).unwrap();
+    let run = |prompt: Value, n: usize| {
+        let router = router.clone();
+        async move { post(&router, "/v1/completions", &json!({"model": "teacher", "prompt": prompt, "n": n, "max_tokens": 6, "seed": 5})).await }
+    };
+    let text = |reply: &common::Reply, i: usize| reply.json()["choices"][i]["text"].as_str().unwrap().to_owned();
+    let one = run(json!("abc"), 1).await;
+    for prompt in [json!(["abc"]), json!(tokens), json!([tokens])] {
+        assert_eq!(text(&run(prompt, 1).await, 0), text(&one, 0));
+    }
+    let many = run(json!(["abc", "x"]), 2).await.json();
+    assert_eq!(many["choices"].as_array().unwrap().len(), 4);
+    assert_eq!(many["choices"][0]["text"], text(&one, 0));
+    assert_ne!(many["choices"][0]["text"], many["choices"][1]["text"]);
+    assert_eq!(many["usage"]["prompt_tokens"], 4);
+    // Nothing at all begins with the separator.
+    assert_eq!(run(json!(""), 1).await.status, 200);
+}
+
+#[tokio::test]
+async fn stop_strings_and_seeds() {
+    let router = server().router();
+    let body = json!({"model": "teacher", "prompt": "abc", "max_tokens": 30, "seed": 5, "temperature": 1.5});
+    let free = post(&router, "/v1/completions", &body).await.json()["choices"][0]["text"].as_str().unwrap().to_owned();
+    assert_eq!(post(&router, "/v1/completions", &body).await.json()["choices"][0]["text"], free);
+    let stop: String = free.chars().skip(5).take(2).collect();
+    let mut stopped = body.clone();
+    stopped["stop"] = json!(["nowhere", stop]);
+    let reply = post(&router, "/v1/completions", &stopped).await.json();
+    assert_eq!(reply["choices"][0]["text"], free[..free.find(&stop).unwrap()]);
+    assert_eq!(reply["choices"][0]["finish_reason"], "stop");
+}
+
+#[tokio::test]
+async fn a_state_goes_on_where_it_was() {
+    let router = server().router();
+    for name in ["teacher", "student"] {
+        let ask = |body: Value| {
+            let router = router.clone();
+            async move {
+                let reply = post(&router, "/v1/completions", &body).await;
+                assert_eq!(reply.status, 200, "{}", reply.text());
+                reply.json()
+            }
+        };
+        let base = json!({"model": name, "temperature": 0, "max_tokens": 5});
+        let with = |more: Value| {
+            let mut body = base.clone();
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            body
+        };
+        let first = ask(with(json!({"prompt": "abcdef", "return_state": true}))).await;
+        let state = first["recast"]["state"].as_str().expect("a state").to_owned();
+        let said = first["choices"][0]["text"].as_str().unwrap().to_owned();
+        let cold = ask(with(json!({"prompt": format!("abcdef{said}xyz")}))).await;
+        let warm = ask(with(json!({"prompt": "xyz", "state": state}))).await;
+        assert_eq!(warm["choices"][0]["text"], cold["choices"][0]["text"]);
+        assert_eq!(warm["usage"]["prompt_tokens"], cold["usage"]["prompt_tokens"]);
+        // It is a value: once more, and more of it at a time.
+        let again = ask(with(json!({"prompt": "xyz", "state": state, "n": 2}))).await;
+        assert_eq!(again["choices"][1]["text"], cold["choices"][0]["text"]);
+    }
+}
