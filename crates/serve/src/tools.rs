@@ -124,6 +124,8 @@ pub(crate) struct Reader {
     held: String,
     /// Words were let through, so JSON that follows is no call.
     spoke: bool,
+    /// The last thing let through was a call.
+    called: bool,
     active: bool,
 }
 
@@ -155,7 +157,10 @@ impl Reader {
             let inner = &whole[OPEN.len()..length];
             self.speak(before, &mut pieces);
             match calls(inner) {
-                Some(found) => pieces.extend(found.into_iter().map(Piece::Call)),
+                Some(found) => {
+                    self.called = true;
+                    pieces.extend(found.into_iter().map(Piece::Call));
+                }
                 None => self.speak(whole, &mut pieces),
             }
         }
@@ -180,9 +185,9 @@ impl Reader {
     }
 
     fn speak(&mut self, text: String, pieces: &mut Vec<Piece>) {
-        // Blank space between calls is nothing said.
-        if !text.trim().is_empty() || (self.spoke && !text.is_empty() && pieces.is_empty()) {
-            self.spoke = true;
+        // Blank space before all else and between calls is nothing said.
+        if !text.trim().is_empty() || (self.spoke && !self.called && !text.is_empty()) {
+            (self.spoke, self.called) = (true, false);
             pieces.push(Piece::Text(text));
         }
     }
@@ -248,7 +253,7 @@ mod tests {
     #[test]
     fn a_forced_call_is_a_schema() {
         let body = json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}], "tool_choice": {"type": "function", "function": {"name": "f"}}});
-        const TABLE: &[Field] = &[read("tools", "{}", ""), read("tool_choice", "{}", "")];
+        const TABLE: &[Field] = &[crate::fields::read("tools", "{}", ""), crate::fields::read("tool_choice", "{}", "")];
         let tools = Tools::read(&Fields::check("", &body, &[TABLE]).unwrap(), false).unwrap();
         let Some(Constraint::JsonSchema(schema)) = tools.constraint else { panic!("no schema") };
         assert_eq!(schema["properties"]["name"]["const"], "f");

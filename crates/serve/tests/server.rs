@@ -1,0 +1,149 @@
+//! Chats, states, refusals, limits, the page, and bodies of rubbish.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use axum::body::Body;
+use axum::http::Request;
+use common::{get, limits, plain, post, request, send, server, server_with};
+use recast_serve::Settings;
+use serde_json::{Value, json};
+
+fn chat(model: &str, extra: Value) -> Value {
+    let mut body = json!({"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0});
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    body
+}
+
+#[tokio::test]
+async fn a_chat_has_the_published_shape() {
+    let router = server().router();
+    let whole = post(&router, "/v1/chat/completions", &chat("student", json!({"logprobs": true, "top_logprobs": 1}))).await;
+    assert_eq!(whole.status, 200, "{}", whole.text());
+    insta::assert_json_snapshot!(plain(whole.json()));
+    let streamed = post(&router, "/v1/chat/completions", &chat("student", json!({"stream": true}))).await;
+    let joined: String = streamed.chunks().iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str().map(String::from)).collect();
+    assert_eq!(joined, whole.json()["choices"][0]["message"]["content"]);
+    assert_eq!(streamed.events().last().unwrap().1, "[DONE]");
+}
+
+#[tokio::test]
+async fn models_and_responses_have_the_published_shape() {
+    let router = server().router();
+    insta::assert_json_snapshot!(plain(get(&router, "/v1/models").await.json()));
+    let body = json!({"model": "teacher", "input": "Hi", "max_output_tokens": 3, "temperature": 0});
+    let first = post(&router, "/v1/responses", &body).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    insta::assert_json_snapshot!(plain(first.json()));
+    let body = json!({"model": "teacher", "input": "And?", "max_output_tokens": 3, "previous_response_id": first.json()["id"]});
+    assert_eq!(post(&router, "/v1/responses", &body).await.status, 200);
+    let body = json!({"model": "teacher", "input": "And?", "previous_response_id": "resp_unknown"});
+    assert_eq!(post(&router, "/v1/responses", &body).await.status, 404);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let router = server().router();
+    let refused = async |body: Value, status: u16, words: &str| {
+        let reply = post(&router, "/v1/chat/completions", &body).await;
+        assert_eq!(reply.status, status, "{body}: {}", reply.text());
+        let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(words), "{message}");
+    };
+    refused(chat("student", json!({"temprature": 1})), 400, "temperature").await;
+    refused(chat("student", json!({"temperature": "hot"})), 400, "temperature").await;
+    refused(chat("student", json!({"temperature": -1})), 400, "temperature").await;
+    refused(chat("nobody", json!({})), 404, "nobody").await;
+    refused(chat("org/base", json!({})), 400, "chat template").await;
+    refused(chat("student", json!({"max_tokens": 1_000_000})), 400, "ask for fewer").await;
+    refused(json!({"messages": []}), 400, "model").await;
+    assert_eq!(get(&router, "/nowhere").await.status, 404);
+    assert_eq!(get(&router, "/v1/chat/completions").await.status, 405);
+}
+
+#[tokio::test]
+async fn keys_and_limits() {
+    let settings = Settings { api_keys: vec!["secret".into()], body_bytes: 2000, ..Settings::default() };
+    let server = server_with(settings, limits());
+    let router = server.router();
+    let with_key = |key: &str, body: String| {
+        let mut request = request("POST", "/v1/chat/completions", Body::from(body));
+        request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+        request
+    };
+    let body = chat("student", json!({})).to_string();
+    assert_eq!(send(&router, request("POST", "/v1/chat/completions", body.clone())).await.status, 401);
+    assert_eq!(send(&router, with_key("wrong", body.clone())).await.status, 401);
+    assert_eq!(send(&router, with_key("secret", body.clone())).await.status, 200);
+    let long = chat("student", json!({"user": "x".repeat(3000)})).to_string();
+    assert_eq!(send(&router, with_key("secret", long)).await.status, 413);
+    assert_eq!(get(&router, "/health").await.status, 200, "no key for who looks whether it lives");
+    assert_eq!(get(&router, "/ready").await.status, 200);
+    server.drain();
+    let late = send(&router, with_key("secret", body)).await;
+    assert_eq!(late.status, 503);
+    assert!(late.headers.contains_key("retry-after"));
+    assert_eq!(get(&router, "/ready").await.status, 503);
+}
+
+#[tokio::test]
+async fn the_page_comes_whole_and_asks_nobody_else() {
+    let router = server().router();
+    let page = get(&router, "/").await;
+    let policy = page.headers["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(page.text().contains("<title>Recast</title>") && !page.text().contains("http"), "no address in the page");
+    for (path, kind) in [("/page.css", "text/css"), ("/page.js", "text/javascript")] {
+        let file = get(&router, path).await;
+        assert!(file.headers["content-type"].to_str().unwrap().starts_with(kind) && file.bytes.len() > 500, "{path}");
+    }
+    let metrics = get(&router, "/metrics").await.text();
+    assert!(metrics.lines().filter(|l| !l.starts_with('#')).all(|l| l.rsplit_once(' ').is_some_and(|(_, x)| x.parse::<f64>().is_ok())));
+}
+
+/// Numbers from a seed (SplitMix64).
+fn rolls(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed;
+    move |sides| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 33) as usize % sides.max(1)
+    }
+}
+
+#[tokio::test]
+async fn rubbish_is_refused_and_nothing_stays_behind() {
+    let server = server();
+    let router = server.router();
+    let mut roll = rolls(7);
+    let seeds = [
+        ("/v1/chat/completions", chat("student", json!({"stop": ["a"], "logit_bias": {"3": 1}, "response_format": {"type": "json_object"}, "seed": 1})).to_string()),
+        ("/v1/completions", json!({"model": "teacher", "prompt": [[1, 2], [3]], "max_tokens": 2, "echo": true, "logprobs": 1, "n": 2}).to_string()),
+        ("/v1/responses", json!({"model": "teacher", "input": [{"role": "user", "content": "Hi"}], "max_output_tokens": 2}).to_string()),
+    ];
+    let pieces = ["null", "-1", "1e99", "\"\"", "[]", "{}", "[[]]", "true", "\u{0}", "\\ud800", "999999999999999999999"];
+    for _ in 0..3000 {
+        let (path, body) = &seeds[roll(seeds.len())];
+        let mut bytes = body.clone().into_bytes();
+        for _ in 0..1 + roll(3) {
+            let place = roll(bytes.len());
+            match roll(4) {
+                0 => bytes[place] ^= 1 << roll(8),
+                1 => bytes.truncate(place.max(1)),
+                2 => drop(bytes.splice(place..(place + roll(8)).min(bytes.len()), pieces[roll(pieces.len())].bytes())),
+                _ => bytes.insert(place, roll(256) as u8),
+            }
+        }
+        let request = Request::builder().method("POST").uri(*path).header("content-type", "application/json");
+        let reply = send(&router, request.body(Body::from(bytes.clone())).unwrap()).await;
+        assert!(reply.status.as_u16() < 500, "{path} {}: {}", String::from_utf8_lossy(&bytes), reply.text());
+    }
+    for _ in 0..500 {
+        if server.is_idle() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("something still runs");
+}
