@@ -258,6 +258,28 @@ fn what_can_never_run_is_refused_and_the_rest_waits() {
     assert_eq!(collect(&messages).summary.expect("ends").finish, Finish::Cancelled);
 }
 
+/// As a server does whose last request outlives it.
+#[test]
+fn a_listener_may_hold_the_last_handle() {
+    for _ in 0..20 {
+        let engine = Arc::new(engine("families/llama_gqa", Limits::default()));
+        let (send, receive) = channel();
+        let held = engine.clone();
+        let listener = move |message| {
+            let _ = (&held, send.send(matches!(message, Message::End(_))));
+            ControlFlow::Continue(())
+        };
+        engine.submit(Request { prompt: vec![1, 2], max_tokens: 3, ..Request::default() }, Box::new(listener)).expect("taken");
+        drop(engine);
+        // The channel closes when the listener is gone.
+        let mut ended = false;
+        while let Ok(end) = receive.recv_timeout(Duration::from_secs(30)) {
+            ended |= end;
+        }
+        assert!(ended && receive.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected));
+    }
+}
+
 #[test]
 fn a_prompt_is_scored_as_the_model_scores_it() {
     let engine = engine("released/rwkv7_hybrid", Limits { chunk: 16, ..Limits::default() });

@@ -196,7 +196,9 @@ impl Drop for Engine {
             desk.closed = true;
         }
         self.shared.wake.notify_one();
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else { return };
+        // Dropped by a listener, it is the loop that would wait for itself: it ends by the flag.
+        if std::thread::current().id() != thread.thread().id() && !recast_ops::cpu::is_worker() {
             // A panic of the loop was reported where it happened.
             let _ = thread.join();
         }
@@ -279,9 +281,11 @@ fn sweep(shared: &Shared, running: &mut Vec<Sequence>, kept: &mut PrefixCache) {
     for sequence in running.iter_mut() {
         sequence.account(stats);
     }
-    running.retain(|s| !s.has_ended());
+    let ended: Vec<Sequence> = running.extract_if(.., |s| s.has_ended()).collect();
     (stats.prefix_bytes, stats.prefix_entries) = (kept.bytes(), kept.len());
     stats.running = running.len();
     stats.state_bytes = running.iter().map(Sequence::state_bytes).sum();
     drop(desk);
+    // Not under the lock: a listener may hold the last handle of this very engine.
+    drop(ended);
 }

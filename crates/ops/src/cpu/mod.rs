@@ -43,6 +43,11 @@ pub fn on_worker<R: Send>(program: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| program())
 }
 
+/// Whether the calling thread is one of the pool's workers.
+pub fn is_worker() -> bool {
+    rayon::current_thread_index().is_some()
+}
+
 /// Splits `rows` into the ranges that worker threads take; a function of `rows` and the pool's
 /// size alone, so that sums over parts are taken in the same order every time.
 pub fn parts(rows: usize, minimum: usize) -> Vec<std::ops::Range<usize>> {
