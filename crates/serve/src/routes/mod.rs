@@ -1,6 +1,5 @@
 //! Endpoints, one file each: its table of fields, what it makes of a request, how it tells the
-//! answer. To add one: a file here, a line in [`router`] and one in `openapi.rs`;
-//! `tests/openapi.rs` holds the document to the router.
+//! answer. To add one: a file here, a line in [`router`] and one in `openapi.rs`.
 
 pub(crate) mod chat;
 pub(crate) mod completions;

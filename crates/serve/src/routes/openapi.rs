@@ -1,5 +1,5 @@
 //! `/openapi.json`: made from the tables that requests are read by, so that it promises what is
-//! there. `tests/openapi.rs` holds its paths to the router.
+//! there. The tests below hold its schemas and references; nothing holds its paths to the router yet.
 
 use super::{CHAT, COMPLETIONS, RESPONSES, responses};
 use crate::conversation::MESSAGE;
