@@ -18,7 +18,9 @@ pub(crate) struct Served {
     pub template: Option<ChatTemplate>,
     /// Tokens that prompt and answer may have together.
     pub context: usize,
-    pub metrics: ModelMetrics,
+    /// Shared with listeners, which live in the engine's thread: were the engine shared with them
+    /// too, it could come to be dropped, and wait for itself, there.
+    pub metrics: Arc<ModelMetrics>,
 }
 
 impl Served {
@@ -29,7 +31,7 @@ impl Served {
         let trained = model.config.max_positions;
         let grows = model.state_bytes(trained.saturating_mul(2)) > model.state_bytes(trained);
         let context = context.unwrap_or(if grows { trained } else { usize::MAX });
-        Ok(Self { id, template, context, metrics: ModelMetrics::default(), engine })
+        Ok(Self { id, template, context, metrics: Arc::default(), engine })
     }
 
     /// The template, where it is needed.

@@ -2,6 +2,7 @@
 
 use crate::app::Served;
 use crate::error::ApiError;
+use crate::metrics::ModelMetrics;
 use crate::record::Record;
 use crate::tokens;
 use recast_infer::engine::{Handle, Listener, Message, PromptToken, Request, Summary};
@@ -88,7 +89,7 @@ impl Generation {
             record: record.clone(),
         };
         for (index, request) in requests.into_iter().enumerate() {
-            let listener = listener(served.clone(), sender.clone(), index);
+            let listener = listener(served.metrics.clone(), sender.clone(), index);
             generation.handles.push(served.engine.submit(request, listener).map_err(ApiError::refused)?);
         }
         Ok(generation)
@@ -198,15 +199,15 @@ impl Usage {
 
 /// Passes messages on and measures the time between tokens. The channel has no bound, so it never
 /// holds the engine up; what waits in it is bounded by the tokens that were asked for.
-fn listener(served: Arc<Served>, sender: UnboundedSender<(usize, Message)>, index: usize) -> Listener {
+fn listener(metrics: Arc<ModelMetrics>, sender: UnboundedSender<(usize, Message)>, index: usize) -> Listener {
     let submitted = Instant::now();
     let mut last: Option<Instant> = None;
     Box::new(move |message| {
         if let Message::Event(Event::Fixed { .. }) = &message {
             let now = Instant::now();
             match last.replace(now) {
-                None => served.metrics.first_token.record(now - submitted),
-                Some(before) => served.metrics.between_tokens.record(now - before),
+                None => metrics.first_token.record(now - submitted),
+                Some(before) => metrics.between_tokens.record(now - before),
             }
         }
         match sender.send((index, message)) {
