@@ -1,5 +1,6 @@
 //! `recast`: convert, train, run and judge language models. One file a verb in `commands/`.
 
+mod arguments;
 mod commands;
 mod embedded;
 mod output;

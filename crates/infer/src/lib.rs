@@ -22,6 +22,6 @@ pub mod stop;
 pub use engine::Engine;
 pub use error::InferError;
 pub use generate::{CHUNK, Generation, Generator, Options, prefill};
-pub use open::{Loaded, open};
+pub use open::{Loaded, open, open_with};
 pub use snapshot::Snapshot;
 pub use samplers::{Event, Finish, Sampling};

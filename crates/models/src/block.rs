@@ -5,8 +5,9 @@ use crate::error::ModelError;
 use crate::mixers::{LayerContext, Mixer};
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
+use crate::weight::Weight;
 use burn::tensor::Tensor;
-use recast_ops::linear::linear;
+use recast_ops::linear::Layout;
 use recast_ops::rms_norm::rms_norm;
 use recast_ops::swiglu::swiglu;
 
@@ -15,7 +16,7 @@ const INITIAL_DEVIATION: f32 = 0.02;
 
 /// A projection with the weight `[out, in]`, as checkpoints store it.
 pub struct Linear {
-    weight: Param<2>,
+    weight: Weight,
     bias: Option<Param<1>>,
 }
 
@@ -34,19 +35,20 @@ impl Linear {
     /// When one is missing or misshapen.
     pub fn build_with(builder: &Builder<'_>, input: usize, output: usize, bias: bool, init: Init) -> Result<Self, ModelError> {
         Ok(Self {
-            weight: builder.param("weight", [output, input], init)?,
+            weight: builder.weight("weight", [output, input], Layout::OutIn, init)?,
             bias: if bias { Some(builder.param("bias", [output], Init::Constant(0.0))?) } else { None },
         })
     }
 
     /// `[.., in]` to `[.., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear(x, self.weight.value(), self.bias.as_ref().map(Param::value))
+        self.weight.apply(x, self.bias.as_ref().map(Param::value))
     }
 
-    /// Names below `name.` and handles.
+    /// Names below `name.` and handles; a quantised weight is none.
     pub fn parameters(&self, name: &str) -> Vec<Named> {
-        let mut out = vec![(format!("{name}.weight"), self.weight.handle())];
+        let mut out = Vec::new();
+        out.extend(self.weight.named(&format!("{name}.weight")));
         if let Some(bias) = &self.bias {
             out.push((format!("{name}.bias"), bias.handle()));
         }

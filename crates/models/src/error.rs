@@ -64,6 +64,23 @@ pub enum ModelError {
         /// Full name.
         name: String,
     },
+    /// A matrix cannot be held in blocks.
+    #[error("tensor `{name}`: {source}")]
+    Quantise {
+        /// Full name.
+        name: String,
+        /// Why.
+        source: recast_ops::quantised::QuantError,
+    },
+    /// Quantised weights where f32 ones are needed.
+    #[error("the model's weights are quantised, which is for inference only; open it as f32 to {purpose}")]
+    Quantised {
+        /// What was to be done with it.
+        purpose: &'static str,
+    },
+    /// Quantised weights on a device that cannot multiply with them.
+    #[error("quantised weights are computed with on the processor only; use --device cpu, or f32 weights")]
+    QuantisedDevice,
     /// A token id outside the vocabulary.
     #[error("token id {id} at position {position} is outside the vocabulary of {vocabulary}")]
     Token {

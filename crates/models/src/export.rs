@@ -57,6 +57,7 @@ pub fn save(
     provenance: Option<&Provenance>,
     card: Option<&str>,
 ) -> Result<(), ModelError> {
+    model.check_whole("save it")?;
     let dtype = storage.dtype.unwrap_or(Dtype::F32);
     let mut config = config_json(&model.config);
     let name = match dtype {

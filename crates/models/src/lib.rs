@@ -18,6 +18,7 @@ pub mod random;
 pub mod rope;
 pub mod source;
 pub mod state;
+pub mod weight;
 mod tokenizer;
 pub mod weights;
 
@@ -25,4 +26,5 @@ pub use config::{MixerSpec, ModelConfig};
 pub use error::ModelError;
 pub use model::Model;
 pub use tokenizer::tokenizer;
+pub use weight::{Weight, Weights};
 pub use state::{LayerState, ModelState};

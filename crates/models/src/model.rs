@@ -4,13 +4,15 @@ use crate::block::Block;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::mixers::{Call, LayerContext, Shared};
-use crate::param::{Named, Param};
+use crate::param::{Named, Param, count, values};
 use crate::rope::Rope;
 use crate::source::{Builder, FromCheckpoint, Init, Missing, Source};
 use crate::state::{Documents, ModelState};
-use crate::{families, weights};
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use recast_ops::linear::linear;
+use crate::weight::{Weight, Weights};
+use crate::weights::{self, Checkpoint};
+use crate::families;
+use burn::tensor::{Device, Tensor};
+use recast_ops::linear::Layout;
 use recast_ops::rms_norm::rms_norm;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,10 +22,12 @@ pub struct Model {
     /// Its shape.
     pub config: ModelConfig,
     blocks: Vec<Block>,
-    embedding: Param<2>,
+    embedding: Weight,
     norm: Param<1>,
-    head: Option<Param<2>>,
+    head: Option<Weight>,
     device: Device,
+    /// Bytes of the matrices that are quantised.
+    quantised: usize,
 }
 
 impl Model {
@@ -33,8 +37,22 @@ impl Model {
     /// When the files, the config or a tensor cannot be used.
     pub fn open(path: &Path, device: &Device) -> Result<Self, ModelError> {
         let checkpoint = weights::open(path)?;
-        let config = families::read(checkpoint.as_ref())?;
-        Self::build(config, &FromCheckpoint(checkpoint.as_ref()), Missing::Refuse, device)
+        Self::load(checkpoint.as_ref(), Weights::F32, device)
+    }
+
+    /// The model of an opened checkpoint, with its matrices held in this way; every parameter must be
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Model::open`], and when quantised weights are wanted on another device than the processor.
+    pub fn load(checkpoint: &dyn Checkpoint, weights: Weights, device: &Device) -> Result<Self, ModelError> {
+        let config = families::read(checkpoint)?;
+        let source = FromCheckpoint(checkpoint);
+        if weights != Weights::F32 && !recast_ops::quantised::on_processor(device) {
+            return Err(ModelError::QuantisedDevice);
+        }
+        let builder = Builder::new(&source, Missing::Refuse, device.clone()).with_weights(weights);
+        Self::assemble(config, &builder)
     }
 
     /// Builds a model of this shape from a source of tensors.
@@ -42,10 +60,12 @@ impl Model {
     /// # Errors
     /// When the config does not fit together, or a parameter is missing or misshapen.
     pub fn build(config: ModelConfig, source: &dyn Source, missing: Missing, device: &Device) -> Result<Self, ModelError> {
-        let mut config = config;
+        Self::assemble(config, &Builder::new(source, missing, device.clone()))
+    }
+
+    fn assemble(mut config: ModelConfig, builder: &Builder<'_>) -> Result<Self, ModelError> {
         config.check()?;
         let rope = Arc::new(Rope::new(config.rope.clone()));
-        let builder = Builder::new(source, missing, device.clone());
         let layers: Vec<LayerContext> =
             (0..config.layers).map(|l| LayerContext::new(&config, l, rope.clone())).collect();
         config.mixers = config
@@ -60,22 +80,25 @@ impl Model {
             .iter()
             .map(|layer| Block::build(&config, layer, &body.child("layers").child(layer.index)))
             .collect::<Result<_, _>>()?;
-        let embedding = body.child("embed_tokens").param("weight", table, Init::Normal(0.02))?;
+        let embedding = body.child("embed_tokens").weight("weight", table, Layout::OutIn, Init::Normal(0.02))?;
         let head = if config.tied {
             None
-        } else if builder.has("lm_head.weight") || matches!(missing, Missing::Refuse) {
-            Some(builder.child("lm_head").param("weight", table, Init::Normal(0.02))?)
         } else {
-            // A head that starts as a copy of the embedding (untying).
-            let values = crate::param::values(embedding.value());
-            Some(builder.child("lm_head").param("weight", table, Init::Values(values))?)
+            let init = if builder.has("lm_head.weight") || builder.whole() {
+                Init::Normal(0.02)
+            } else {
+                // A head that starts as a copy of the embedding (untying).
+                Init::Values(values(embedding.dense(builder.device())))
+            };
+            Some(builder.child("lm_head").weight("weight", table, Layout::OutIn, init)?)
         };
         Ok(Self {
             blocks,
             norm: body.child("norm").param("weight", [config.hidden], Init::Constant(1.0))?,
             embedding,
             head,
-            device: device.clone(),
+            device: builder.device().clone(),
+            quantised: builder.quantised_bytes(),
             config,
         })
     }
@@ -96,16 +119,34 @@ impl Model {
         &self.blocks
     }
 
-    /// Every parameter under its checkpoint name, in a fixed order. A tied head is not listed.
+    /// Whether some matrices are quantised, so that the model cannot be trained or saved.
+    pub fn is_quantised(&self) -> bool {
+        self.quantised > 0
+    }
+
+    /// Refuses a quantised model.
+    ///
+    /// # Errors
+    /// [`ModelError::Quantised`] with what it was wanted for.
+    pub fn check_whole(&self, purpose: &'static str) -> Result<(), ModelError> {
+        if self.is_quantised() { Err(ModelError::Quantised { purpose }) } else { Ok(()) }
+    }
+
+    /// Bytes of all weights in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.quantised + size_of::<f32>() * count(&self.parameters())
+    }
+
+    /// Every parameter under its checkpoint name, in a fixed order. Neither a tied head nor quantised
+    /// matrices are listed.
     pub fn parameters(&self) -> Vec<Named> {
-        let mut out = vec![("model.embed_tokens.weight".to_string(), self.embedding.handle())];
+        let mut out = Vec::new();
+        out.extend(self.embedding.named("model.embed_tokens.weight"));
         for (l, block) in self.blocks.iter().enumerate() {
             out.extend(block.parameters().into_iter().map(|(name, p)| (format!("model.layers.{l}.{name}"), p)));
         }
         out.push(("model.norm.weight".into(), self.norm.handle()));
-        if let Some(head) = &self.head {
-            out.push(("lm_head.weight".into(), head.handle()));
-        }
+        out.extend(self.head.as_ref().and_then(|head| head.named("lm_head.weight")));
         out
     }
 
@@ -145,9 +186,7 @@ impl Model {
         if tokens.is_empty() || batch == 0 || !tokens.len().is_multiple_of(batch) {
             return Err(ModelError::Batch { tokens: tokens.len(), batch });
         }
-        let ids: Vec<i32> = tokens.iter().map(|&t| t as i32).collect();
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [tokens.len()]), &self.device);
-        let x = self.embedding.value().select(0, ids);
+        let x = self.embedding.rows(tokens, &self.device);
         Ok(x.reshape([batch, tokens.len() / batch, self.config.hidden]))
     }
 
@@ -156,9 +195,10 @@ impl Model {
         rms_norm(x, self.norm.value(), self.config.norm_epsilon)
     }
 
-    /// The head's weight `[V, C]`.
+    /// The head's weight `[V, C]`. Of a quantised model this is a copy several times its size: for
+    /// logits, ask for [`Model::logits`].
     pub fn head(&self) -> Tensor<2> {
-        self.head.as_ref().unwrap_or(&self.embedding).value()
+        self.head.as_ref().unwrap_or(&self.embedding).dense(&self.device)
     }
 
     /// Normed hidden states `[batch, T, C]` of whole sequences, or of their next chunk when states
@@ -206,7 +246,7 @@ impl Model {
 
     /// Logits `[.., V]` of hidden states.
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
-        linear(hidden, self.head(), None)
+        self.head.as_ref().unwrap_or(&self.embedding).apply(hidden, None)
     }
 
     /// A state before the first token.

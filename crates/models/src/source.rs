@@ -3,9 +3,15 @@
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::random::Random;
+use crate::weight::{Weight, Weights, format_of};
 use crate::weights::Checkpoint;
 use burn::tensor::{Device, Tensor, TensorData};
+use recast_ops::linear::Layout;
+use recast_ops::quantised::{Format, QuantMatrix};
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Tensors by full checkpoint name.
 pub trait Source: Sync {
@@ -16,6 +22,13 @@ pub trait Source: Sync {
     /// # Errors
     /// When the bytes cannot be read as numbers.
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+    /// The blocks of a matrix that is stored quantised, row by row, and their format.
+    ///
+    /// # Errors
+    /// When the bytes cannot be read.
+    fn blocks(&self, _name: &str) -> Result<Option<(Format, Cow<'_, [u8]>)>, ModelError> {
+        Ok(None)
+    }
     /// All names, for messages.
     fn names(&self) -> Vec<String>;
 }
@@ -30,6 +43,10 @@ impl Source for FromCheckpoint<'_> {
 
     fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         Ok(self.0.read_f32(name)?)
+    }
+
+    fn blocks(&self, name: &str) -> Result<Option<(Format, Cow<'_, [u8]>)>, ModelError> {
+        Ok(self.0.blocks(name).and_then(|(dtype, bytes)| Some((format_of(dtype)?, bytes))))
     }
 
     fn names(&self) -> Vec<String> {
@@ -116,13 +133,21 @@ pub struct Builder<'a> {
     source: &'a dyn Source,
     missing: Missing,
     device: Device,
+    weights: Weights,
+    /// Bytes of the matrices that were quantised.
+    quantised: Arc<AtomicUsize>,
     prefix: String,
 }
 
 impl<'a> Builder<'a> {
     /// Parameters of the whole model.
     pub fn new(source: &'a dyn Source, missing: Missing, device: Device) -> Self {
-        Self { source, missing, device, prefix: String::new() }
+        Self { source, missing, device, weights: Weights::F32, quantised: Arc::default(), prefix: String::new() }
+    }
+
+    /// With matrices held in this way.
+    pub fn with_weights(self, weights: Weights) -> Self {
+        Self { weights, ..self }
     }
 
     /// Names below `name.`.
@@ -143,6 +168,61 @@ impl<'a> Builder<'a> {
     /// Where the parameters live.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Whether every parameter has to be in the source.
+    pub fn whole(&self) -> bool {
+        matches!(self.missing, Missing::Refuse)
+    }
+
+    /// Bytes of the matrices that were quantised so far.
+    pub fn quantised_bytes(&self) -> usize {
+        self.quantised.load(Ordering::Relaxed)
+    }
+
+    /// A matrix of `[out, in]`, stored in this layout, and held as was asked for
+    /// ([`Builder::with_weights`]).
+    ///
+    /// # Errors
+    /// As [`Builder::param`], and when it cannot be quantised.
+    pub fn weight(&self, name: &str, [output, input]: [usize; 2], layout: Layout, init: Init) -> Result<Weight, ModelError> {
+        let stored = if layout == Layout::OutIn { [output, input] } else { [input, output] };
+        let full = format!("{}{name}", self.prefix);
+        if self.source.shape(&full).as_deref() == Some(stored.as_slice())
+            && let Some(matrix) = self.quantise(&full, [output, input], layout)?
+        {
+            self.quantised.fetch_add(matrix.bytes(), Ordering::Relaxed);
+            return Ok(Weight::Quantised(matrix));
+        }
+        Ok(Weight::Trained(self.param(name, stored, init)?, layout))
+    }
+
+    /// The stored matrix in blocks, if it is to be held so and can be.
+    fn quantise(&self, name: &str, [output, input]: [usize; 2], layout: Layout) -> Result<Option<QuantMatrix>, ModelError> {
+        let fail = |source| ModelError::Quantise { name: name.to_owned(), source };
+        let wanted = match self.weights {
+            Weights::F32 => return Ok(None),
+            Weights::AsStored => None,
+            // Matrices in this layout correct others by low ranks: small, and decays among them.
+            Weights::Quantise(_) if layout == Layout::InOut => Some(Format::Q8_0),
+            Weights::Quantise(format) => Some(format),
+        };
+        if layout == Layout::OutIn
+            && let Some((format, bytes)) = self.source.blocks(name)?
+            && wanted.is_none_or(|wanted| wanted == format)
+        {
+            return QuantMatrix::from_blocks(format, output, input, &bytes).map(Some).map_err(fail);
+        }
+        match wanted {
+            Some(format) if input.is_multiple_of(format.block().0) => {
+                let mut values = self.source.read(name)?;
+                if layout == Layout::InOut {
+                    values = (0..output).flat_map(|o| values[o..].iter().step_by(output).copied()).collect();
+                }
+                QuantMatrix::quantise(format, output, input, &values).map(Some).map_err(fail)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// A parameter stored under its own shape.

@@ -22,6 +22,7 @@ mod glue;
 pub mod group_norm;
 pub mod key_norm;
 pub mod linear;
+pub mod quantised;
 pub mod rms_norm;
 pub mod rope;
 pub mod rwkv6;

@@ -1,10 +1,11 @@
 //! `recast chat`: a conversation in the terminal.
 
 use crate::Global;
+use crate::arguments::{Quantize, SamplingArgs};
 use anyhow::Context;
 use recast_infer::engine::{Handle, Limits, Message as Answer, Request, Summary};
 use recast_infer::samplers::{Event, Finish};
-use recast_infer::{Engine, Loaded, Sampling, Snapshot, open};
+use recast_infer::{Engine, Loaded, Sampling, Snapshot};
 use recast_text::{ChatTemplate, Message};
 use rustyline::error::ReadlineError;
 use std::io::{IsTerminal, Write};
@@ -24,21 +25,10 @@ pub struct Args {
     /// The most tokens an answer may have.
     #[arg(long, default_value_t = 512, value_name = "N")]
     max_tokens: usize,
-    /// Divides the logits; 0 always takes the most likely token.
-    #[arg(long, default_value_t = 0.7, value_name = "X", allow_negative_numbers = true)]
-    temperature: f32,
-    /// Draw from the fewest most likely tokens that together reach probability P.
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-    /// Draw from the tokens at least P times as likely as the most likely one.
-    #[arg(long, value_name = "P")]
-    min_p: Option<f32>,
-    /// Makes tokens that already occurred less likely; 1 does nothing.
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
-    repetition_penalty: f32,
-    /// Same seed and same turns, same answers.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    seed: u64,
+    #[command(flatten)]
+    quantize: Quantize,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Go on from a conversation that /save wrote.
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
@@ -55,6 +45,7 @@ const HELP: &str = "\
 /// A conversation with a model.
 struct Chat<'a> {
     args: &'a Args,
+    sampling: Sampling,
     engine: Engine,
     template: ChatTemplate,
     messages: Vec<Message>,
@@ -69,10 +60,9 @@ struct Chat<'a> {
 /// # Errors
 /// When the model cannot be used for a chat.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
-    let sampling = sampling(args);
-    sampling.check()?;
+    let sampling = args.sampling.sampling()?;
     let device = global.device()?;
-    let Loaded { model, tokenizer, .. } = open(&crate::embedded::resolve(&args.model)?, &device)?;
+    let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(&args.model)?, &device)?;
     let template = tokenizer.chat_template()?.with_context(|| {
         format!("{} has no chat template: expected a chat model; `recast generate` continues a text", args.model.display())
     })?;
@@ -85,23 +75,12 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         // Nothing to end but the program.
         None => std::process::exit(130),
     })?;
-    let mut chat = Chat { args, engine, template, messages: Vec::new(), state: None, running };
+    let mut chat = Chat { args, sampling, engine, template, messages: Vec::new(), state: None, running };
     chat.begin(args.system.clone());
     if let Some(path) = &args.load {
         chat.load(path)?;
     }
     chat.talk()
-}
-
-fn sampling(args: &Args) -> Sampling {
-    Sampling {
-        temperature: args.temperature,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repetition_penalty: args.repetition_penalty,
-        seed: args.seed,
-        ..Sampling::default()
-    }
 }
 
 impl Chat<'_> {
@@ -198,7 +177,7 @@ impl Chat<'_> {
         let request = Request {
             prompt: prompt[read..].to_vec(),
             state,
-            sampling: sampling(self.args),
+            sampling: self.sampling.clone(),
             max_tokens: self.args.max_tokens,
             keep_state: true,
             ..Request::default()

@@ -1,9 +1,10 @@
 //! `recast generate`: continues a prompt.
 
 use crate::Global;
+use crate::arguments::{Quantize, SamplingArgs};
 use anyhow::Context;
 use recast_infer::samplers::Finish;
-use recast_infer::{Event, Generator, Loaded, Options, Sampling, Snapshot, open};
+use recast_infer::{Event, Generator, Loaded, Options, Snapshot};
 use recast_text::{Message, Tokenizer};
 use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
@@ -30,30 +31,10 @@ pub struct Args {
     /// The most tokens to write.
     #[arg(long, default_value_t = 64, value_name = "N")]
     max_tokens: usize,
-    /// Divides the logits; 0 always takes the most likely token.
-    #[arg(long, default_value_t = 0.7, value_name = "X", allow_negative_numbers = true)]
-    temperature: f32,
-    /// Draw from the K most likely tokens only.
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Draw from the fewest most likely tokens that together reach probability P.
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-    /// Draw from the tokens at least P times as likely as the most likely one.
-    #[arg(long, value_name = "P")]
-    min_p: Option<f32>,
-    /// Makes tokens that already occurred less likely; 1 does nothing.
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
-    repetition_penalty: f32,
-    /// Takes this from a token's logit for each time it was written.
-    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
-    frequency_penalty: f32,
-    /// Takes this from a token's logit once it was written.
-    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
-    presence_penalty: f32,
-    /// Same seed, same text.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    seed: u64,
+    #[command(flatten)]
+    quantize: Quantize,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Read the prompt so many times before writing: recurrent models recall better what they have
     /// read twice.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -87,26 +68,15 @@ struct Result {
 /// When the model or the prompt cannot be used, or an option is out of range.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let options = Options {
-        sampling: Sampling {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repetition_penalty: args.repetition_penalty,
-            frequency_penalty: args.frequency_penalty,
-            presence_penalty: args.presence_penalty,
-            seed: args.seed,
-            ..Sampling::default()
-        },
+        // Before a large model is read.
+        sampling: args.sampling.sampling()?,
         max_tokens: args.max_tokens,
         stop: args.stop.clone(),
         ..Options::default()
     };
-    // Before a large model is read.
-    options.sampling.check()?;
     let prompt = prompt(args)?;
     let device = global.device()?;
-    let Loaded { model, tokenizer, .. } = open(&crate::embedded::resolve(&args.model)?, &device)?;
+    let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(&args.model)?, &device)?;
     let tokens = encode(&tokenizer, prompt, args)?;
     let mut before = match &args.load_state {
         Some(path) => Snapshot::load(&model, path)?,
@@ -149,7 +119,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         tokens: written.tokens,
         finish: written.finish,
         prompt_tokens: written.prompt_tokens,
-        seed: args.seed,
+        seed: args.sampling.seed,
     };
     if global.json {
         return crate::output::json(&result);

@@ -1,9 +1,10 @@
 //! `recast serve`: models behind an OpenAI-compatible interface, with a page to try them on.
 
 use crate::Global;
+use crate::arguments::Quantize;
 use anyhow::Context;
 use recast_infer::engine::Limits;
-use recast_infer::{Engine, Loaded, open};
+use recast_infer::{Engine, Loaded};
 use recast_serve::{Ended, LogFormat, Server, Settings, signals, start_logging};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub struct Args {
     /// Hugging Face folders or GGUF files; NAME=PATH to name one otherwise than its folder or file.
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<String>,
+    #[command(flatten)]
+    quantize: Quantize,
     /// Address to listen on; 0.0.0.0 for every network the machine is on.
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     host: IpAddr,
@@ -135,8 +138,13 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     for argument in &args.models {
         let (name, path) = named(argument);
         let path = crate::embedded::resolve(&path)?;
-        let Loaded { model, tokenizer, .. } = open(&path, &device).with_context(|| format!("cannot open {}", path.display()))?;
-        eprintln!("{name}: {} layers, state {} bytes at 1024 tokens", model.config.layers, model.state_bytes(1024));
+        let Loaded { model, tokenizer, .. } = args.quantize.open(&path, &device).with_context(|| format!("cannot open {}", path.display()))?;
+        eprintln!(
+            "{name}: {} layers, weights {}, state {} at 1024 tokens",
+            model.config.layers,
+            crate::run::bytes(model.weight_bytes()),
+            crate::run::bytes(model.state_bytes(1024))
+        );
         models.push((name, Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?));
     }
     let open_to_all = settings.api_keys.is_empty() && !args.host.is_loopback();

@@ -6,11 +6,12 @@ use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
 use crate::state::{Documents, join, split};
+use crate::weight::Weight;
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
-use recast_ops::linear::linear_in_out;
+use recast_ops::linear::{Layout, linear_in_out};
 use recast_ops::rwkv6::{Inputs, Settings, rwkv6, rwkv6_outputs, rwkv6_step};
 use recast_ops::token_shift::token_shift;
 use serde::{Deserialize, Serialize};
@@ -58,8 +59,8 @@ pub struct Rwkv6 {
     projections: Projections,
     shift: Option<Shift>,
     time_decay: Param<1>,
-    time_decay_w1: Param<2>,
-    time_decay_w2: Param<2>,
+    time_decay_w1: Weight,
+    time_decay_w2: Weight,
     gate: Gate,
     ln_x: Option<(Param<1>, Param<1>)>,
     options: Options,
@@ -71,7 +72,7 @@ struct Shift {
     maa_x: Param<1>,
     /// r, k, v, w, g.
     maa: [Param<1>; 5],
-    w1: Param<2>,
+    w1: Weight,
     w2: Param<3>,
 }
 
@@ -79,7 +80,7 @@ struct Shift {
 pub(super) enum Gate {
     None,
     Dense(Linear),
-    LowRank(Param<2>, Param<2>),
+    LowRank(Weight, Weight),
 }
 
 impl Gate {
@@ -91,8 +92,8 @@ impl Gate {
             2 => {
                 let rank = rank.unwrap_or(1);
                 Gate::LowRank(
-                    builder.param("g1", [c, rank], Init::Constant(0.0))?,
-                    builder.param("g2", [rank, width], Init::Orthogonal(0.1))?,
+                    builder.weight("g1", [rank, c], Layout::InOut, Init::Constant(0.0))?,
+                    builder.weight("g2", [width, rank], Layout::InOut, Init::Orthogonal(0.1))?,
                 )
             }
             other => {
@@ -105,7 +106,7 @@ impl Gate {
         match self {
             Gate::None => Vec::new(),
             Gate::Dense(linear) => linear.parameters("gate"),
-            Gate::LowRank(g1, g2) => vec![("g1".into(), g1.handle()), ("g2".into(), g2.handle())],
+            Gate::LowRank(g1, g2) => g1.named("g1").into_iter().chain(g2.named("g2")).collect(),
         }
     }
 
@@ -115,14 +116,9 @@ impl Gate {
         match self {
             Gate::None => None,
             Gate::Dense(linear) => Some(sigmoid(linear.forward(x))),
-            Gate::LowRank(g1, g2) => Some(product(sigmoid(product(x, g1)), g2)),
+            Gate::LowRank(g1, g2) => Some(g2.apply(sigmoid(g1.apply(x, None)), None)),
         }
     }
-}
-
-/// `x @ matrix` for a matrix stored input-major, `[B, T, in]` to `[B, T, out]`.
-pub(super) fn product(x: Tensor<3>, matrix: &Param<2>) -> Tensor<3> {
-    linear_in_out(x, matrix.value())
 }
 
 impl Kind for Rwkv6 {
@@ -149,7 +145,7 @@ impl Kind for Rwkv6 {
             Some(Shift {
                 maa_x: channel("time_maa_x", c, Init::Constant(1.0))?,
                 maa: [maa("time_maa_r")?, maa("time_maa_k")?, maa("time_maa_v")?, maa("time_maa_w")?, maa("time_maa_g")?],
-                w1: builder.param("time_maa_w1", [c, 5 * z], Init::Constant(0.0))?,
+                w1: builder.weight("time_maa_w1", [5 * z, c], Layout::InOut, Init::Constant(0.0))?,
                 w2: builder.param("time_maa_w2", [5, z, c], Init::Uniform(0.01))?,
             })
         } else {
@@ -163,8 +159,8 @@ impl Kind for Rwkv6 {
             projections: Projections::build(layer, builder)?,
             shift,
             time_decay: channel("time_decay", width, Init::Values(decay))?,
-            time_decay_w1: builder.param("time_decay_w1", [c, zd], Init::Constant(0.0))?,
-            time_decay_w2: builder.param("time_decay_w2", [zd, width], Init::Uniform(0.01))?,
+            time_decay_w1: builder.weight("time_decay_w1", [zd, c], Layout::InOut, Init::Constant(0.0))?,
+            time_decay_w2: builder.weight("time_decay_w2", [width, zd], Layout::InOut, Init::Uniform(0.01))?,
             gate: Gate::build(options.gate, options.rank_gate, layer, builder)?,
             ln_x: output_norm(options.group_norm, layer, builder)?,
             options,
@@ -198,12 +194,12 @@ impl Mixer for Rwkv6 {
             for (name, param) in ["r", "k", "v", "w", "g"].iter().zip(&shift.maa) {
                 out.push((format!("time_maa_{name}"), param.handle()));
             }
-            out.push(("time_maa_w1".into(), shift.w1.handle()));
+            out.extend(shift.w1.named("time_maa_w1"));
             out.push(("time_maa_w2".into(), shift.w2.handle()));
         }
         out.push(("time_decay".into(), self.time_decay.handle()));
-        out.push(("time_decay_w1".into(), self.time_decay_w1.handle()));
-        out.push(("time_decay_w2".into(), self.time_decay_w2.handle()));
+        out.extend(self.time_decay_w1.named("time_decay_w1"));
+        out.extend(self.time_decay_w2.named("time_decay_w2"));
         out.extend(self.gate.parameters());
         if let Some((weight, bias)) = &self.ln_x {
             out.push(("ln_x.weight".into(), weight.handle()));
@@ -234,7 +230,7 @@ impl Mixer for Rwkv6 {
         let (inner_gate, outer_gate) = if self.ln_x.is_some() { (None, gate) } else { (gate, None) };
         let inputs = Inputs {
             q,
-            decay: product(product(x_w, &self.time_decay_w1).tanh(), &self.time_decay_w2),
+            decay: self.time_decay_w2.apply(self.time_decay_w1.apply(x_w, None).tanh(), None),
             bias: self.time_decay.value(),
             k,
             v: p.values(x_v),
@@ -290,7 +286,7 @@ impl Shift {
         let w2 = self.w2.value();
         let z = w2.dims()[1];
         let mixed = token_shift(x.clone(), previous.clone(), self.maa_x.value(), None, starts.clone());
-        let m = product(mixed, &self.w1).tanh();
+        let m = self.w1.apply(mixed, None).tanh();
         std::array::from_fn(|i| {
             let amount = linear_in_out(m.clone().narrow(2, i * z, z), w2.clone().narrow(0, i, 1).reshape([z, c]));
             token_shift(x.clone(), previous.clone(), self.maa[i].value(), Some(amount), starts.clone())

@@ -1,14 +1,16 @@
 //! RAD-RWKV7 ("RADGoose"): the delta rule with vector decay (RADLADS, arXiv 2505.03005, eqs. 15-32).
 
-use super::rwkv6::{Gate, output_norm, output_norm_epsilon, product};
+use super::rwkv6::{Gate, output_norm, output_norm_epsilon};
 use super::{Call, Kind, LayerContext, Mixer, Projections};
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
 use crate::state::{Documents, join, split};
+use crate::weight::Weight;
 use burn::tensor::Tensor;
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
+use recast_ops::linear::Layout;
 use recast_ops::rwkv7::{Inputs, Keys, Residual, Settings, rwkv7, rwkv7_outputs, rwkv7_step};
 use serde::{Deserialize, Serialize};
 
@@ -62,30 +64,29 @@ impl Default for Options {
 /// A bias with a low-rank correction, `base + f(x m1) m2`.
 struct LowRank {
     base: Param<1>,
-    m1: Param<2>,
-    m2: Param<2>,
+    m1: Weight,
+    m2: Weight,
 }
 
 impl LowRank {
     fn build(letter: char, c: usize, rank: usize, width: usize, base: Init, builder: &Builder<'_>) -> Result<Self, ModelError> {
         Ok(Self {
             base: builder.param_stored(&format!("{letter}0"), [width], &[1, 1, width], base)?,
-            m1: builder.param(&format!("{letter}1"), [c, rank], Init::Constant(0.0))?,
-            m2: builder.param(&format!("{letter}2"), [rank, width], Init::Orthogonal(0.1))?,
+            m1: builder.weight(&format!("{letter}1"), [rank, c], Layout::InOut, Init::Constant(0.0))?,
+            m2: builder.weight(&format!("{letter}2"), [width, rank], Layout::InOut, Init::Orthogonal(0.1))?,
         })
     }
 
     fn parameters(&self, letter: char) -> Vec<Named> {
-        [self.base.handle(), self.m1.handle(), self.m2.handle()]
-            .into_iter()
-            .enumerate()
-            .map(|(i, handle)| (format!("{letter}{i}"), handle))
-            .collect()
+        let mut out = vec![(format!("{letter}0"), self.base.handle())];
+        out.extend(self.m1.named(&format!("{letter}1")));
+        out.extend(self.m2.named(&format!("{letter}2")));
+        out
     }
 
     /// Without the base, which the operator adds.
     fn forward(&self, x: Tensor<3>, inner: impl Fn(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
-        product(inner(product(x, &self.m1)), &self.m2)
+        self.m2.apply(inner(self.m1.apply(x, None)), None)
     }
 }
 

@@ -98,6 +98,11 @@ impl Dtype {
         }
     }
 
+    /// Whether blocks of elements share their scales.
+    pub fn is_quantised(self) -> bool {
+        self.block().0 > 1
+    }
+
     /// Bytes that `elements` take, or `None` if they do not fill whole blocks or the product
     /// overflows.
     pub fn bytes_for(self, elements: usize) -> Option<usize> {

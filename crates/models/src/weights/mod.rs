@@ -24,6 +24,7 @@ mod mapped;
 mod safetensors;
 mod write;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 pub use dtype::{Dtype, TensorInfo};
@@ -55,6 +56,12 @@ pub trait Checkpoint: Send + Sync {
     /// One tensor's bytes as stored, little-endian. `None` if there is no such tensor, and always
     /// `None` from GGUF, whose bytes are not in the Hugging Face layout.
     fn raw(&self, name: &str) -> Option<(Dtype, &[u8])>;
+
+    /// The blocks of a tensor that is stored quantised, row by row, in the Hugging Face layout. `None`
+    /// if there is no such tensor, or it is not quantised.
+    fn blocks(&self, _name: &str) -> Option<(Dtype, Cow<'_, [u8]>)> {
+        None
+    }
 
     /// `config.json` of the folder, or the one that follows from GGUF's metadata. Always an object.
     ///

@@ -80,8 +80,9 @@ fn check<T>(out: &[T], out_stride: usize, left: Matrix<'_>, right: Matrix<'_>) {
 }
 
 simd! {
-    /// `out (+)= left right` for a row-major right side.
-    fn product(out: &mut [f32], stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>) {
+    /// `out (+)= left right` for a row-major right side. Every element is summed by itself, in the order
+    /// of the inner index.
+    pub(crate) fn product(out: &mut [f32], stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>) {
         let (m, n) = (left.rows, right.columns);
         let mut column = 0;
         while column < n {

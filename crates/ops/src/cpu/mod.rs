@@ -15,6 +15,7 @@ pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_of};
 pub use memory::{HugePages, keep_freed_memory};
 pub use split::{add_parts, split_rows};
 pub use math::{exp, round_to_bf16, sigmoid, softplus};
+pub(crate) use matmul::product as product_by_rows;
 pub use matmul::{Matrix, matmul, matmul_threads, matmul_threads_new};
 pub use crate::glue::{Array, View};
 

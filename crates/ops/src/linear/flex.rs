@@ -1,6 +1,6 @@
 //! CPU: three matrix products over all rows at once.
 
-use super::{Layout, product_new};
+use super::{Layout, Options, product_new, rows};
 use crate::cpu::{Array, Matrix, View};
 
 /// The weight as the matrix `[in, out]` that multiplies from the right.
@@ -12,16 +12,20 @@ fn matrix<'a>(layout: Layout, weight: View<'a>) -> Matrix<'a> {
     }
 }
 
-pub fn forward(&layout: &Layout, [x, weight]: [View<'_>; 2]) -> (Array, Array) {
+pub fn forward(&Options { layout, apart }: &Options, [x, weight]: [View<'_>; 2]) -> (Array, Array) {
     let (rows, inner, outer) = (x.rows(), x.width(), layout.outer(weight.shape));
-    let y = product_new(Matrix::new(x.data, rows, inner), matrix(layout, weight));
+    let y = if apart && rows <= rows::MOST {
+        rows::product(layout, x.data, weight.data, [rows, inner, outer])
+    } else {
+        product_new(Matrix::new(x.data, rows, inner), matrix(layout, weight))
+    };
     let mut shape = x.shape.to_vec();
     shape[x.shape.len() - 1] = outer;
     (Array::new(y, &shape), Array::nothing())
 }
 
 pub fn backward(
-    &layout: &Layout,
+    &Options { layout, .. }: &Options,
     needs: [bool; 2],
     [x, weight]: [View<'_>; 2],
     _output: View<'_>,

@@ -1,9 +1,10 @@
 //! `recast bench decode`: one sequence, one token at a time.
 
+use crate::arguments::Quantize;
 use crate::{Global, output};
 use recast_eval::table::{Align, Table};
 use recast_infer::speed::decode_speed;
-use recast_models::Model;
+use recast_models::{Model, weights};
 use std::path::PathBuf;
 
 /// Arguments of `recast bench decode`.
@@ -11,6 +12,8 @@ use std::path::PathBuf;
 pub struct Args {
     /// Hugging Face folder or GGUF file.
     model: PathBuf,
+    #[command(flatten)]
+    quantize: Quantize,
     /// Context lengths, rising.
     #[arg(long, value_delimiter = ',', default_value = "512,1024,4096,16384")]
     contexts: Vec<usize>,
@@ -21,7 +24,9 @@ pub struct Args {
 
 /// Times steps and prints.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
-    let model = Model::open(&args.model, &global.device()?)?;
+    let device = global.device()?;
+    let checkpoint = weights::open(&crate::embedded::resolve(&args.model)?)?;
+    let model = Model::load(checkpoint.as_ref(), args.quantize.weights(&device), &device)?;
     let speeds = decode_speed(&model, &args.contexts, args.steps)?;
     if global.json {
         return output::json(&serde_json::json!({ "model": args.model, "decode": speeds }));

@@ -1,10 +1,11 @@
 //! `recast bench serve`: many sequences at a time through the engine, against batch and context.
 
+use crate::arguments::Quantize;
 use crate::{Global, output};
 use recast_eval::table::{Align, Table};
 use recast_infer::engine::{Limits, Message, Request};
 use recast_infer::samplers::Event;
-use recast_infer::{CHUNK, Engine, Loaded, Sampling, Snapshot, open, prefill};
+use recast_infer::{CHUNK, Engine, Loaded, Sampling, Snapshot, prefill};
 use recast_models::Model;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub struct Args {
     /// Models, such as a student and its teacher: Hugging Face folders or GGUF files.
     #[arg(required = true)]
     models: Vec<PathBuf>,
+    #[command(flatten)]
+    quantize: Quantize,
     /// Sequences at a time.
     #[arg(long, value_delimiter = ',', default_value = "1,4,16,64")]
     batches: Vec<usize>,
@@ -54,7 +57,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let budget = (args.state_gib * f64::from(1 << 30)) as usize;
     let mut rows = Vec::new();
     for path in &args.models {
-        let Loaded { model, tokenizer, .. } = open(&crate::embedded::resolve(path)?, &device)?;
+        let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(path)?, &device)?;
         // A text that ends by itself would end the measurement.
         let tokenizer = tokenizer.with_special_tokens(None, Vec::new())?;
         let limits = Limits { slots: args.batches.iter().copied().max().unwrap_or(1), state_bytes: usize::MAX, prefix_bytes: 0, ..Limits::default() };

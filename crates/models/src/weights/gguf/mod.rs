@@ -16,6 +16,7 @@ mod reader;
 mod rope;
 mod vocab;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -111,6 +112,11 @@ impl GgufCheckpoint {
         }
     }
 
+    /// Heads whose rows the file has interleaved.
+    fn interleaved_heads(&self, name: &str) -> Option<usize> {
+        names::interleaved_heads(self.architecture, name, self.sizes.heads, self.sizes.kv_heads)
+    }
+
     fn info_of(&self, name: &str, tensor: usize) -> TensorInfo {
         let tensor = &self.header.tensors[tensor];
         TensorInfo {
@@ -153,12 +159,7 @@ impl Checkpoint for GgufCheckpoint {
             &self.file.bytes()[tensor.range.clone()],
             &mut values,
         )?;
-        match names::interleaved_heads(
-            self.architecture,
-            name,
-            self.sizes.heads,
-            self.sizes.kv_heads,
-        ) {
+        match self.interleaved_heads(name) {
             // Opening has checked that there are heads * head_dim rows, so this divides.
             Some(heads) if elements > 0 => {
                 let width = elements / (heads * self.sizes.head_dim);
@@ -170,6 +171,23 @@ impl Checkpoint for GgufCheckpoint {
 
     fn raw(&self, _name: &str) -> Option<(Dtype, &[u8])> {
         None
+    }
+
+    fn blocks(&self, name: &str) -> Option<(Dtype, Cow<'_, [u8]>)> {
+        let tensor = &self.header.tensors[*self.by_name.get(name)?];
+        if !tensor.dtype.is_quantised() {
+            return None;
+        }
+        let bytes = &self.file.bytes()[tensor.range.clone()];
+        let bytes = match self.interleaved_heads(name) {
+            // Blocks divide rows, so whole rows of them change places.
+            Some(heads) if !bytes.is_empty() => {
+                let width = bytes.len() / (heads * self.sizes.head_dim);
+                Cow::Owned(names::undo_interleave(bytes, heads, width))
+            }
+            _ => Cow::Borrowed(bytes),
+        };
+        Some((tensor.dtype, bytes))
     }
 
     fn config(&self) -> Result<serde_json::Value, WeightsError> {

@@ -143,7 +143,7 @@ pub(super) fn interleaved_heads(
 /// `heads` times D rows of `width` elements.
 ///
 /// The caller has checked that the rows divide by twice the heads.
-pub(super) fn undo_interleave(values: &[f32], heads: usize, width: usize) -> Vec<f32> {
+pub(super) fn undo_interleave<T: Copy>(values: &[T], heads: usize, width: usize) -> Vec<T> {
     let head = values.len() / heads;
     let half = head / width / 2;
     let mut out = Vec::with_capacity(values.len());

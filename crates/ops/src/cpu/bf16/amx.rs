@@ -213,8 +213,9 @@ pub mod tests {
     use super::*;
 
     /// The same panels through the definition of the instructions (Intel's manual, volume 2:
-    /// TILELOADD, TDPBF16PS, TILESTORED), for processors without them.
-    pub struct Emulated;
+    /// TILELOADD, TDPBF16PS, TILESTORED), for processors without them. `FORGETS` is one that
+    /// overwrites what it should add to.
+    pub struct Emulated<const FORGETS: bool = false>;
 
     /// 16 lines of 64 bytes, `stride` words apart.
     fn load(from: &[u32], stride: usize) -> [[u32; 16]; 16] {
@@ -234,7 +235,7 @@ pub mod tests {
         }
     }
 
-    impl Kernel for Emulated {
+    impl<const FORGETS: bool> Kernel for Emulated<FORGETS> {
         const ROWS: usize = Amx::ROWS;
         const COLUMNS: usize = Amx::COLUMNS;
         const PAIRS: usize = Amx::PAIRS;
@@ -255,7 +256,7 @@ pub mod tests {
             let mut sums = [[[[0.0f32; 16]; 16]; 2]; 2];
             let place = |i: usize, j: usize, m: usize, n: usize| (16 * i + m) * stride + 16 * j + n;
             let each = || (0..1024).map(|x| (x / 512, x / 256 % 2, x / 16 % 16, x % 16));
-            if keep {
+            if keep && !FORGETS {
                 // SAFETY: the caller gives a whole tile.
                 each().for_each(|(i, j, m, n)| sums[i][j][m][n] = unsafe { *out.add(place(i, j, m, n)) });
             }
@@ -277,30 +278,10 @@ pub mod tests {
         if !crate::cpu::bf16::available() {
             return;
         }
-        /// Multiplies, but forgets what was there.
-        struct Forgetful;
-        impl Kernel for Forgetful {
-            const ROWS: usize = Amx::ROWS;
-            const COLUMNS: usize = Amx::COLUMNS;
-            const PAIRS: usize = Amx::PAIRS;
-            const DEPTH: usize = Amx::DEPTH;
-            unsafe fn pack_rows(from: Matrix<'_>, start: usize, count: usize, to: &mut [u32]) {
-                // SAFETY: the caller's conditions.
-                unsafe { Amx::pack_rows(from, start, count, to) }
-            }
-            unsafe fn pack_columns(from: Matrix<'_>, start: usize, count: usize, to: &mut [u32]) {
-                // SAFETY: as above.
-                unsafe { Amx::pack_columns(from, start, count, to) }
-            }
-            unsafe fn tile(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, _: bool) {
-                // SAFETY: as above.
-                unsafe { Emulated::tile(pairs, rows, columns, out, stride, false) }
-            }
-        }
         // SAFETY: packing wants AVX512-BF16, which is there.
         unsafe {
-            assert!(correct::<Emulated>());
-            assert!(!correct::<Forgetful>());
+            assert!(correct::<Emulated<false>>());
+            assert!(!correct::<Emulated<true>>());
         }
     }
 }

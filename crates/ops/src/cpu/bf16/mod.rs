@@ -81,7 +81,7 @@ mod tests {
                 panels::product::<avx512::Avx512>(assume_written(out), stride, keep, a, b);
             }),
             ("AMX emulated", |out, stride, keep, a, b| unsafe {
-                panels::product::<amx::tests::Emulated>(assume_written(out), stride, keep, a, b);
+                panels::product::<amx::tests::Emulated<false>>(assume_written(out), stride, keep, a, b);
             }),
         ]
     }

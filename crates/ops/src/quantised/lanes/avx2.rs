@@ -1,0 +1,150 @@
+//! AVX2: two vectors of eight rows; `maddubs`, whose 16-bit sums hold two products of bytes below 64
+//! with signed ones. Whole bytes are multiplied by their magnitude instead, with the sign moved to
+//! the other factor: 2 * 128 * 127 still fits.
+
+use super::Lanes;
+use std::arch::x86_64::*;
+
+/// AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub struct Avx2;
+
+/// The same for both halves. Not a closure: those would not be compiled for AVX2.
+macro_rules! both {
+    ($i:ident: $half:expr) => {
+        [
+            {
+                let $i = 0usize;
+                $half
+            },
+            {
+                let $i = 1usize;
+                $half
+            },
+        ]
+    };
+}
+
+impl Lanes for Avx2 {
+    type Bytes = [__m256i; 2];
+    type Sums = [__m256i; 2];
+    type Floats = [__m256; 2];
+    const INPUTS: usize = 2;
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self::Bytes {
+        // SAFETY: as the caller promises, in all of these.
+        unsafe { both!(i: _mm256_loadu_si256(at.add(32 * i).cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn save(bytes: Self::Bytes, to: *mut u8) {
+        unsafe {
+            _mm256_storeu_si256(to.cast(), bytes[0]);
+            _mm256_storeu_si256(to.add(32).cast(), bytes[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn low(bytes: Self::Bytes) -> Self::Bytes {
+        unsafe { both!(i: _mm256_and_si256(bytes[i], _mm256_set1_epi8(15))) }
+    }
+
+    #[inline(always)]
+    unsafe fn high(bytes: Self::Bytes) -> Self::Bytes {
+        unsafe { both!(i: _mm256_and_si256(_mm256_srli_epi16::<4>(bytes[i]), _mm256_set1_epi8(15))) }
+    }
+
+    #[inline(always)]
+    unsafe fn fifth(bytes: Self::Bytes, at: *const u8) -> Self::Bytes {
+        unsafe {
+            // Byte i of a vector asks for bit i % 8 of byte i / 8.
+            let places = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            both!(i: {
+                let bits = _mm256_set1_epi32(at.add(4 * i).cast::<i32>().read_unaligned());
+                let asked = _mm256_and_si256(_mm256_shuffle_epi8(bits, places), bit);
+                let set = _mm256_cmpeq_epi8(asked, bit);
+                _mm256_or_si256(bytes[i], _mm256_and_si256(set, _mm256_set1_epi8(16)))
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sixth(bytes: Self::Bytes, pairs: Self::Bytes, shift: i32) -> Self::Bytes {
+        unsafe {
+            let shift = _mm_cvtsi32_si128(shift);
+            both!(i: {
+                let bits = _mm256_and_si256(_mm256_srl_epi16(pairs[i], shift), _mm256_set1_epi8(3));
+                _mm256_or_si256(bytes[i], _mm256_slli_epi16::<4>(bits))
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn start(value: i32) -> Self::Sums {
+        unsafe { [_mm256_set1_epi32(value); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(sums: Self::Sums, bytes: Self::Bytes, x: i32) -> Self::Sums {
+        unsafe {
+            let (x, one) = (_mm256_set1_epi32(x), _mm256_set1_epi16(1));
+            both!(i: {
+                let pairs = if WIDE {
+                    let signed = _mm256_xor_si256(bytes[i], _mm256_set1_epi8(-128));
+                    _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed))
+                } else {
+                    _mm256_maddubs_epi16(bytes[i], x)
+                };
+                _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, one))
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(sums: Self::Sums) -> Self::Floats {
+        unsafe { [_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(at: *const u8) -> Self::Floats {
+        unsafe {
+            both!(i: _mm256_cvtph_ps(_mm_loadu_si128(at.add(16 * i).cast())))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn unsigned(at: *const u8) -> Self::Floats {
+        unsafe { Self::floats(both!(i: _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.add(8 * i).cast())))) }
+    }
+
+    #[inline(always)]
+    unsafe fn signed(at: *const u8) -> Self::Floats {
+        unsafe { Self::floats(both!(i: _mm256_cvtepi8_epi32(_mm_loadl_epi64(at.add(8 * i).cast())))) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self::Floats {
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn times(a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn times_plus(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(values: Self::Floats, to: *mut f32) {
+        unsafe {
+            _mm256_storeu_ps(to, values[0]);
+            _mm256_storeu_ps(to.add(8), values[1]);
+        }
+    }
+}

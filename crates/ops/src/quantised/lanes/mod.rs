@@ -1,0 +1,66 @@
+//! The few vector instructions that the kernel is made of, for sixteen output rows at a time.
+//!
+//! A vector of bytes holds four neighbouring elements of each of sixteen rows; [`Lanes::dot`]
+//! multiplies them with four elements of an input, the same for all rows, and adds to one sum a row:
+//! no sum is ever taken across a vector. Integer sums are exact, so every implementation gives the
+//! same bits but for the fused multiply-add that the baseline lacks. To add one: a file here, and a
+//! line in `product.rs`; the tests of `tests/quantised.rs` hold it.
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+pub mod plain;
+
+/// Output rows of a panel.
+pub const ROWS: usize = 16;
+
+/// An instruction set. Everything is `inline(always)` into a function that enables it.
+///
+/// # Safety
+/// Of all functions: the processor has the instructions, and pointers reach as far as they say.
+pub trait Lanes: Copy {
+    /// 64 unsigned bytes, four a row.
+    type Bytes: Copy;
+    /// 16 signed 32-bit integers.
+    type Sums: Copy;
+    /// 16 floats.
+    type Floats: Copy;
+    /// Rows of the input that the registers hold sums for.
+    const INPUTS: usize;
+    /// Whether [`Lanes::dot`] with `WIDE` takes 128 off the bytes itself.
+    const SIGNED: bool;
+
+    /// 64 bytes from memory.
+    unsafe fn load(at: *const u8) -> Self::Bytes;
+    /// 64 bytes to memory.
+    unsafe fn save(bytes: Self::Bytes, to: *mut u8);
+    /// The low four bits of each.
+    unsafe fn low(bytes: Self::Bytes) -> Self::Bytes;
+    /// The high four bits of each.
+    unsafe fn high(bytes: Self::Bytes) -> Self::Bytes;
+    /// Adds 16 to the bytes whose bit is set among the 64 at `at`; the bytes are below 16.
+    unsafe fn fifth(bytes: Self::Bytes, at: *const u8) -> Self::Bytes;
+    /// Adds 16 times the two bits at `shift` of `pairs`; the bytes are below 16.
+    unsafe fn sixth(bytes: Self::Bytes, pairs: Self::Bytes, shift: i32) -> Self::Bytes;
+    /// The same sum for every row.
+    unsafe fn start(value: i32) -> Self::Sums;
+    /// Adds each row's four bytes times the four signed bytes in `x`. Bytes above 63 need `WIDE`.
+    unsafe fn dot<const WIDE: bool>(sums: Self::Sums, bytes: Self::Bytes, x: i32) -> Self::Sums;
+    /// As floats.
+    unsafe fn floats(sums: Self::Sums) -> Self::Floats;
+    /// 16 halves from memory.
+    unsafe fn halves(at: *const u8) -> Self::Floats;
+    /// 16 unsigned bytes from memory, as floats.
+    unsafe fn unsigned(at: *const u8) -> Self::Floats;
+    /// 16 signed bytes from memory, as floats.
+    unsafe fn signed(at: *const u8) -> Self::Floats;
+    /// The same number in all.
+    unsafe fn splat(value: f32) -> Self::Floats;
+    /// `a b`.
+    unsafe fn times(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a b + c`.
+    unsafe fn times_plus(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// 16 floats to memory.
+    unsafe fn store(values: Self::Floats, to: *mut f32);
+}
