@@ -15,7 +15,7 @@ use std::io::Write;
 use std::path::Path;
 
 /// Name and version of the file's layout.
-const FORMAT: &str = "recast-state-1";
+const FORMAT: &str = "recast-state-2";
 
 /// A state and what it has read. Going on from it does not change it.
 #[derive(Clone, Debug)]
@@ -132,10 +132,10 @@ impl Snapshot {
             let fits = if constant {
                 found == like
             } else {
-                // Pages: of one shape, as many as the length takes.
-                let page = like.first().map_or(1, |dims| dims[1]);
+                // Pages of keys and values: of the same shapes, as many as the length takes.
+                let page = like.get(1).map_or(1, |dims| dims[2]);
                 let pages = found.len() / 2;
-                found.iter().all(|dims| Some(dims) == like.first())
+                found.chunks(2).all(|pair| pair == like)
                     && elements * size_of::<f32>() == model.blocks()[l].mixer().state_bytes(self.tokens.len())
                     && layer.length <= pages * page
                     && layer.length + page > pages * page

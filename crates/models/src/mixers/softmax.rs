@@ -99,7 +99,8 @@ impl Softmax {
                 let (keys, values) = if state.length == tokens {
                     (row(&k, at), row(&v, at))
                 } else {
-                    (gathered(state, 0), gathered(state, 1))
+                    let cache = Cache { pages: &state.parts, length: state.length };
+                    (cache.keys(), cache.values())
                 };
                 attention(row(&q, at), keys, values, options.clone())
             });
@@ -112,7 +113,7 @@ impl Softmax {
     }
 }
 
-/// Writes keys and values `[1, T, G, N]` behind those held, in pages: keys, values, keys, values.
+/// Writes keys and values `[1, T, G, N]` behind those held, in pages as [`Cache`] has them.
 fn append(state: &mut LayerState, k: Tensor<4>, v: Tensor<4>) {
     let [_, new, g, n] = k.dims();
     let mut done = 0;
@@ -120,24 +121,19 @@ fn append(state: &mut LayerState, k: Tensor<4>, v: Tensor<4>) {
         let (page, used) = (state.length / PAGE, state.length % PAGE);
         let count = (PAGE - used).min(new - done);
         if used == 0 {
-            let fresh = || Tensor::zeros([1, PAGE, g, n], &k.device());
-            state.parts.extend([fresh(), fresh()]);
+            let device = k.device();
+            state.parts.extend([Tensor::zeros([1, g, n, PAGE], &device), Tensor::zeros([1, g, PAGE, n], &device)]);
         }
-        for (part, rows) in [(2 * page, &k), (2 * page + 1, &v)] {
-            // Taken out of the state, so that the write happens in place.
-            let buffer = std::mem::replace(&mut state.parts[part], Tensor::empty([0, 0, 0, 0], &k.device()));
-            let rows = rows.clone().narrow(1, done, count);
-            state.parts[part] = buffer.slice_assign([0..1, used..used + count, 0..g, 0..n], rows);
-        }
+        // Taken out of the state, so that the write happens in place.
+        let mut take = |part: usize| std::mem::replace(&mut state.parts[part], Tensor::empty([0, 0, 0, 0], &k.device()));
+        let (keys, values) = (take(2 * page), take(2 * page + 1));
+        let new_tokens = |x: &Tensor<4>| x.clone().narrow(1, done, count);
+        let tokens = used..used + count;
+        state.parts[2 * page] = keys.slice_assign([0..1, 0..g, 0..n, tokens.clone()], new_tokens(&k).permute([0, 2, 3, 1]));
+        state.parts[2 * page + 1] = values.slice_assign([0..1, 0..g, tokens, 0..n], new_tokens(&v).swap_dims(1, 2));
         state.length += count;
         done += count;
     }
-}
-
-/// All keys (`first` 0) or values (1) held, `[1, S, G, N]`.
-fn gathered(state: &LayerState, first: usize) -> Tensor<4> {
-    let pages: Vec<Tensor<4>> = state.parts.iter().skip(first).step_by(2).cloned().collect();
-    Tensor::cat(pages, 1).narrow(1, 0, state.length)
 }
 
 /// Pages at the beginning of `tokens` that no later token can see: the next one sees itself and

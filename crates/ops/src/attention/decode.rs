@@ -1,28 +1,20 @@
-//! CPU: one query a row. Each key head is read once for all the query heads that share it.
+//! CPU: the newest token of each of several sequences against all that they have read, where it
+//! lies. Each key head is read once for all the query heads that share it, in pieces of a fixed
+//! number of keys, so that a long sequence occupies every thread and its result depends neither on
+//! their number nor on the other sequences.
 
-use super::Options;
-use super::forward::{FORK, Sizes, run};
-use crate::cpu::{Array, View, dot, exp, maximum, multiply_add, simd, sum};
+use super::forward::{FORK, run};
+use crate::cpu::{Matrix, exp, maximum, product_by_rows, simd, sum};
 use crate::glue::{on_cpu, slice};
 use burn::tensor::{Tensor, TensorData};
 use std::ops::Range;
 
-pub fn forward(options: &Options, sizes: Sizes, [q, k, v]: [View<'_>; 3]) -> Array {
-    let Sizes { batch, keys, groups, size, heads, .. } = sizes;
-    let repeat = heads / groups;
-    let mut y = vec![0.0; batch * heads * size];
-    let tasks = y.chunks_mut((repeat * size).max(1)).enumerate().collect();
-    run(sizes.fork(), tasks, |(task, y)| {
-        let (b, group) = (task / groups, task % groups);
-        let of = b * keys * groups * size..(b + 1) * keys * groups * size;
-        let q = &q.data[task * repeat * size..][..repeat * size];
-        let page = Page { keys: &k.data[of.clone()], values: &v.data[of], rows: keys };
-        over(q, &[page], options.visible.of(b, 0), group, groups, size, options.scale, y);
-    });
-    Array::new(y, q.shape)
-}
+/// Keys that one task reads, about.
+const PIECE: usize = 256;
 
-/// What one sequence has read: keys and values in turn, `[1, P, G, N]` each, all full but the last.
+/// What one sequence has read, in pages of P tokens, all full but the last: keys `[1, G, N, P]`
+/// (one channel of all tokens after the other, as products with one query want them) and values
+/// `[1, G, P, N]`, in turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Cache<'a> {
     /// Keys, values, keys, values, ...
@@ -31,9 +23,23 @@ pub struct Cache<'a> {
     pub length: usize,
 }
 
-/// [`attention`](super::attention) of the newest token of each of several sequences, `q` `[B, 1, H, N]`, scaled by
-/// `N^(-1/2)`: keys are read where they lie, page by page. With a window only the last so many keys
-/// are seen. A row does not depend on the others.
+impl Cache<'_> {
+    /// The keys held, `[1, S, G, N]`.
+    pub fn keys(&self) -> Tensor<4> {
+        let pages = self.pages.iter().step_by(2).cloned().collect();
+        Tensor::cat(pages, 3).permute([0, 3, 1, 2]).narrow(1, 0, self.length)
+    }
+
+    /// The values held, `[1, S, G, N]`.
+    pub fn values(&self) -> Tensor<4> {
+        let pages = self.pages.iter().skip(1).step_by(2).cloned().collect();
+        Tensor::cat(pages, 2).swap_dims(1, 2).narrow(1, 0, self.length)
+    }
+}
+
+/// [`attention`](super::attention) of the newest token of each of several sequences, `q`
+/// `[B, 1, H, N]`, scaled by `N^(-1/2)`. With a window only the last so many keys are seen. A row
+/// does not depend on the others.
 ///
 /// # Panics
 /// When there is not one cache a row, or pages do not hold what their length says.
@@ -42,130 +48,116 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
     assert_eq!((batch, time), (caches.len(), 1), "attention_step: one query and one cache a sequence");
     if !on_cpu(&q) {
         let rows = caches.iter().enumerate().map(|(row, cache)| {
-            let of = |first: usize| {
-                let pages = cache.pages.iter().skip(first).step_by(2).cloned().collect();
-                Tensor::cat(pages, 1).narrow(1, 0, cache.length)
-            };
             let mask = window.map_or(super::Mask::Causal, super::Mask::Window);
             let options = super::AttentionOptions { mask, ..Default::default() };
-            super::attention(q.clone().narrow(0, row, 1), of(0), of(1), options)
+            super::attention(q.clone().narrow(0, row, 1), cache.keys(), cache.values(), options)
         });
         return Tensor::cat(rows.collect(), 0);
     }
-    let groups = caches.first().map_or(1, |cache| cache.pages[0].dims()[2]);
-    let repeat = heads / groups;
-    let scale = (size as f32).powf(-0.5);
     let device = q.device();
     let owned: Vec<Vec<_>> = caches.iter().map(|cache| cache.pages.iter().cloned().map(slice).collect()).collect();
-    let pages: Vec<Vec<Page<'_>>> = owned
-        .iter()
-        .zip(caches)
-        .map(|(owned, cache)| {
-            let mut left = cache.length;
-            let pages = owned.chunks_exact(2).map(|pair| {
-                let (keys, values) = (pair[0].as_slice(), pair[1].as_slice());
-                let rows = (keys.len() / (groups * size)).min(left);
-                left -= rows;
-                Page { keys, values, rows }
-            });
-            let pages = pages.collect();
-            assert_eq!(left, 0, "attention_step: the pages hold fewer tokens than the cache's length");
-            pages
-        })
-        .collect();
+    let pages: Vec<Vec<&[f32]>> = owned.iter().map(|pages| pages.iter().map(|page| page.as_slice()).collect()).collect();
+    let Some(&[_, groups, page, _]) = caches.first().and_then(|cache| cache.pages.get(1)).map(Tensor::dims).as_ref() else {
+        panic!("attention_step: a sequence's own key is in its cache");
+    };
+    let sizes = Sizes { repeat: heads / groups, size, page, scale: (size as f32).powf(-0.5) };
+    let each = (PIECE / page).max(1);
+    let mut tasks = Vec::new();
+    for (row, cache) in caches.iter().enumerate() {
+        let held = cache.pages.len() / 2;
+        assert!(cache.length <= held * page, "attention_step: the pages hold fewer tokens than the cache's length");
+        let seen = window.map_or(0, |window| cache.length.saturating_sub(window))..cache.length;
+        for group in 0..groups {
+            let pieces = (seen.start / page..seen.end.div_ceil(page)).step_by(each);
+            tasks.extend(pieces.map(|first| (row, group, first..(first + each).min(held), seen.clone())));
+        }
+    }
     let q = slice(q);
-    let mut y = vec![0.0; batch * heads * size];
-    let tasks = y.chunks_mut((repeat * size).max(1)).enumerate().collect();
     let work: usize = caches.iter().map(|cache| cache.length * heads * size).sum();
-    run(work >= FORK, tasks, |(task, y)| {
-        let (b, group) = (task / groups, task % groups);
-        let length = caches[b].length;
-        let seen = window.map_or(0, |window| length.saturating_sub(window))..length;
-        over(&q.as_slice()[task * repeat * size..][..repeat * size], &pages[b], seen, group, groups, size, scale, y);
+    let width = sizes.repeat * size;
+    let parts = run(work >= FORK, tasks, |(row, group, which, seen)| {
+        let task = row * groups + group;
+        let plane = group * page * size..(group + 1) * page * size;
+        let planes = pages[row][2 * which.start..2 * which.end].iter().map(|page| &page[plane.clone()]).collect::<Vec<_>>();
+        let from = which.start * page;
+        let own = seen.start.saturating_sub(from)..(seen.end - from).min(which.len() * page);
+        (task, Part::over(&q.as_slice()[task * width..][..width], &planes, own, sizes))
     });
+    let mut y = vec![0.0; batch * heads * size];
+    for (task, parts) in parts.chunk_by(|a, b| a.0 == b.0).map(|parts| (parts[0].0, parts)) {
+        join(parts.iter().map(|(_, part)| part), size, &mut y[task * width..][..width]);
+    }
     Tensor::from_data(TensorData::new(y, [batch, 1, heads, size]), &device)
 }
 
-/// A run of keys and values, `[rows, G, N]` each.
+/// Sizes of every task.
 #[derive(Clone, Copy)]
-struct Page<'a> {
-    keys: &'a [f32],
-    values: &'a [f32],
-    rows: usize,
+struct Sizes {
+    /// Query heads that share a key head.
+    repeat: usize,
+    /// Channels of a head.
+    size: usize,
+    /// Tokens of a page.
+    page: usize,
+    scale: f32,
 }
 
-/// One group's query heads `q` `[R, N]` over the keys `seen`; rows of keys and values are
-/// `groups * size` apart.
-fn over(
-    q: &[f32],
-    pages: &[Page<'_>],
-    seen: Range<usize>,
-    group: usize,
-    groups: usize,
-    size: usize,
-    scale: f32,
-    y: &mut [f32],
-) {
-    let (repeat, stride) = (q.len() / size, groups * size);
-    let mut weights = vec![0.0; repeat * seen.len()];
-    // Of each page what is seen, and where its scores stand.
-    let runs = || {
-        let mut first = 0;
-        let seen = seen.clone();
-        pages.iter().filter_map(move |page| {
-            let range = seen.start.max(first)..seen.end.min(first + page.rows);
-            let (start, at) = (range.start.wrapping_sub(first), range.start.wrapping_sub(seen.start));
-            first += page.rows;
-            (range.start < range.end).then(|| (*page, start * stride + group * size, at, range.len()))
-        })
-    };
-    for (page, from, at, rows) in runs() {
-        score(q, &page.keys[from..], stride, scale, size, seen.len(), at, rows, &mut weights);
+/// What a piece of the keys gives: with `s_i` its scores and `m` their maximum,
+/// `sum_i exp(s_i - m) v_i` and `sum_i exp(s_i - m)`.
+struct Part {
+    /// `[R, N]`.
+    y: Vec<f32>,
+    /// `[R]`: maximum and sum.
+    scores: Vec<(f32, f32)>,
+}
+
+impl Part {
+    /// The query heads `q` `[R, N]` over the tokens `seen` of some pages, keys and values in turn.
+    fn over(q: &[f32], planes: &[&[f32]], seen: Range<usize>, sizes: Sizes) -> Self {
+        let Sizes { repeat, size, page, scale } = sizes;
+        let keys = planes.len() / 2 * page;
+        let mut weights = vec![0.0; repeat * keys];
+        for (at, pair) in planes.chunks_exact(2).enumerate() {
+            let keys_here = Matrix::new(pair[0], size, page);
+            product_by_rows(&mut weights[at * page..], keys, false, Matrix::new(q, repeat, size), keys_here);
+        }
+        let mut scores = Vec::with_capacity(repeat);
+        for weights in weights.chunks_exact_mut(keys) {
+            weights[..seen.start].fill(0.0);
+            weights[seen.end..].fill(0.0);
+            scores.push(exponentials(scale, &mut weights[seen.clone()]));
+        }
+        let mut y = vec![0.0; repeat * size];
+        for (at, pair) in planes.chunks_exact(2).enumerate() {
+            let weights = Matrix::strided(&weights[at * page..], repeat, page, keys);
+            product_by_rows(&mut y, size, true, weights, Matrix::new(pair[1], page, size));
+        }
+        Self { y, scores }
     }
-    normalise(&mut weights, seen.len());
-    for (page, from, at, rows) in runs() {
-        gather(&page.values[from..], stride, size, seen.len(), at, rows, &weights, y);
+}
+
+/// Puts the pieces of one group's heads together, in their order.
+fn join<'a>(parts: impl Iterator<Item = &'a Part> + Clone, size: usize, y: &mut [f32]) {
+    for (head, y) in y.chunks_exact_mut(size).enumerate() {
+        let largest = parts.clone().map(|part| part.scores[head].0).fold(f32::NEG_INFINITY, f32::max);
+        let factor = |part: &Part| (part.scores[head].0 - largest).exp();
+        let total: f32 = parts.clone().map(|part| factor(part) * part.scores[head].1).sum();
+        for part in parts.clone() {
+            let factor = factor(part) / total;
+            for (y, x) in y.iter_mut().zip(&part.y[head * size..]) {
+                *y += factor * x;
+            }
+        }
     }
 }
 
 simd! {
-    // `scores` is `[R, keys]`; these are its columns `at..at + rows`.
-    fn score(
-        q: &[f32], k: &[f32], stride: usize, scale: f32, size: usize, keys: usize, at: usize, rows: usize,
-        scores: &mut [f32],
-    ) {
-        for row in 0..rows {
-            let k = &k[row * stride..][..size];
-            for (head, q) in q.chunks_exact(size).enumerate() {
-                scores[head * keys + at + row] = scale * dot::<FMA>(q, k);
-            }
+    // `exp(scale s - m)` of every score, with the maximum `m` and the sum.
+    fn exponentials(scale: f32, scores: &mut [f32]) -> (f32, f32) {
+        let largest = scale * maximum(scores);
+        for s in scores.iter_mut() {
+            *s = exp(scale * *s - largest);
         }
-    }
-
-    fn normalise(scores: &mut [f32], keys: usize) {
-        for scores in scores.chunks_exact_mut(keys) {
-            let largest = maximum(scores);
-            for s in scores.iter_mut() {
-                *s = exp(*s - largest);
-            }
-            let inverse = 1.0 / sum(scores);
-            for s in scores.iter_mut() {
-                *s *= inverse;
-            }
-        }
-    }
-
-    fn gather(
-        v: &[f32], stride: usize, size: usize, keys: usize, at: usize, rows: usize, weights: &[f32], y: &mut [f32],
-    ) {
-        for row in 0..rows {
-            let v = &v[row * stride..][..size];
-            for (head, y) in y.chunks_exact_mut(size).enumerate() {
-                let p = weights[head * keys + at + row];
-                for (y, &v) in y.iter_mut().zip(v) {
-                    *y = multiply_add::<FMA>(p, v, *y);
-                }
-            }
-        }
+        (largest, sum(scores))
     }
 }

@@ -1,6 +1,6 @@
 //! CPU: online softmax over blocks of keys; one task a query head and block of queries.
 
-use super::{Options, decode};
+use super::Options;
 use crate::cpu::{Array, Matrix, View, dot, exp, matmul, maximum, simd, split_rows};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -59,9 +59,6 @@ pub fn run<T: Send, R: Send>(fork: bool, tasks: Vec<T>, work: impl Fn(T) -> R + 
 
 pub fn forward(options: &Options, [q, k, v]: [View<'_>; 3]) -> (Array, Array) {
     let sizes = Sizes::new(q, k);
-    if sizes.time == 1 && !options.save {
-        return (decode::forward(options, sizes, [q, k, v]), Array::nothing());
-    }
     let Sizes { batch, time, heads, size, .. } = sizes;
     let starts: Vec<usize> = (0..time).step_by(QUERIES).collect();
     let mut tasks = Vec::with_capacity(batch * heads * starts.len());

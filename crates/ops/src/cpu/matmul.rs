@@ -95,7 +95,11 @@ simd! {
             let mut row = 0;
             while row < m {
                 let out = &mut out[row * stride + column..];
-                let rows = if m - row >= 4 { 4 } else { 1 };
+                let rows = match m - row {
+                    4.. => 4,
+                    left if step == 32 => left,
+                    _ => 1,
+                };
                 // SAFETY: `check` bounds the tile of `out`, `Matrix` both operands.
                 unsafe {
                     match (rows, step) {
@@ -103,6 +107,8 @@ simd! {
                         (4, 16) => tile::<FMA, 4, 16>(out, stride, keep, left, row, right, column),
                         (4, 8) => tile::<FMA, 4, 8>(out, stride, keep, left, row, right, column),
                         (4, _) => tile::<FMA, 4, 1>(out, stride, keep, left, row, right, column),
+                        (3, 32) => tile::<FMA, 3, 32>(out, stride, keep, left, row, right, column),
+                        (2, 32) => tile::<FMA, 2, 32>(out, stride, keep, left, row, right, column),
                         (_, 32) => tile::<FMA, 1, 32>(out, stride, keep, left, row, right, column),
                         (_, 16) => tile::<FMA, 1, 16>(out, stride, keep, left, row, right, column),
                         (_, 8) => tile::<FMA, 1, 8>(out, stride, keep, left, row, right, column),
