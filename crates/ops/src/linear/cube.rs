@@ -1,6 +1,6 @@
 //! GPU: burn's matrix products; operands in bf16 where the process asks for it, results in f32.
 
-use super::{Layout, Options, Precision, precision};
+use super::{Layout, Precision, precision};
 use crate::cube::{CubeTensor, Gpu, contiguous, nothing, reshaped};
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::FloatDType;
@@ -27,7 +27,7 @@ fn flat(tensor: CubeTensor, width: usize) -> CubeTensor {
     reshaped(tensor, &[rows, width])
 }
 
-pub fn forward(&Options { layout, .. }: &Options, [x, weight]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
+pub fn forward(&layout: &Layout, [x, weight]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
     let (inner, outer) = (layout.inner(weight.meta.shape()), layout.outer(weight.meta.shape()));
     let mut shape = x.meta.shape().to_vec();
     shape.pop();
@@ -38,7 +38,7 @@ pub fn forward(&Options { layout, .. }: &Options, [x, weight]: [CubeTensor; 2]) 
 }
 
 pub fn backward(
-    &Options { layout, .. }: &Options,
+    &layout: &Layout,
     needs: [bool; 2],
     [x, weight]: [CubeTensor; 2],
     _output: CubeTensor,

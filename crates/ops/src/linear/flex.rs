@@ -1,6 +1,6 @@
 //! CPU: three matrix products over all rows at once.
 
-use super::{Layout, Options, product_new, rows};
+use super::{Layout, product_new, rows};
 use crate::cpu::{Array, Matrix, View};
 
 /// The weight as the matrix `[in, out]` that multiplies from the right.
@@ -12,9 +12,9 @@ fn matrix<'a>(layout: Layout, weight: View<'a>) -> Matrix<'a> {
     }
 }
 
-pub fn forward(&Options { layout, apart }: &Options, [x, weight]: [View<'_>; 2]) -> (Array, Array) {
+pub fn forward(&layout: &Layout, [x, weight]: [View<'_>; 2]) -> (Array, Array) {
     let (rows, inner, outer) = (x.rows(), x.width(), layout.outer(weight.shape));
-    let y = if apart && rows <= rows::MOST {
+    let y = if rows <= rows::MOST {
         rows::product(layout, x.data, weight.data, [rows, inner, outer])
     } else {
         product_new(Matrix::new(x.data, rows, inner), matrix(layout, weight))
@@ -25,7 +25,7 @@ pub fn forward(&Options { layout, apart }: &Options, [x, weight]: [View<'_>; 2])
 }
 
 pub fn backward(
-    &Options { layout, .. }: &Options,
+    &layout: &Layout,
     needs: [bool; 2],
     [x, weight]: [View<'_>; 2],
     _output: View<'_>,

@@ -76,15 +76,7 @@ impl Layout {
     }
 }
 
-/// Constants of one call.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    layout: Layout,
-    /// Few rows are computed each by itself ([`rows`]): inference.
-    apart: bool,
-}
-
-operator!(LinearBackend, Options, linear_forward, linear_backward, flex, 2, [x, weight], cube);
+operator!(LinearBackend, Layout, linear_forward, linear_backward, flex, 2, [x, weight], cube);
 
 /// `y[.., o] = sum_i x[.., i] weight[o, i] (+ bias[o])`.
 ///
@@ -112,6 +104,5 @@ pub fn linear_in_out<const D: usize>(x: Tensor<D>, matrix: Tensor<2>) -> Tensor<
 fn run<const D: usize>(x: Tensor<D>, weight: Tensor<2>, layout: Layout) -> Tensor<D> {
     let inner = layout.inner(&weight.dims());
     assert_eq!(x.dims()[D - 1], inner, "linear: x {:?} against weight {:?} ({layout:?})", x.dims(), weight.dims());
-    let options = Options { layout, apart: !x.is_tracked() && !weight.is_tracked() };
-    Tensor::from_dispatch(Dispatch::linear_forward(options, x.into_dispatch(), weight.into_dispatch()).0)
+    Tensor::from_dispatch(Dispatch::linear_forward(layout, x.into_dispatch(), weight.into_dispatch()).0)
 }

@@ -140,8 +140,10 @@ mod tests {
                     let alone = product(layout, &x[r * inner..][..inner], weight_here, [1, inner, outer]);
                     assert_eq!(alone, y[r * outer..][..outer], "{layout:?} {rows}x{inner}x{outer}, row {r}");
                     for o in 0..outer {
-                        let sum: f64 = (0..inner).map(|i| f64::from(x[r * inner + i]) * f64::from(weight[o * inner + i])).sum();
-                        assert!((f64::from(alone[o]) - sum).abs() < 1e-4, "{layout:?} {rows}x{inner}x{outer} at {r}, {o}");
+                        let terms = || (0..inner).map(|i| f64::from(x[r * inner + i]) * f64::from(weight[o * inner + i]));
+                        let (sum, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
+                        let error = (f64::from(alone[o]) - sum).abs();
+                        assert!(error <= 1e-6 * size, "{layout:?} {rows}x{inner}x{outer} at {r}, {o}: {error} of {size}");
                     }
                 }
             }
