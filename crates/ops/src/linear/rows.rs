@@ -143,7 +143,7 @@ mod tests {
                         let terms = || (0..inner).map(|i| f64::from(x[r * inner + i]) * f64::from(weight[o * inner + i]));
                         let (sum, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
                         let error = (f64::from(alone[o]) - sum).abs();
-                        assert!(error <= 1e-6 * size, "{layout:?} {rows}x{inner}x{outer} at {r}, {o}: {error} of {size}");
+                        assert!(error <= 3e-6 * size, "{layout:?} {rows}x{inner}x{outer} at {r}, {o}: {error} of {size}");
                     }
                 }
             }

@@ -6,7 +6,7 @@
 //! sums of integers ([`kernel`], [`lanes`]). For inference on the processor only; nothing here is
 //! differentiable.
 //!
-//! Promise, held by `tests/quantised.rs`: the result is that of [`reference`] within the rounding of
+//! Promise, held by `tests/quantised_kernels.rs`: the result is that of [`reference`] within the rounding of
 //! the input; a row of it depends, to the bit, neither on the other rows nor on the number of threads.
 
 pub mod formats;
