@@ -6,7 +6,7 @@ use crate::metrics::ModelMetrics;
 use crate::record::Record;
 use crate::tokens;
 use recast_infer::engine::{Handle, Listener, Message, PromptToken, Request, Summary};
-use recast_infer::{Event, Finish};
+use recast_infer::{Event, Finish, InferError};
 use recast_text::Tokenizer;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -113,6 +113,9 @@ impl Generation {
                     return Ok(Some(index));
                 }
                 Message::Event(Event::Done(_)) => {}
+                Message::End(Err(error @ InferError::Constraint(_))) => {
+                    return Err(ApiError::Request { message: error.to_string(), param: None });
+                }
                 Message::End(Err(error)) => return Err(ApiError::Failed(error.to_string())),
                 Message::End(Ok(summary)) => {
                     self.left -= 1;

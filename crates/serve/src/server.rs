@@ -52,6 +52,11 @@ impl Server {
         self.app.drain();
     }
 
+    /// Whether it takes no new requests.
+    pub fn is_draining(&self) -> bool {
+        self.app.is_draining()
+    }
+
     /// Whether everything that was taken is answered.
     pub fn is_idle(&self) -> bool {
         self.app.in_flight() == 0 && self.app.models.iter().all(|model| model.engine.is_idle())

@@ -99,6 +99,11 @@ impl Form {
     }
 }
 
+/// The first line: the library adds its whole state.
 fn failed(error: &dyn std::fmt::Display) -> InferError {
-    InferError::Constraint(error.to_string())
+    let text = error.to_string();
+    match text.lines().next().unwrap_or_default() {
+        "NoExtensionBias" => InferError::Constraint("the model has no token that could come next in this form".into()),
+        line => InferError::Constraint(line.to_owned()),
+    }
 }

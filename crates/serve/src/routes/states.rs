@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) async fn get(State(app): State<Arc<App>>, Extension(asked): Extension<Asked>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let kept = app.kept.get("state", &id, asked.owner)?;
     Ok(Json(json!({
-        "id": kept.id, "object": "state", "model": kept.model, "tokens": kept.snapshot.tokens.len(), "bytes": kept.bytes,
+        "id": kept.id, "object": "state", "model": kept.model, "tokens": kept.snapshot.tokens.len() + kept.unread.len(), "bytes": kept.bytes,
         "conversation": kept.conversation.is_some(),
     })))
 }

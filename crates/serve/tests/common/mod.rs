@@ -35,9 +35,14 @@ pub fn model(folder: &str) -> Model {
 
 /// One letter a token, as many as the model has; two more spell one character together.
 pub fn tokenizer(size: usize) -> Tokenizer {
+    tokenizer_of(size, ('!'..='~').rev())
+}
+
+/// Of these letters, so far as there is room.
+pub fn tokenizer_of(size: usize, letters: impl Iterator<Item = char>) -> Tokenizer {
     // Bytes c3 and a9, é in UTF-8, by GPT-2's letters for bytes.
     let mut names: Vec<String> = vec!["<|endoftext|>".into(), "Ã".into(), "©".into()];
-    names.extend(('!'..='~').rev().map(String::from).take(size - 3));
+    names.extend(letters.map(String::from).take(size - 3));
     let vocab: serde_json::Map<String, Value> = names.iter().enumerate().map(|(id, name)| (name.clone(), id.into())).collect();
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
