@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 /// Most stop strings, and bytes of one.
 const STOPS: usize = 16;
 const STOP_BYTES: usize = 1024;
+/// How often a prompt may be read.
+const REPEATS: usize = 8;
 /// Most alternatives told with a token.
 pub(crate) const ALTERNATIVES: usize = 20;
 
@@ -39,6 +41,7 @@ pub(crate) const PENALTIES: &[Field] = &[
 pub(crate) const EXTENSIONS: &[Field] = &[
     read("regex", r#"{"type":"string"}"#, "Recast: a regular expression that the whole text matches."),
     read("grammar", r#"{"type":"string"}"#, "Recast: a grammar of the text, in llguidance's dialect of Lark."),
+    read("repeat_context", r#"{"type":"integer","minimum":1,"maximum":8,"default":1}"#, "Recast: read the prompt, or the last user's message, so many times: recurrent models recall better what they have read twice."),
     read("state", r#"{"type":"string"}"#, "Recast: the id of a state to go on from."),
     read("return_state", r#"{"type":"boolean","default":false}"#, "Recast: keep the state and tell its id in `recast.state`."),
 ];
@@ -72,6 +75,7 @@ pub(crate) struct Options {
     pub stream: bool,
     pub include_usage: bool,
     pub constraint: Option<Constraint>,
+    pub repeat_context: usize,
     pub state: Option<String>,
     pub return_state: bool,
 }
@@ -92,6 +96,7 @@ impl Options {
             stream,
             include_usage,
             constraint: constraint(fields)?,
+            repeat_context: fields.count("repeat_context", 1, REPEATS)?.unwrap_or(1),
             state: fields.text("state")?.map(Into::into),
             return_state: fields.flag("return_state")?.unwrap_or(false),
         })

@@ -89,6 +89,11 @@ async fn prompts_come_in_four_forms() {
     assert_eq!(many["choices"][0]["text"], text(&one, 0));
     assert_ne!(many["choices"][0]["text"], many["choices"][1]["text"]);
     assert_eq!(many["usage"]["prompt_tokens"], 4);
+    // Read twice.
+    let twice = json!({"model": "teacher", "prompt": tokens, "repeat_context": 2, "max_tokens": 6, "seed": 5});
+    let twice = post(&router, "/v1/completions", &twice).await;
+    assert_eq!(text(&twice, 0), text(&run(json!(tokens.repeat(2)), 1).await, 0));
+    assert_eq!(twice.json()["usage"]["prompt_tokens"], 6);
     // Nothing at all begins with the separator.
     assert_eq!(run(json!(""), 1).await.status, 200);
 }

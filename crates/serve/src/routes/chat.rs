@@ -88,7 +88,10 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     let tools = Tools::read(&fields, false)?;
     super::constrain(&mut options, tools.constraint)?;
     let list = fields.list("messages")?.filter(|list| !list.is_empty());
-    let messages = conversation::messages(list.ok_or_else(|| fields.missing("messages", "a list of at least one message"))?)?;
+    let mut messages = conversation::messages(list.ok_or_else(|| fields.missing("messages", "a list of at least one message"))?)?;
+    if let Some(last) = messages.iter_mut().rev().find(|message| message.role == "user") {
+        last.content = vec![last.content.as_str(); options.repeat_context].join("\n");
+    }
     let logprobs = fields.flag("logprobs")?.unwrap_or(false);
     let alternatives = fields.count("top_logprobs", 0, ALTERNATIVES)?;
     if alternatives.is_some_and(|n| n > 0) && !logprobs {

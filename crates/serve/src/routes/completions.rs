@@ -74,7 +74,7 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     let options = Options::read(&fields, served.engine.model())?;
     let kept = options.state.as_ref().map(|id| app.kept.get("state", id, asked.owner)).transpose()?;
     let kept = kept.as_deref();
-    let prompts = prompts(&fields, &served, kept)?;
+    let prompts = prompts(&fields, &served, kept, options.repeat_context)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
     if echo && kept.is_some() {
         return Err(ApiError::at("echo", "echo: expected false with a state, whose text is not given back, found true"));
@@ -113,20 +113,21 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     Ok((generation, teller, options.stream))
 }
 
-fn prompts(fields: &Fields, served: &Served, kept: Option<&Kept>) -> Result<Vec<Prompt>, ApiError> {
+fn prompts(fields: &Fields, served: &Served, kept: Option<&Kept>, times: usize) -> Result<Vec<Prompt>, ApiError> {
     let expected = "a string, a list of strings, a list of tokens, or a list of lists of tokens";
     let value = fields.get("prompt").ok_or_else(|| fields.missing("prompt", expected))?;
     let wrong = || fields.wrong("prompt", expected, value);
     let tokenizer = served.engine.tokenizer();
     let vocabulary = served.engine.model().config.vocabulary;
     let of_text = |text: &str| -> Result<Prompt, ApiError> {
+        let text = vec![text; times].join("\n");
         // A text that goes on has its beginning already.
-        let mut tokens = tokenizer.encode(text, kept.is_none()).map_err(|error| ApiError::at("prompt", error.to_string()))?;
+        let mut tokens = tokenizer.encode(&text, kept.is_none()).map_err(|error| ApiError::at("prompt", error.to_string()))?;
         if tokens.is_empty() && kept.is_none_or(|kept| kept.unread.is_empty()) {
             let start = tokenizer.bos().or_else(|| tokenizer.document_separator());
             tokens.push(start.ok_or_else(|| ApiError::at("prompt", "prompt: expected some text (the model has no begin token), found none"))?);
         }
-        Ok(Prompt { text: text.to_owned(), tokens })
+        Ok(Prompt { text, tokens })
     };
     let of_tokens = |list: &[Value]| -> Result<Prompt, ApiError> {
         let token = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -137,6 +138,7 @@ fn prompts(fields: &Fields, served: &Served, kept: Option<&Kept>) -> Result<Vec<
         if let Some(token) = tokens.iter().find(|token| **token as usize >= vocabulary) {
             return Err(ApiError::at("prompt", format!("prompt: expected tokens below {vocabulary}, found {token}")));
         }
+        let tokens = tokens.repeat(times);
         Ok(Prompt { text: tokenizer.decode(&tokens, false), tokens })
     };
     match value {
