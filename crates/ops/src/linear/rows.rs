@@ -66,8 +66,8 @@ simd! {
                 unsafe {
                     let to = out.0.add(row * outer + column);
                     match (height, width) {
-                        (4, _) => tile::<FMA, 4, 4>(x, weight, inner, to, outer),
-                        (_, 4) => tile::<FMA, 1, 4>(x, weight, inner, to, outer),
+                        (4, _) => tile::<FMA, 16, 4>(x, weight, inner, to, outer),
+                        (_, 4) => tile::<FMA, 4, 4>(x, weight, inner, to, outer),
                         _ => tile::<FMA, 1, 1>(x, weight, inner, to, outer),
                     }
                 }
@@ -81,42 +81,40 @@ simd! {
 /// Partial sums of an output.
 const LANES: usize = 16;
 
-/// `H` rows and `W` columns of the output, each as [`dot`](crate::cpu::dot) sums it.
+/// `T / W` rows and `W` columns of the output, each as [`dot`](crate::cpu::dot) sums it.
 ///
 /// # Safety
-/// `to` reaches over a tile whose rows are `stride` apart.
+/// `x` and `weight` hold as many rows; `to` reaches over a tile whose rows are `stride` apart.
 #[inline(always)]
-unsafe fn tile<const FMA: bool, const H: usize, const W: usize>(x: &[f32], weight: &[f32], inner: usize, to: *mut f32, stride: usize) {
-    let x: [&[f32]; H] = std::array::from_fn(|h| &x[h * inner..][..inner]);
-    let weight: [&[f32]; W] = std::array::from_fn(|w| &weight[w * inner..][..inner]);
-    let mut lanes = [[[0.0f32; LANES]; W]; H];
+unsafe fn tile<const FMA: bool, const T: usize, const W: usize>(x: &[f32], weight: &[f32], inner: usize, to: *mut f32, stride: usize) {
+    debug_assert!(x.len() >= T / W * inner && weight.len() >= W * inner);
+    // One flat array of sums, updated by iterators: the form that the compiler keeps in registers.
+    let mut sums = [[0.0f32; LANES]; T];
     let whole = inner / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for h in 0..H {
-            let x: &[f32; LANES] = x[h][start..].first_chunk().expect("whole blocks");
-            for w in 0..W {
-                let weight: &[f32; LANES] = weight[w][start..].first_chunk().expect("whole blocks");
-                for l in 0..LANES {
-                    lanes[h][w][l] = multiply_add::<FMA>(x[l], weight[l], lanes[h][w][l]);
+    // SAFETY: as the caller promises.
+    unsafe {
+        for start in (0..whole).step_by(LANES) {
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let x = &*x.as_ptr().add(t / W * inner + start).cast::<[f32; LANES]>();
+                let weight = &*weight.as_ptr().add(t % W * inner + start).cast::<[f32; LANES]>();
+                for ((sum, x), weight) in sums.iter_mut().zip(x).zip(weight) {
+                    *sum = multiply_add::<FMA>(*x, *weight, *sum);
                 }
             }
         }
-    }
-    for h in 0..H {
-        for w in 0..W {
-            let lanes = &mut lanes[h][w];
-            for i in whole..inner {
-                lanes[i - whole] = multiply_add::<FMA>(x[h][i], weight[w][i], lanes[i - whole]);
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let (x, weight) = (&x[t / W * inner..][..inner], &weight[t % W * inner..][..inner]);
+            for ((sum, x), weight) in sums.iter_mut().zip(&x[whole..]).zip(&weight[whole..]) {
+                *sum = multiply_add::<FMA>(*x, *weight, *sum);
             }
             let mut width = LANES / 2;
             while width > 0 {
                 for i in 0..width {
-                    lanes[i] += lanes[i + width];
+                    sums[i] += sums[i + width];
                 }
                 width /= 2;
             }
-            // SAFETY: as the caller promises.
-            unsafe { to.add(h * stride + w).write(lanes[0]) };
+            to.add(t / W * stride + t % W).write(sums[0]);
         }
     }
 }
