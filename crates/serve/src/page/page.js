@@ -139,7 +139,9 @@ async function answer(pane, signal) {
     }
   }
   item.classList.remove("waiting");
-  pane.messages.push({ role: "assistant", content: text });
+  // What got no answer is not part of the conversation.
+  if (text) pane.messages.push({ role: "assistant", content: text });
+  else pane.messages.pop();
 }
 
 async function send(event) {

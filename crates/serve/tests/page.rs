@@ -1,0 +1,183 @@
+//! The page in headless Chromium: a chat answered, two models side by side, a refused key. Without
+//! Chromium on the machine it says so and passes; `.ci/run` installs it. Pictures of what was seen lie
+//! in the target folder, under `tmp/page-*.png`.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{limits, server_with};
+use recast_serve::Settings;
+use serde_json::{Value, json};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tungstenite::{Message, WebSocket, client};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A page in a browser, driven over the DevTools protocol.
+struct Browser {
+    process: Child,
+    socket: WebSocket<TcpStream>,
+    session: Option<String>,
+    calls: u64,
+    _profile: tempfile::TempDir,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Browser {
+    fn start() -> Option<Self> {
+        let profile = tempfile::tempdir().unwrap();
+        let mut process = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(|name| {
+            Command::new(name)
+                .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0"])
+                .arg(format!("--user-data-dir={}", profile.path().display()))
+                .args(["--window-size=1100,800", "about:blank"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .ok()
+        })?;
+        let started = Instant::now();
+        let (port, path) = loop {
+            let text = std::fs::read_to_string(profile.path().join("DevToolsActivePort")).unwrap_or_default();
+            if let Some((port, path)) = text.split_once('\n').filter(|(_, path)| !path.is_empty()) {
+                break (port.to_owned(), path.trim().to_owned());
+            }
+            assert!(process.try_wait().unwrap().is_none(), "the browser ended");
+            assert!(started.elapsed() < PATIENCE, "the browser does not open its port");
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (socket, _) = client(format!("ws://127.0.0.1:{port}{path}"), stream).unwrap();
+        Some(Self { process, socket, session: None, calls: 0, _profile: profile })
+    }
+
+    fn try_call(&mut self, method: &str, params: &Value) -> Result<Value, String> {
+        self.calls += 1;
+        let mut message = json!({"id": self.calls, "method": method, "params": params});
+        if let Some(session) = &self.session {
+            message["sessionId"] = session.clone().into();
+        }
+        self.socket.send(Message::text(message.to_string())).unwrap();
+        loop {
+            let Message::Text(text) = self.socket.read().unwrap() else { continue };
+            let reply: Value = serde_json::from_str(&text).unwrap();
+            if reply["id"] == self.calls {
+                return if reply["error"].is_null() { Ok(reply["result"].clone()) } else { Err(format!("{method}: {reply}")) };
+            }
+        }
+    }
+
+    fn call(&mut self, method: &str, params: &Value) -> Value {
+        self.try_call(method, params).unwrap()
+    }
+
+    fn open(&mut self, address: &str) {
+        self.session = None;
+        let target = self.call("Target.createTarget", &json!({"url": address}))["targetId"].clone();
+        let session = self.call("Target.attachToTarget", &json!({"targetId": target, "flatten": true}))["sessionId"].clone();
+        self.session = Some(session.as_str().unwrap().to_owned());
+        // A page that has only begun has nothing yet to evaluate in.
+        let begun = json!({"expression": "1"});
+        let started = Instant::now();
+        while self.try_call("Runtime.evaluate", &begun).is_err() {
+            assert!(started.elapsed() < PATIENCE, "the page does not begin");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.until("document.readyState === 'complete' && typeof panes === 'object'");
+    }
+
+    fn value(&mut self, expression: &str) -> Value {
+        let reply = self.call("Runtime.evaluate", &json!({"expression": expression, "returnByValue": true}));
+        assert!(reply["exceptionDetails"].is_null(), "{expression}: {reply}");
+        reply["result"]["value"].clone()
+    }
+
+    /// Waits until the expression is true on the page.
+    fn until(&mut self, expression: &str) {
+        let started = Instant::now();
+        while self.value(&format!("Boolean({expression})")) != true {
+            assert!(started.elapsed() < PATIENCE, "never came: {expression}; the page: {}", self.value("document.body.innerText"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        self.value(&format!("at('text').value = {}; at('send').click()", json!(text)));
+        self.until("!running && document.querySelectorAll('.waiting').length === 0");
+    }
+
+    fn picture(&mut self, name: &str) {
+        use base64::Engine;
+        let data = self.call("Page.captureScreenshot", &json!({"format": "png"}));
+        let bytes = base64::prelude::BASE64_STANDARD.decode(data["data"].as_str().unwrap()).unwrap();
+        std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png")), bytes).unwrap();
+    }
+}
+
+/// Serves in the background on a free port until the process ends.
+fn serve(settings: Settings) -> String {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            sender.send(listener.local_addr().unwrap()).unwrap();
+            let (_stop, told) = tokio::sync::mpsc::channel(1);
+            server_with(settings, limits()).run(listener, told).await.unwrap();
+        });
+    });
+    format!("http://{}/", receiver.recv().unwrap())
+}
+
+#[test]
+fn the_page_in_a_browser() {
+    let Some(mut browser) = Browser::start() else {
+        eprintln!("SKIPPED: the page; no Chromium on this machine");
+        return;
+    };
+    let settings = Settings { context: Some(4096), ..Settings::default() };
+    browser.open(&serve(settings.clone()));
+    browser.until("panes[0].select.options.length === 2");
+    browser.value("at('tokens').value = 12; at('temperature').value = 1");
+    browser.say("Hi there");
+    assert_eq!(browser.value("[...document.querySelectorAll('section:not([hidden]) li')].map((li) => li.className).join()"), "user,assistant");
+    let figures = browser.value("document.querySelector('.assistant .figures').textContent");
+    assert!(figures.as_str().unwrap().contains("tokens/s") && figures.as_str().unwrap().contains("state"), "{figures}");
+    // The second turn goes on from what was read.
+    browser.say("And now");
+    let figures = browser.value("[...document.querySelectorAll('.assistant .figures')].pop().textContent");
+    assert!(figures.as_str().unwrap().contains("read before"), "{figures}");
+    browser.picture("chat");
+
+    browser.value("at('both').click()");
+    browser.say("Both of you");
+    let shown = browser.value("[...document.querySelectorAll('section')].map((s) => s.querySelector('select').value + ' ' + s.querySelectorAll('.figures').length).join()");
+    assert_eq!(shown, "teacher 1,student 1");
+    browser.picture("side-by-side");
+    assert_eq!(browser.value("document.documentElement.scrollWidth <= window.innerWidth"), true, "nothing sticks out");
+
+    browser.open(&serve(Settings { api_keys: vec!["secret".into()], ..settings }));
+    browser.until("!at('problem').hidden");
+    let problem = browser.value("at('problem').textContent");
+    assert!(problem.as_str().unwrap().starts_with("401") && problem.as_str().unwrap().contains("Settings"), "{problem}");
+    browser.picture("refused-key");
+    browser.value("at('key').value = 'secret'; at('key').dispatchEvent(new Event('change'))");
+    browser.until("at('problem').hidden && panes[0].select.options.length === 2");
+    // A refused request is told in its place and leaves the conversation.
+    browser.value("at('key').value = 'wrong'");
+    browser.say("Hi");
+    assert!(browser.value("document.querySelector('.bad').textContent").as_str().unwrap().starts_with("401"));
+    assert_eq!(browser.value("panes[0].messages.length"), 0);
+}
