@@ -25,7 +25,7 @@ async function refusal(response) {
   } catch {
     words = response.statusText;
   }
-  if (response.status === 401) words += " Enter the API key under Settings.";
+  if (response.status === 401) words += ". Enter the API key under Settings.";
   return `${response.status}: ${words}`;
 }
 

@@ -1,5 +1,8 @@
 //! `recast bench serve`: many sequences at a time through the engine, against batch and context.
 
+mod picture;
+mod rival;
+
 use crate::arguments::Quantize;
 use crate::{Global, output};
 use recast_eval::table::{Align, Table};
@@ -7,6 +10,7 @@ use recast_infer::engine::{Limits, Message, Request};
 use recast_infer::samplers::Event;
 use recast_infer::{CHUNK, Engine, Loaded, Sampling, Snapshot, prefill};
 use recast_models::Model;
+use anyhow::Context;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +37,12 @@ pub struct Args {
     /// GiB of state that sequences may take together; what needs more is left out.
     #[arg(long, default_value_t = 12.0)]
     state_gib: f64,
+    /// Also run llama.cpp on the models that are GGUF files, by this Python, which has `llama-cpp-python`.
+    #[arg(long, value_name = "PYTHON", num_args = 0..=1, default_missing_value = "python3")]
+    rival: Option<PathBuf>,
+    /// Write speed and state against context as a picture.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 #[derive(serde::Serialize)]
@@ -89,6 +99,16 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
                 rows.push(row);
             }
         }
+    }
+    if let Some(python) = &args.rival {
+        let files: Vec<_> = args.models.iter().filter(|m| m.extension().is_some_and(|e| e == "gguf")).collect();
+        anyhow::ensure!(!files.is_empty(), "--rival: expected a GGUF file among the models, found none");
+        for file in files {
+            rows.extend(rival::run(python, file, args, recast_ops::cpu::threads())?);
+        }
+    }
+    if let Some(file) = &args.svg {
+        std::fs::write(file, picture::svg(&rows)).with_context(|| file.display().to_string())?;
     }
     if global.json {
         return output::json(&serde_json::json!({ "serve": rows }));
