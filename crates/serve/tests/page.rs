@@ -88,14 +88,13 @@ impl Browser {
         let target = self.call("Target.createTarget", &json!({"url": address}))["targetId"].clone();
         let session = self.call("Target.attachToTarget", &json!({"targetId": target, "flatten": true}))["sessionId"].clone();
         self.session = Some(session.as_str().unwrap().to_owned());
-        // A page that has only begun has nothing yet to evaluate in.
-        let begun = json!({"expression": "1"});
+        // Until the page is there, there may be nothing to evaluate in, now and then again.
+        let there = json!({"expression": "document.readyState === 'complete' && typeof panes === 'object'", "returnByValue": true});
         let started = Instant::now();
-        while self.try_call("Runtime.evaluate", &begun).is_err() {
+        while self.try_call("Runtime.evaluate", &there).map_or(true, |reply| reply["result"]["value"] != true) {
             assert!(started.elapsed() < PATIENCE, "the page does not begin");
             std::thread::sleep(Duration::from_millis(50));
         }
-        self.until("document.readyState === 'complete' && typeof panes === 'object'");
     }
 
     fn value(&mut self, expression: &str) -> Value {
@@ -150,8 +149,9 @@ fn the_page_in_a_browser() {
     let settings = Settings { context: Some(4096), ..Settings::default() };
     browser.open(&serve(settings.clone()));
     browser.until("panes[0].select.options.length === 2");
-    browser.value("at('tokens').value = 12; at('temperature').value = 1");
-    browser.say("Hi there");
+    browser.value("at('tokens').value = 12; at('temperature').value = 0");
+    // Long enough for its state to be kept: an answer at random is rarely cut into tokens again as it was written.
+    browser.say("Once there was a girl who lived by the sea. Tell me what she saw there one day.");
     assert_eq!(browser.value("[...document.querySelectorAll('section:not([hidden]) li')].map((li) => li.className).join()"), "user,assistant");
     let figures = browser.value("document.querySelector('.assistant .figures').textContent");
     assert!(figures.as_str().unwrap().contains("tokens/s") && figures.as_str().unwrap().contains("state"), "{figures}");
