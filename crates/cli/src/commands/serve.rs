@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Threads for work that blocks: templates and tokenizing.
+/// Between two times that freed memory is given back to the system.
+const GIVE_BACK: std::time::Duration = std::time::Duration::from_secs(10);
 const BLOCKING_THREADS: usize = 16;
 
 /// Arguments of `recast serve`.
@@ -155,6 +157,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     }
     let ended = runtime.block_on(async {
         let stop = signals().context("cannot listen to signals")?;
+        tokio::spawn(give_back_memory());
         eprintln!("serving on http://{address}");
         if global.json {
             println!("{}", serde_json::json!({"address": address.to_string()}));
@@ -165,6 +168,16 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     runtime.shutdown_background();
     anyhow::ensure!(ended == Ended::Drained, "ended before every request was answered");
     Ok(())
+}
+
+/// Keeps the process as large as what it holds: states and prompts come and go in all sizes.
+async fn give_back_memory() {
+    let mut interval = tokio::time::interval(GIVE_BACK);
+    loop {
+        interval.tick().await;
+        // Ends with the runtime; nothing waits for it.
+        let _ = tokio::task::spawn_blocking(recast_ops::cpu::give_back_freed_memory).await;
+    }
 }
 
 /// `NAME=PATH`, or a path whose last part is the name.

@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 
 pub(crate) use dispatch::simd;
 pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_of};
-pub use memory::{HugePages, keep_freed_memory};
+pub use memory::{HugePages, give_back_freed_memory, keep_freed_memory};
 pub use split::{add_parts, split_rows};
 pub use math::{exp, round_to_bf16, sigmoid, softplus};
 pub(crate) use matmul::product as product_by_rows;
