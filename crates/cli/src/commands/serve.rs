@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Threads for work that blocks: templates and tokenizing.
 /// Between two times that freed memory is given back to the system.
 const GIVE_BACK: std::time::Duration = std::time::Duration::from_secs(10);
+/// Threads for work that blocks: templates and tokenizing.
 const BLOCKING_THREADS: usize = 16;
 
 /// Arguments of `recast serve`.

@@ -26,7 +26,7 @@ pub(super) fn svg(rows: &[Row]) -> String {
     };
     let left = Panel { at: 60.0, title: format!("tokens/s of {batch} sequences together"), shown: plain };
     let right = Panel { at: 60.0 + PANEL_WIDTH + 90.0, title: format!("state of {batch} sequences"), shown: bytes };
-    let height = PANEL_HEIGHT + 90.0 + 18.0 * models.len() as f64;
+    let height = PANEL_HEIGHT + 104.0 + 18.0 * models.len() as f64;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 890 {height:.0}\" role=\"img\">\n\
          <title>Speed and state of {batch} sequences against context</title>\n\
@@ -36,7 +36,7 @@ pub(super) fn svg(rows: &[Row]) -> String {
     left.draw(&mut out, &points(|r| r.tokens_per_second));
     right.draw(&mut out, &points(|r| Some(r.state_bytes as f64)));
     for (index, model) in models.iter().enumerate() {
-        let (y, colour) = (PANEL_HEIGHT + 82.0 + 18.0 * index as f64, COLOURS[index % COLOURS.len()]);
+        let (y, colour) = (PANEL_HEIGHT + 96.0 + 18.0 * index as f64, COLOURS[index % COLOURS.len()]);
         let model = model.replace('&', "&amp;").replace('<', "&lt;");
         let _ = writeln!(
             out,
