@@ -10,6 +10,7 @@
 //! Everything internal to burn (extension traits, `FlexTensor`, `Autodiff`) stays in this crate;
 //! other crates see only [`burn::Tensor`](burn::tensor::Tensor) and `Device`.
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod cpu;
@@ -25,6 +26,7 @@ pub mod linear;
 pub mod quantised;
 pub mod rms_norm;
 pub mod rope;
+pub mod row_distance;
 pub mod rwkv6;
 pub mod rwkv7;
 pub mod swiglu;

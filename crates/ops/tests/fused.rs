@@ -194,6 +194,50 @@ mod swiglu {
     }
 }
 
+mod activation {
+    use super::*;
+    use recast_ops::activation::{Function, reference, sigmoid, tanh};
+
+    #[test]
+    fn equals_reference() {
+        for time in TIMES {
+            let inputs = [values(time * 331, 5).iter().map(|v| v * 7.0).collect()];
+            for function in [Function::Tanh, Function::Sigmoid] {
+                let fast = |x: &[Tensor<1>]| match function {
+                    Function::Tanh => tanh(x[0].clone()),
+                    Function::Sigmoid => sigmoid(x[0].clone()),
+                };
+                let slow = |x: &[Tensor<1>]| reference::apply(function, x[0].clone());
+                compare(&format!("{function:?} {time}"), &inputs, &fast, &slow);
+                if time == 1 {
+                    differences("activation", &inputs, &fast);
+                }
+            }
+        }
+    }
+}
+
+mod row_distance {
+    use super::*;
+    use recast_ops::row_distance::{reference, row_distance};
+
+    #[test]
+    fn equals_reference_and_a_perfect_row_pulls_nowhere() {
+        for time in TIMES {
+            let (given, mut wanted) = (values(time * 67, 8), values(time * 67, 9));
+            wanted[..67].copy_from_slice(&given[..67]);
+            let weights: Vec<f32> = (0..time).map(|i| (i % 3) as f32).collect();
+            for weights in [None, Some(weights)] {
+                let wanted = |x: &Tensor<1>| flat(&wanted, &x.device().inner()).reshape([1, time, 67]);
+                let shaped = |x: &Tensor<1>| x.clone().reshape([1, time, 67]);
+                let fast = |x: &[Tensor<1>]| row_distance(shaped(&x[0]), wanted(&x[0]), weights.clone().map(Into::into), 0.3);
+                let slow = |x: &[Tensor<1>]| reference::row_distance(shaped(&x[0]), wanted(&x[0]), weights.as_deref(), 0.3);
+                compare(&format!("row_distance {time}"), &[given.clone()], &fast, &slow);
+            }
+        }
+    }
+}
+
 mod rope {
     use super::*;
     use recast_ops::rope::{RopeTable, reference, rope};

@@ -8,7 +8,7 @@ use crate::source::{Builder, Init};
 use crate::state::{Documents, join, split};
 use crate::weight::Weight;
 use burn::tensor::Tensor;
-use burn::tensor::activation::sigmoid;
+use recast_ops::activation::{sigmoid, tanh};
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
 use recast_ops::linear::{Layout, linear_in_out};
@@ -230,7 +230,7 @@ impl Mixer for Rwkv6 {
         let (inner_gate, outer_gate) = if self.ln_x.is_some() { (None, gate) } else { (gate, None) };
         let inputs = Inputs {
             q,
-            decay: self.time_decay_w2.apply(self.time_decay_w1.apply(x_w, None).tanh(), None),
+            decay: self.time_decay_w2.apply(tanh(self.time_decay_w1.apply(x_w, None)), None),
             bias: self.time_decay.value(),
             k,
             v: p.values(x_v),
@@ -286,7 +286,7 @@ impl Shift {
         let w2 = self.w2.value();
         let z = w2.dims()[1];
         let mixed = token_shift(x.clone(), previous.clone(), self.maa_x.value(), None, starts.clone());
-        let m = self.w1.apply(mixed, None).tanh();
+        let m = tanh(self.w1.apply(mixed, None));
         std::array::from_fn(|i| {
             let amount = linear_in_out(m.clone().narrow(2, i * z, z), w2.clone().narrow(0, i, 1).reshape([z, c]));
             token_shift(x.clone(), previous.clone(), self.maa[i].value(), Some(amount), starts.clone())

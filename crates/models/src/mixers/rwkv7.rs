@@ -8,6 +8,7 @@ use crate::source::{Builder, Init};
 use crate::state::{Documents, join, split};
 use crate::weight::Weight;
 use burn::tensor::Tensor;
+use recast_ops::activation::tanh;
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
 use recast_ops::linear::Layout;
@@ -202,7 +203,7 @@ impl Mixer for Rwkv7 {
         let (inner_gate, outer_gate) = if self.ln_x.is_some() { (None, gate) } else { (gate, None) };
         let inputs = Inputs {
             r,
-            decay: self.decay.forward(x.clone(), Tensor::tanh),
+            decay: self.decay.forward(x.clone(), tanh),
             iclr: self.iclr.forward(x, |x| x),
             k,
             v,

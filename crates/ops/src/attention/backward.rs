@@ -3,7 +3,8 @@
 
 use super::Options;
 use super::forward::{KEYS, QUERIES, Sizes, row_dots, run};
-use crate::cpu::{Array, Matrix, View, exp, matmul, simd, split_rows};
+use crate::cpu::{Array, Matrix, View, exp, simd, split_rows, zeros};
+use crate::linear::product_in_cache;
 use std::ops::Range;
 
 pub fn backward(
@@ -23,7 +24,7 @@ pub fn backward(
     });
     let gather = |which: usize, length: usize, outer: usize| {
         let (repeat, width) = (heads / outer, outer * size);
-        let mut out = vec![0.0; batch * length * width];
+        let mut out = zeros(batch * length * width);
         split_rows(batch * length, 1 + (1 << 16) / width.max(1), [(&mut out, width)], |rows, [out]| {
             for (row, out) in rows.zip(out.chunks_exact_mut(width.max(1))) {
                 let (b, t) = (row / length, row % length);
@@ -82,9 +83,9 @@ fn one_head(
             let columns = block.len();
             let (scores, dscores) = (&mut scores[..count * columns], &mut dscores[..count * columns]);
             let block_keys = sizes.keys(k, batch, head, block.clone());
-            matmul(scores, columns, 0.0, queries, block_keys.t());
+            product_in_cache(scores, columns, false, queries, block_keys.t());
             if needs[0] || needs[1] {
-                matmul(dscores, columns, 0.0, upstream, sizes.keys(v, batch, head, block.clone()).t());
+                product_in_cache(dscores, columns, false, upstream, sizes.keys(v, batch, head, block.clone()).t());
             }
             let log_sums = &log_sums[times.clone()];
             softmax_gradient(scores, dscores, columns, start, &ranges, options.scale, log_sums, &along);
@@ -92,13 +93,13 @@ fn one_head(
             let dscores = Matrix::new(dscores, count, columns);
             let rows = block.start * size..block.end * size;
             if needs[2] {
-                matmul(&mut dv[rows.clone()], size, 1.0, probabilities.t(), upstream);
+                product_in_cache(&mut dv[rows.clone()], size, true, probabilities.t(), upstream);
             }
             if needs[1] {
-                matmul(&mut dk[rows], size, 1.0, dscores.t(), queries);
+                product_in_cache(&mut dk[rows], size, true, dscores.t(), queries);
             }
             if needs[0] {
-                matmul(&mut dq[times.start * size..times.end * size], size, 1.0, dscores, block_keys);
+                product_in_cache(&mut dq[times.start * size..times.end * size], size, true, dscores, block_keys);
             }
         }
     }

@@ -1,8 +1,9 @@
 //! CPU: online softmax over blocks of keys; one task a query head and block of queries.
 
 use super::Options;
-use crate::cpu::{Array, Matrix, View, dot, exp, matmul, maximum, simd, split_rows};
+use crate::cpu::{Array, Matrix, View, dot, exp, maximum, simd, split_rows, written};
 use rayon::prelude::*;
+use crate::linear::product_in_cache;
 use std::ops::Range;
 
 /// Queries a block.
@@ -72,15 +73,16 @@ pub fn forward(options: &Options, [q, k, v]: [View<'_>; 3]) -> (Array, Array) {
     let place = |b: usize, head: usize, t: usize| {
         &blocks[(b * heads + head) * starts.len() + (starts.len() - 1 - t / QUERIES)]
     };
-    let mut y = vec![0.0; q.data.len()];
     let width = heads * size;
-    split_rows(batch * time, 1 + (1 << 16) / width.max(1), [(&mut y, width)], |rows, [y]| {
-        for (row, y) in rows.zip(y.chunks_exact_mut(width.max(1))) {
-            let (b, t) = (row / time, row % time);
-            for (head, y) in y.chunks_exact_mut(size).enumerate() {
-                y.copy_from_slice(&place(b, head, t).0[t % QUERIES * size..][..size]);
+    let y = written(q.data.len(), |y| {
+        split_rows(batch * time, 1 + (1 << 16) / width.max(1), [(y, width)], |rows, [y]| {
+            for (row, y) in rows.zip(y.chunks_exact_mut(width.max(1))) {
+                let (b, t) = (row / time, row % time);
+                for (head, y) in y.chunks_exact_mut(size).enumerate() {
+                    y.write_copy_of_slice(&place(b, head, t).0[t % QUERIES * size..][..size]);
+                }
             }
-        }
+        });
     });
     let saved = if options.save {
         let mut log_sums = Vec::with_capacity(batch * heads * time);
@@ -118,10 +120,10 @@ fn block(
         let keys = start..(start + KEYS).min(seen.end);
         let columns = keys.len();
         let scores = &mut scores[..count * columns];
-        matmul(scores, columns, 0.0, queries, sizes.keys(k, batch, head, keys.clone()).t());
+        product_in_cache(scores, columns, false, queries, sizes.keys(k, batch, head, keys.clone()).t());
         online_softmax(scores, columns, start, &ranges, options.scale, &mut largest, &mut total, &mut y);
         let scores = Matrix::new(scores, count, columns);
-        matmul(&mut y, size, 1.0, scores, sizes.keys(v, batch, head, keys));
+        product_in_cache(&mut y, size, true, scores, sizes.keys(v, batch, head, keys));
     }
     finish(&mut y, &mut largest, &total);
     (y, largest)

@@ -178,7 +178,7 @@ fn parallelism(left: Matrix<'_>, right: Matrix<'_>) -> Parallelism {
 
 /// A new array that `write` fills, without zeroing it first: for results of hundreds of megabytes
 /// a step that is a pass over memory saved. `write` must write every element.
-pub(super) fn written(size: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+pub(crate) fn written(size: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut out = Vec::with_capacity(size);
     write(&mut out.spare_capacity_mut()[..size]);
     // SAFETY: the capacity is `size`, and `write` has written as many elements.

@@ -13,10 +13,11 @@ use std::num::NonZeroUsize;
 pub(crate) use dispatch::simd;
 pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_of};
 pub use memory::{HugePages, give_back_freed_memory, keep_freed_memory};
-pub use split::{add_parts, split_rows};
-pub use math::{exp, round_to_bf16, sigmoid, softplus};
+pub use split::{Disjoint, add_parts, split_rows, zeros};
+pub use math::{exp, round_to_bf16, sigmoid, softplus, tanh};
 pub(crate) use matmul::product as product_by_rows;
 pub use matmul::{Matrix, matmul, matmul_threads, matmul_threads_new};
+pub(crate) use matmul::written;
 pub use crate::glue::{Array, View};
 
 /// Number of worker threads in use (set it with [`set_threads`] before the first operator runs).

@@ -2,6 +2,8 @@
 
 use super::parts;
 use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Runs `work(rows, [their slices of the outputs])` on parts of `0..rows` and returns the parts'
@@ -12,11 +14,11 @@ use std::ops::Range;
 ///
 /// # Panics
 /// When an output does not hold `rows` rows.
-pub fn split_rows<const M: usize, R: Send>(
+pub fn split_rows<T: Send, const M: usize, R: Send>(
     rows: usize,
     minimum: usize,
-    mut outputs: [(&mut [f32], usize); M],
-    work: impl Fn(Range<usize>, [&mut [f32]; M]) -> R + Sync,
+    mut outputs: [(&mut [T], usize); M],
+    work: impl Fn(Range<usize>, [&mut [T]; M]) -> R + Sync,
 ) -> Vec<R> {
     for (output, width) in &outputs {
         assert_eq!(output.len(), rows * width, "output of {rows} rows of {width}");
@@ -34,6 +36,50 @@ pub fn split_rows<const M: usize, R: Send>(
         return shares.into_iter().map(|(range, share)| work(range, share)).collect();
     }
     shares.into_par_iter().map(|(range, share)| work(range, share)).collect()
+}
+
+/// Zeros, written by all threads where they are many: one thread alone would hold the others up by a
+/// pass over memory for every output of an operator.
+pub fn zeros(size: usize) -> Vec<f32> {
+    const FORK: usize = 1 << 17;
+    if size < FORK {
+        return vec![0.0; size];
+    }
+    super::matmul::written(size, |out| {
+        let share = size.div_ceil(super::threads());
+        out.par_chunks_mut(share).for_each(|part| part.fill(MaybeUninit::new(0.0)));
+    })
+}
+
+/// An array that several threads write to, each to elements of its own.
+pub struct Disjoint<'a, T> {
+    start: *mut T,
+    size: usize,
+    array: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: what is written where is the promise of `slice`'s callers.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
+    /// Shares an array out.
+    pub fn new(array: &'a mut [T]) -> Self {
+        Self { start: array.as_mut_ptr(), size: array.len(), array: PhantomData }
+    }
+
+    /// Elements of the array.
+    ///
+    /// # Safety
+    /// No two slices that live at the same time share an element.
+    ///
+    /// # Panics
+    /// When they are not within the array.
+    #[allow(clippy::mut_from_ref, reason = "the caller promises that none overlap")]
+    pub unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.size, "{range:?} of {} elements", self.size);
+        // SAFETY: within the array, and by the caller nobody else's.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
 }
 
 /// Adds the parts' sums, in order.

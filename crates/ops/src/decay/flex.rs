@@ -2,7 +2,7 @@
 
 use crate::cpu::{Array, View};
 use crate::delta_rule::heads::{Head, HeadGradients};
-use crate::delta_rule::layer::{Given, Layer, Options, Place};
+use crate::delta_rule::layer::{Given, Layer, Options, Place, Rooms};
 
 type Inputs<'a> = [View<'a>; 5];
 
@@ -41,26 +41,33 @@ pub fn backward(
 ) -> [Option<Array>; 5] {
     let layer = layer(options, inputs);
     let (key, width) = (layer.dims.key, inputs[1].width());
+    let [rows @ .., _] = inputs;
+    let [wanted @ .., state_wanted] = needs;
+    let mut rooms = Rooms::new(&layer, wanted, rows, [key, width, key, layer.dims.value]);
+    let sinks = rooms.sinks(&layer);
     let given = layer.backward(
         saved,
         gradient,
         |place| ((), head(&layer, inputs, place)),
-        |_, (), mut of| {
+        None,
+        |place, (), mut of| {
             if width != key {
                 // Its gradient is the sum of theirs.
                 of.logw = of.logw.chunks(key).map(|row| row.iter().sum()).collect();
             }
+            let HeadGradients { r, logw, k, v, .. } = &mut of;
+            sinks.iter().zip([r, logw, k, v]).for_each(|(sink, rows)| sink.put(place, rows));
             of
         },
     );
-    let rows = |i: usize, width: usize, pick: fn(&HeadGradients) -> &[f32]| {
-        needs[i].then(|| layer.rows(&given, inputs[i], width, |x: &Given<HeadGradients>| pick(&x.of)))
+    let mut rows = |i: usize, pick: fn(&HeadGradients) -> &[f32]| {
+        needs[i].then(|| rooms.rows(&layer, i, inputs[i], &given, |x: &Given<HeadGradients>| pick(&x.of)))
     };
     [
-        rows(0, key, |x| &x.r),
-        rows(1, width, |x| &x.logw),
-        rows(2, key, |x| &x.k),
-        rows(3, layer.dims.value, |x| &x.v),
-        needs[4].then(|| layer.states(&given)),
+        rows(0, |x| &x.r),
+        rows(1, |x| &x.logw),
+        rows(2, |x| &x.k),
+        rows(3, |x| &x.v),
+        state_wanted.then(|| layer.states(&given)),
     ]
 }

@@ -18,18 +18,21 @@
 
 use super::heads::{Dims, Head, HeadGradients};
 use crate::cpu::{Matrix, exp, matmul, multiply_add, simd};
+use crate::linear::{product_in_cache, rounds_in_cache};
+use std::mem::MaybeUninit;
 
 /// Largest log decay of a piece, and of one token: e^-40 = 4e-18 of a state is as good as nothing.
 const STRONGEST: f32 = -40.0;
 
-/// Outputs `[T, V]`; `state` is advanced. `starts` receives the state at every chunk's start and
-/// after the last one.
-pub fn forward(dims: &Dims, head: &Head, state: &mut [f32], chunk: usize, mut starts: Option<&mut Vec<f32>>) -> Vec<f32> {
+/// Outputs `[T, V]`; `state` is advanced. `starts`, unless empty, receives the state at every chunk's
+/// start and after the last one.
+pub fn forward(dims: &Dims, head: &Head, state: &mut [f32], chunk: usize, starts: &mut [MaybeUninit<f32>]) -> Vec<f32> {
+    let mut starts = starts.chunks_exact_mut(state.len());
     let mut outputs = vec![0.0; dims.tokens * dims.value];
     let mut room = Room::new(dims, head, chunk);
     for start in (0..dims.tokens).step_by(chunk) {
-        if let Some(starts) = starts.as_deref_mut() {
-            starts.extend_from_slice(state);
+        if let Some(to) = starts.next() {
+            to.write_copy_of_slice(state);
         }
         for piece in pieces(dims, head, start, chunk.min(dims.tokens - start)) {
             room.enter(head, piece, state);
@@ -37,8 +40,8 @@ pub fn forward(dims: &Dims, head: &Head, state: &mut [f32], chunk: usize, mut st
             room.advance(state);
         }
     }
-    if let Some(starts) = starts {
-        starts.extend_from_slice(state);
+    if let Some(to) = starts.next() {
+        to.write_copy_of_slice(state);
     }
     outputs
 }
@@ -92,6 +95,10 @@ struct Piece {
 /// Cuts a chunk where its decay becomes too strong; nearly always it stays whole.
 fn pieces(dims: &Dims, head: &Head, start: usize, len: usize) -> Vec<Piece> {
     let key = dims.key;
+    let strongest = smallest(&head.logw[start * key..(start + len) * key]);
+    if strongest * len as f32 >= STRONGEST {
+        return vec![Piece { start, len }];
+    }
     let mut out = Vec::with_capacity(1);
     let mut sums = vec![0.0f32; key];
     let mut first = start;
@@ -113,6 +120,9 @@ struct Room {
     key: usize,
     value: usize,
     delta: bool,
+    /// Products round and pack their operands, and turn them meanwhile; without that the fast ones
+    /// want a right side of whole rows, and transposes are made for them.
+    packs: bool,
     len: usize,
     s: usize,
     /// e^(G - m) `[len + 1, K]`: row i + 1 belongs to token i, row i to its exclusive sum.
@@ -144,6 +154,7 @@ impl Room {
             key,
             value,
             delta,
+            packs: rounds_in_cache(),
             len: 0,
             s: 0,
             factor: zeros((most + 1) * key),
@@ -173,32 +184,36 @@ impl Room {
             multiply(&mut self.x[c * key..], &a[keys.clone()], &self.factor[..c * key]);
             divide(&mut self.y[c * key..], &b[keys], inclusive);
         }
-        transpose(&self.y[..s * key], key, &mut self.y_t);
         let x = Matrix::new(&self.x, s, key);
-        matmul(&mut self.scores, s, 0.0, x, Matrix::new(&self.y_t, key, s));
+        let y_t = turned(self.packs, &self.y[..s * key], key, &mut self.y_t);
+        product_in_cache(&mut self.scores, s, false, x, y_t);
         mask(&mut self.scores, c, s);
         scale_rows(&mut self.s0, state, &self.middle, value);
-        matmul(&mut self.read, value, 0.0, x, Matrix::new(&self.s0, key, value));
+        product_in_cache(&mut self.read, value, false, x, Matrix::new(&self.s0, key, value));
         let (v, u) = self.z.split_at_mut(c * value);
         v.copy_from_slice(&head.v[piece.start * value..][..c * value]);
         if self.delta {
             let u = &mut u[..c * value];
             u.copy_from_slice(&self.read[c * value..s * value]);
             let below = &self.scores[c * s..];
-            matmul(u, value, 1.0, Matrix::strided(below, c, c, s), Matrix::new(v, c, value));
+            product_in_cache(u, value, true, Matrix::strided(below, c, c, s), Matrix::new(v, c, value));
             solve(below, s, c, u, value);
         }
     }
 
     fn outputs(&self, out: &mut [f32]) {
         out.copy_from_slice(&self.read[..out.len()]);
-        matmul(out, self.value, 1.0, Matrix::new(&self.scores, self.len, self.s), Matrix::new(&self.z, self.s, self.value));
+        product_in_cache(out, self.value, true, Matrix::new(&self.scores, self.len, self.s), Matrix::new(&self.z, self.s, self.value));
     }
 
     fn advance(&self, state: &mut [f32]) {
         state.copy_from_slice(&self.s0);
-        let y_t = Matrix::new(&self.y_t, self.key, self.s);
-        matmul(state, self.value, 1.0, y_t, Matrix::new(&self.z, self.s, self.value));
+        let y_t = if self.packs {
+            Matrix::new(&self.y, self.s, self.key).t()
+        } else {
+            Matrix::new(&self.y_t, self.key, self.s)
+        };
+        product_in_cache(state, self.value, true, y_t, Matrix::new(&self.z, self.s, self.value));
         scale_rows_in_place(state, &self.middle, self.value);
     }
 }
@@ -246,35 +261,35 @@ impl BackwardRoom {
         let above = Matrix::new(&room.scores, c, s);
 
         // From O and S' to z, and through the solve to what U was made of.
-        matmul(&mut self.d_z, value, 0.0, above.t(), Matrix::new(d_o, c, value));
-        matmul(&mut self.d_z, value, 1.0, Matrix::new(&room.y, s, key), d_after);
+        product_in_cache(&mut self.d_z, value, false, above.t(), Matrix::new(d_o, c, value));
+        product_in_cache(&mut self.d_z, value, true, Matrix::new(&room.y, s, key), d_after);
         self.d_read[..c * value].copy_from_slice(d_o);
         let (d_v, d_u) = self.d_z[..s * value].split_at_mut(c * value);
         if room.delta {
             let below = &room.scores[c * s..];
             solve_transposed(below, s, c, d_u, value);
-            matmul(d_v, value, 1.0, Matrix::strided(below, c, c, s).t(), Matrix::new(d_u, c, value));
+            product_in_cache(d_v, value, true, Matrix::strided(below, c, c, s).t(), Matrix::new(d_u, c, value));
             self.d_read[c * value..s * value].copy_from_slice(d_u);
         }
         out.v[piece.start * value..][..c * value].copy_from_slice(d_v);
 
         // To the scores, and from them and the states to x and y.
         let d_read = Matrix::new(&self.d_read, s, value);
-        transpose(&room.z[..s * value], value, &mut self.z_t);
-        matmul(&mut self.d_scores, s, 0.0, d_read, Matrix::new(&self.z_t, value, s));
+        let z_t = turned(room.packs, &room.z[..s * value], value, &mut self.z_t);
+        product_in_cache(&mut self.d_scores, s, false, d_read, z_t);
         mask(&mut self.d_scores, c, s);
         let d_scores = Matrix::new(&self.d_scores, s, s);
-        matmul(&mut self.d_x, key, 0.0, d_scores, Matrix::new(&room.y, s, key));
-        transpose(&room.s0, value, &mut self.transposed);
-        matmul(&mut self.d_x, key, 1.0, d_read, Matrix::new(&self.transposed, value, key));
-        matmul(&mut self.d_y, key, 0.0, d_scores.t(), Matrix::new(&room.x, s, key));
-        transpose(&self.d_after, value, &mut self.transposed);
+        product_in_cache(&mut self.d_x, key, false, d_scores, Matrix::new(&room.y, s, key));
+        let s0_t = turned(room.packs, &room.s0, value, &mut self.transposed);
+        product_in_cache(&mut self.d_x, key, true, d_read, s0_t);
+        product_in_cache(&mut self.d_y, key, false, d_scores.t(), Matrix::new(&room.x, s, key));
+        let d_after_t = turned(room.packs, &self.d_after, value, &mut self.transposed);
         let z = Matrix::new(&room.z, s, value);
-        matmul(&mut self.d_y, key, 1.0, z, Matrix::new(&self.transposed, value, key));
+        product_in_cache(&mut self.d_y, key, true, z, d_after_t);
 
         // The state before.
         out.state.copy_from_slice(&self.d_after);
-        matmul(&mut out.state, value, 1.0, Matrix::new(&room.x, s, key).t(), d_read);
+        product_in_cache(&mut out.state, value, true, Matrix::new(&room.x, s, key).t(), d_read);
         scale_rows_in_place(&mut out.state, &room.middle, value);
 
         // From the factored rows to the inputs.
@@ -323,6 +338,16 @@ fn mask(scores: &mut [f32], c: usize, s: usize) {
     }
 }
 
+/// `[rows, width]` seen as `[width, rows]`, through `room` where products want whole rows.
+fn turned<'a>(packs: bool, from: &'a [f32], width: usize, room: &'a mut [f32]) -> Matrix<'a> {
+    let rows = from.len() / width;
+    if packs {
+        return Matrix::new(from, rows, width).t();
+    }
+    transpose(from, width, room);
+    Matrix::new(room, width, rows)
+}
+
 /// `[rows, width]` to `[width, rows]`.
 fn transpose(from: &[f32], width: usize, to: &mut [f32]) {
     let rows = from.len() / width;
@@ -339,6 +364,16 @@ fn transpose(from: &[f32], width: usize, to: &mut [f32]) {
 }
 
 simd! {
+    fn smallest(x: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        for x in x.chunks(16) {
+            for (least, x) in lanes.iter_mut().zip(x) {
+                *least = if *x < *least { *x } else { *least };
+            }
+        }
+        lanes.into_iter().fold(0.0, f32::min)
+    }
+
     // Adds a row to the sums and returns the smallest.
     fn strongest_sum(sums: &mut [f32], row: &[f32]) -> f32 {
         for (sum, x) in sums.iter_mut().zip(row) {

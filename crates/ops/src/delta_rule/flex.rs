@@ -1,7 +1,7 @@
 //! CPU: heads as they are, through what all recurrences share.
 
 use super::heads::{Head, HeadGradients};
-use super::layer::{Given, Layer, Options};
+use super::layer::{Given, Layer, Options, Rooms};
 use crate::cpu::{Array, View};
 
 type Inputs<'a> = [View<'a>; 7];
@@ -35,18 +35,33 @@ pub fn backward(
     gradient: View<'_>,
 ) -> [Option<Array>; 7] {
     let layer = layer(options, inputs);
-    let given = layer.backward(saved, gradient, |place| ((), head(&layer, inputs, place)), |_, (), of| of);
-    let rows = |i: usize, width: usize, pick: fn(&HeadGradients) -> &[f32]| {
-        needs[i].then(|| layer.rows(&given, inputs[i], width, |x: &Given<HeadGradients>| pick(&x.of)))
+    let (key, value) = (layer.dims.key, layer.dims.value);
+    let [rows @ .., _] = inputs;
+    let [wanted @ .., state_wanted] = needs;
+    let mut rooms = Rooms::new(&layer, wanted, rows, [key, key, key, value, key, key]);
+    let sinks = rooms.sinks(&layer);
+    let given = layer.backward(
+        saved,
+        gradient,
+        |place| ((), head(&layer, inputs, place)),
+        None,
+        |place, (), mut of| {
+            let HeadGradients { r, logw, k, v, ab, .. } = &mut of;
+            let (a, b) = ab.as_mut().expect("the delta rule has a and b");
+            sinks.iter().zip([r, logw, k, v, a, b]).for_each(|(sink, rows)| sink.put(place, rows));
+            of
+        },
+    );
+    let mut rows = |i: usize, pick: fn(&HeadGradients) -> &[f32]| {
+        needs[i].then(|| rooms.rows(&layer, i, inputs[i], &given, |x: &Given<HeadGradients>| pick(&x.of)))
     };
-    let key = layer.dims.key;
     [
-        rows(0, key, |x| &x.r),
-        rows(1, key, |x| &x.logw),
-        rows(2, key, |x| &x.k),
-        rows(3, layer.dims.value, |x| &x.v),
-        rows(4, key, |x| x.ab.as_ref().map_or(&[], |ab| &ab.0)),
-        rows(5, key, |x| x.ab.as_ref().map_or(&[], |ab| &ab.1)),
-        needs[6].then(|| layer.states(&given)),
+        rows(0, |x| &x.r),
+        rows(1, |x| &x.logw),
+        rows(2, |x| &x.k),
+        rows(3, |x| &x.v),
+        rows(4, |x| x.ab.as_ref().map_or(&[], |ab| &ab.0)),
+        rows(5, |x| x.ab.as_ref().map_or(&[], |ab| &ab.1)),
+        state_wanted.then(|| layer.states(&given)),
     ]
 }

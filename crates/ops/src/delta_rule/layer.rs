@@ -5,8 +5,9 @@
 
 use super::heads::{Dims, Head, HeadGradients};
 use super::{Form, chunked, recurrent};
-use crate::cpu::{Array, View, simd};
+use crate::cpu::{Array, Disjoint, View, simd, written, zeros};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -60,6 +61,57 @@ pub struct Layer<'a> {
     pub gate: View<'a>,
     /// `[B, H, K, V]`.
     pub state: View<'a>,
+}
+
+/// Room for the gradients of N inputs, where they are wanted and every head has rows of its own:
+/// places write theirs at once, which spares keeping all of them until the end.
+pub struct Rooms<const N: usize>([(Vec<f32>, usize); N]);
+
+impl<const N: usize> Rooms<N> {
+    /// For these inputs, with rows of these widths.
+    pub fn new(layer: &Layer<'_>, needs: [bool; N], inputs: [View<'_>; N], widths: [usize; N]) -> Self {
+        Self(std::array::from_fn(|i| {
+            let wanted = needs[i] && layer.heads_of(inputs[i], widths[i]) == layer.dims.heads;
+            (zeros(if wanted { inputs[i].data.len() } else { 0 }), widths[i])
+        }))
+    }
+
+    /// What fills them.
+    pub fn sinks(&mut self, layer: &Layer<'_>) -> [Sink<'_>; N] {
+        self.0.each_mut().map(|(room, width)| Sink {
+            out: if room.is_empty() { None } else { Some(Disjoint::new(room)) },
+            row: layer.dims.heads * *width,
+            width: *width,
+            tokens: layer.dims.tokens,
+        })
+    }
+
+    /// The gradient of input `i`, `like` its values: its room, or the places' rows joined.
+    pub fn rows<G>(&mut self, layer: &Layer<'_>, i: usize, like: View<'_>, of: &[Given<G>], pick: impl Fn(&Given<G>) -> &[f32]) -> Array {
+        let (room, width) = &mut self.0[i];
+        if room.is_empty() { layer.rows(of, like, *width, pick) } else { Array::new(std::mem::take(room), like.shape) }
+    }
+}
+
+/// Where the gradient of an input goes, place by place.
+pub struct Sink<'a> {
+    out: Option<Disjoint<'a, f32>>,
+    row: usize,
+    width: usize,
+    tokens: usize,
+}
+
+impl Sink<'_> {
+    /// Writes a place's rows and empties them; leaves them to [`Rooms::rows`] where heads share.
+    pub fn put(&self, place: &Place, rows: &mut Vec<f32>) {
+        let Some(out) = &self.out else { return };
+        for (t, row) in place.tokens.clone().zip(rows.chunks_exact(self.width)) {
+            let at = (place.b * self.tokens + t) * self.row + place.h * self.width;
+            // SAFETY: a place is taken once, and its rows belong to no other.
+            unsafe { out.slice(at..at + self.width) }.copy_from_slice(row);
+        }
+        *rows = Vec::new();
+    }
 }
 
 /// What the backward pass of one place gives.
@@ -145,7 +197,7 @@ impl<'a> Layer<'a> {
         let (tokens, segment) = (self.dims.tokens, self.segment());
         let (group, segments) = (self.dims.heads / heads, tokens.div_ceil(segment));
         let row = heads * width;
-        let mut out = vec![0.0; self.dims.batch * tokens * row];
+        let mut out = zeros(self.dims.batch * tokens * row);
         // Blocks of tokens, so that a single sequence is shared out too.
         const BLOCK: usize = 64;
         let mut slices = Vec::with_capacity(self.dims.batch * tokens.div_ceil(BLOCK));
@@ -174,50 +226,63 @@ impl<'a> Layer<'a> {
     /// starts and after the last, `[K, V]` each, and behind them the outputs without gate and scale,
     /// if there is a gate.
     pub fn forward(&self, prepare: impl Fn(&Place) -> Head + Sync) -> (Array, Array) {
-        let (dims, options) = (self.dims, self.options);
-        /// Outputs of each place, the state after the last, states at chunks' starts.
-        type Ran = (Vec<Vec<f32>>, Vec<f32>, Vec<f32>);
-        let run = |pair: usize| -> Ran {
+        let (dims, options, size) = (self.dims, self.options, self.size());
+        let (pairs, outputs, row) = (dims.batch * dims.heads, self.outputs(), dims.heads * dims.value);
+        let states = self.saved_states() * size;
+        let gated = !self.gate.data.is_empty();
+        let keeps = options.save && gated;
+        let packed_size = outputs + if options.final_state { pairs * size } else { 0 };
+        let saved_size = if options.save { pairs * states + if gated { outputs } else { 0 } } else { 0 };
+        let run = |to: Disjoint<'_, MaybeUninit<f32>>, to_saved: Disjoint<'_, MaybeUninit<f32>>| (0..pairs).into_par_iter().for_each(|pair| {
             let mut current = self.state_of(pair).to_vec();
-            let mut starts = Vec::new();
-            let mut outputs = Vec::new();
+            let mut starts = pair * states;
             for place in self.places(pair) {
                 let head = prepare(&place);
                 let dims = Dims { tokens: place.tokens.len(), ..dims };
-                outputs.push(match self.chunk() {
+                let y = match self.chunk() {
                     None => recurrent::forward(&dims, &head, &mut current),
-                    Some(chunk) => {
-                        let save = options.save.then_some(&mut starts);
-                        chunked::forward(&dims, &head, &mut current, chunk, save)
+                    Some(chunk) if options.save => {
+                        let end = starts + self.states_of(place.tokens.len()) * size;
+                        // SAFETY: states of this pair, written by nobody else.
+                        let own = unsafe { to_saved.slice(starts..end) };
+                        starts = end;
+                        chunked::forward(&dims, &head, &mut current, chunk, own)
                     }
-                });
+                    Some(chunk) => chunked::forward(&dims, &head, &mut current, chunk, &mut []),
+                };
+                for (t, y) in place.tokens.clone().zip(y.chunks_exact(dims.value)) {
+                    let at = (place.b * self.dims.tokens + t) * row + place.h * dims.value;
+                    let own = at..at + dims.value;
+                    // SAFETY: a row of this pair.
+                    let out = unsafe { to.slice(own.clone()) }.write_copy_of_slice(y);
+                    if keeps {
+                        let from = pairs * states;
+                        // SAFETY: as above.
+                        unsafe { to_saved.slice(from + own.start..from + own.end) }.write_copy_of_slice(y);
+                    }
+                    finish(out, if gated { &self.gate.data[own] } else { &[] }, options.settings.scale);
+                }
             }
-            (outputs, current, starts)
-        };
-        let results: Vec<Ran> = (0..dims.batch * dims.heads).into_par_iter().map(run).collect();
-
-        let parts: Vec<&[f32]> = results.iter().flat_map(|x| x.0.iter().map(Vec::as_slice)).collect();
-        let mut packed = self.scatter(&parts, dims.heads, dims.value);
-        let gate = self.gate.data;
-        let mut saved: Vec<f32> = Vec::new();
-        if options.save {
-            saved.reserve_exact(results.iter().map(|x| x.2.len()).sum::<usize>() + gate.len());
-            results.iter().for_each(|x| saved.extend_from_slice(&x.2));
-            if !gate.is_empty() {
-                saved.extend_from_slice(&packed);
+            if options.final_state {
+                // SAFETY: this pair's state.
+                unsafe { to.slice(outputs + pair * size..outputs + (pair + 1) * size) }.write_copy_of_slice(&current);
             }
-        }
-        let block = (64 * dims.heads * dims.value).max(1);
-        packed.par_chunks_mut(block).enumerate().for_each(|(i, y)| {
-            let gate = if gate.is_empty() { gate } else { &gate[i * block..][..y.len()] };
-            finish(y, gate, options.settings.scale);
         });
-        if options.final_state {
-            packed.reserve_exact(results.len() * self.size());
-            results.iter().for_each(|x| packed.extend_from_slice(&x.1));
-        }
-        let (packed_size, saved_size) = (packed.len(), saved.len());
+        let mut saved = Vec::new();
+        let packed = written(packed_size, |packed| {
+            saved = written(saved_size, |saved| run(Disjoint::new(packed), Disjoint::new(saved)));
+        });
         (Array::new(packed, &[packed_size]), Array::new(saved, &[saved_size]))
+    }
+
+    /// States that the backward pass wants of a place of `tokens`.
+    fn states_of(&self, tokens: usize) -> usize {
+        self.chunk().map_or(0, |chunk| tokens.div_ceil(chunk) + 1)
+    }
+
+    /// The same of all places of a pair.
+    fn saved_states(&self) -> usize {
+        self.places(0).iter().map(|place| self.states_of(place.tokens.len())).sum()
     }
 
     /// Gate and scale on whole outputs, which are large only where they were made in blocks.
@@ -232,6 +297,7 @@ impl<'a> Layer<'a> {
         saved: View<'_>,
         gradient: View<'_>,
         prepare: impl Fn(&Place) -> (R, Head) + Sync,
+        gate: Option<&Sink<'_>>,
         chain: impl Fn(&Place, R, HeadGradients) -> G + Sync,
     ) -> Vec<Given<G>> {
         let (dims, size, settings) = (self.dims, self.size(), &self.options.settings);
@@ -251,10 +317,13 @@ impl<'a> Layer<'a> {
             for place in self.places(pair).into_iter().rev() {
                 let (raw, head) = prepare(&place);
                 let mut d_y = self.gather(like_outputs(&gradient.data[..outputs]), dims.value, &place);
-                let mut gate = Vec::new();
+                let mut d_gate = Vec::new();
                 if gated {
-                    gate = self.gather(like_outputs(ungated), dims.value, &place);
-                    finish(&mut gate, &d_y, settings.scale);
+                    d_gate = self.gather(like_outputs(ungated), dims.value, &place);
+                    finish(&mut d_gate, &d_y, settings.scale);
+                    if let Some(sink) = gate {
+                        sink.put(&place, &mut d_gate);
+                    }
                 }
                 finish(&mut d_y, &self.gather(self.gate, dims.value, &place), settings.scale);
                 let dims = Dims { tokens: place.tokens.len(), ..dims };
@@ -268,7 +337,7 @@ impl<'a> Layer<'a> {
                 };
                 d_state = std::mem::take(&mut of.state);
                 let state = if place.tokens.start == 0 { d_state.clone() } else { Vec::new() };
-                out.push(Given { of: chain(&place, raw, of), gate, state });
+                out.push(Given { of: chain(&place, raw, of), gate: d_gate, state });
             }
             out.reverse();
             out
@@ -277,7 +346,7 @@ impl<'a> Layer<'a> {
     }
 
     /// Joins the places' gradients of an input `like` with rows of `width`.
-    pub fn rows<G>(&self, of: &[Given<G>], like: View<'_>, width: usize, pick: impl Fn(&Given<G>) -> &[f32]) -> Array {
+    fn rows<G>(&self, of: &[Given<G>], like: View<'_>, width: usize, pick: impl Fn(&Given<G>) -> &[f32]) -> Array {
         let parts: Vec<&[f32]> = of.iter().map(pick).collect();
         Array::new(self.scatter(&parts, self.heads_of(like, width), width), like.shape)
     }

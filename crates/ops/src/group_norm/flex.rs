@@ -1,7 +1,7 @@
 //! CPU: mean, variance and output while a head is in the cache; saves mean and inverse deviation.
 
 use super::Options;
-use crate::cpu::{Array, View, add_parts, simd, split_rows, sum, sum_of};
+use crate::cpu::{Array, View, add_parts, simd, split_rows, sum, sum_of, zeros};
 
 /// Elements that are worth a thread.
 const MINIMUM: usize = 1 << 14;
@@ -10,7 +10,7 @@ pub fn forward(options: &Options, [x, weight, bias]: [View<'_>; 3]) -> (Array, A
     let &[batch, time, heads, size] = x.shape else { unreachable!("the operator takes four dimensions") };
     let (rows, width) = (batch * time, heads * size);
     let saved_width = if options.save { 2 * heads } else { 0 };
-    let mut y = vec![0.0; x.data.len()];
+    let mut y = zeros(x.data.len());
     let mut saved = vec![0.0; rows * saved_width];
     let outputs = [(&mut y[..], width), (&mut saved[..], saved_width)];
     split_rows(rows, MINIMUM / width.max(1), outputs, |range, [y, saved]| {
@@ -30,7 +30,7 @@ pub fn backward(
 ) -> [Option<Array>; 3] {
     let &[batch, time, heads, size] = x.shape else { unreachable!("the operator takes four dimensions") };
     let (rows, width) = (batch * time, heads * size);
-    let mut dx = vec![0.0; x.data.len()];
+    let mut dx = zeros(x.data.len());
     let sums = split_rows(rows, MINIMUM / width.max(1), [(&mut dx, width)], |range, [dx]| {
         let elements = range.start * width..range.end * width;
         let (x, dy) = (&x.data[elements.clone()], &dy.data[elements]);

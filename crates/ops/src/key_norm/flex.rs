@@ -1,14 +1,14 @@
 //! CPU: one pass each way; the length is cheaper to find again than to keep.
 
 use super::SHORTEST;
-use crate::cpu::{Array, View, dot, simd, split_rows};
+use crate::cpu::{Array, View, dot, simd, split_rows, zeros};
 
 /// Elements that are worth a thread.
 const MINIMUM: usize = 1 << 14;
 
 pub fn forward(_: &(), [x]: [View<'_>; 1]) -> (Array, Array) {
     let width = x.width();
-    let mut y = vec![0.0; x.data.len()];
+    let mut y = zeros(x.data.len());
     split_rows(x.rows(), MINIMUM / width.max(1), [(&mut y, width)], |range, [y]| {
         forward_rows(&x.data[range.start * width..range.end * width], width, y);
     });
@@ -25,7 +25,7 @@ pub fn backward(
 ) -> [Option<Array>; 1] {
     let width = x.width();
     [needs[0].then(|| {
-        let mut dx = vec![0.0; x.data.len()];
+        let mut dx = zeros(x.data.len());
         split_rows(x.rows(), MINIMUM / width.max(1), [(&mut dx, width)], |range, [dx]| {
             let elements = range.start * width..range.end * width;
             backward_rows(&x.data[elements.clone()], &dy.data[elements], width, dx);

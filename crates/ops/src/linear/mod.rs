@@ -7,7 +7,7 @@ mod flex;
 pub mod reference;
 pub mod rows;
 
-use crate::cpu::{Matrix, bf16, matmul_threads, matmul_threads_new};
+use crate::cpu::{Matrix, bf16, matmul, matmul_threads, matmul_threads_new};
 use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -54,6 +54,21 @@ pub(crate) fn product_new(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
         bf16::matmul_threads_new(left, right)
     } else {
         matmul_threads_new(left, right)
+    }
+}
+
+/// Whether products inside attention and recurrences, of operands in cache, are of bf16 operands.
+pub(crate) fn rounds_in_cache() -> bool {
+    precision() == Precision::Bf16 && bf16::available_in_cache(usize::MAX, usize::MAX, usize::MAX)
+}
+
+/// [`product`] on the calling thread, for operands in cache.
+pub(crate) fn product_in_cache(out: &mut [f32], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
+    let [m, n, k] = [left.height(), right.t().height(), right.height()];
+    if precision() == Precision::Bf16 && bf16::available_in_cache(m, n, k) {
+        bf16::matmul_in_cache(out, out_stride, accumulate, left, right);
+    } else {
+        matmul(out, out_stride, if accumulate { 1.0 } else { 0.0 }, left, right);
     }
 }
 

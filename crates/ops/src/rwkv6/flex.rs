@@ -4,7 +4,7 @@ use super::{Constants, STRONGEST_LOG_DECAY};
 use crate::cpu::{Array, View, exp, simd};
 use crate::delta_rule::END;
 use crate::delta_rule::heads::{Head, HeadGradients};
-use crate::delta_rule::layer::{Given, Layer, Place};
+use crate::delta_rule::layer::{Given, Layer, Place, Rooms};
 
 type Inputs<'a> = [View<'a>; 7];
 
@@ -64,6 +64,11 @@ pub fn backward(
     /// Gradients of the recurrence's inputs turned into those of the layer's, and of the bias.
     type Of = (HeadGradients, Vec<f32>);
     let layer = layer(constants, inputs);
+    let key = layer.dims.key;
+    let [q, decay, _, k, v, gate, _] = inputs;
+    let order = [0, 1, 3, 4, 5];
+    let mut rooms = Rooms::new(&layer, order.map(|i| needs[i]), [q, decay, k, v, gate], [key; 5]);
+    let [of_q, of_decay, of_k, of_v, of_gate] = &rooms.sinks(&layer);
     let given = layer.backward(
         saved,
         gradient,
@@ -73,30 +78,30 @@ pub fn backward(
             end(&layer, place, &mut head);
             (logw, head)
         },
+        Some(of_gate),
         |place, logw, mut of| {
-            for (row, &start) in of.logw.chunks_mut(layer.dims.key).zip(layer.starts(place).unwrap_or_default()) {
+            for (row, &start) in of.logw.chunks_mut(key).zip(layer.starts(place).unwrap_or_default()) {
                 if start {
                     row.fill(0.0);
                 }
             }
-            let mut bias = vec![0.0; layer.dims.key];
-            let k = layer.gather(inputs[3], layer.dims.key, place);
-            chain(constants.balanced, &k, &logw, &mut of.k, &mut of.logw, &mut bias);
+            let mut bias = vec![0.0; key];
+            let raw = layer.gather(k, key, place);
+            chain(constants.balanced, &raw, &logw, &mut of.k, &mut of.logw, &mut bias);
+            let HeadGradients { r, logw, k, v, .. } = &mut of;
+            [of_q, of_decay, of_k, of_v].into_iter().zip([r, logw, k, v]).for_each(|(sink, rows)| sink.put(place, rows));
             (of, bias)
         },
     );
-    let rows = |i: usize, pick: fn(&Given<Of>) -> &[f32]| {
-        needs[i].then(|| layer.rows(&given, inputs[i], layer.dims.key, pick))
+    let mut rows = |room: usize, pick: fn(&Given<Of>) -> &[f32]| {
+        let i = order[room];
+        needs[i].then(|| rooms.rows(&layer, room, inputs[i], &given, pick))
     };
-    [
-        rows(0, |x| &x.of.0.r),
-        rows(1, |x| &x.of.0.logw),
-        needs[2].then(|| layer.sums(&given, inputs[2], |x| &x.1)),
-        rows(3, |x| &x.of.0.k),
-        rows(4, |x| &x.of.0.v),
-        rows(5, |x| &x.gate),
-        needs[6].then(|| layer.states(&given)),
-    ]
+    let d_q = rows(0, |x| &x.of.0.r);
+    let d_decay = rows(1, |x| &x.of.0.logw);
+    let (d_k, d_v, d_gate) = (rows(2, |x| &x.of.0.k), rows(3, |x| &x.of.0.v), rows(4, |x| &x.gate));
+    let d_bias = needs[2].then(|| layer.sums(&given, inputs[2], |x| &x.1));
+    [d_q, d_decay, d_bias, d_k, d_v, d_gate, needs[6].then(|| layer.states(&given))]
 }
 
 simd! {

@@ -2,7 +2,7 @@
 
 use super::head::{ChannelGradients, Channels, Raw, chain, prepare};
 use crate::cpu::{Array, View};
-use crate::delta_rule::layer::{Given, Layer, Options, Place};
+use crate::delta_rule::layer::{Given, Layer, Options, Place, Rooms};
 
 type Inputs<'a> = [View<'a>; 14];
 
@@ -24,13 +24,13 @@ fn channels<'a>(layer: &Layer<'a>, inputs: Inputs<'a>, h: usize) -> Channels<'a>
 
 pub fn forward(options: &Options, inputs: Inputs<'_>) -> (Array, Array) {
     let layer = layer(options, inputs);
-    layer.forward(|place| prepare(&raw(&layer, inputs, place), channels(&layer, inputs, place.h), layer.starts(place)))
+    layer.forward(|place| prepare(&mut raw(&layer, inputs, place), channels(&layer, inputs, place.h), layer.starts(place)))
 }
 
 /// One token a row; the states, one a row, are advanced in place.
 pub fn step(options: &Options, inputs: Inputs<'_>, states: &mut [Vec<f32>]) -> Vec<f32> {
     let layer = layer(options, inputs);
-    layer.step(|place| prepare(&raw(&layer, inputs, place), channels(&layer, inputs, place.h), None), states)
+    layer.step(|place| prepare(&mut raw(&layer, inputs, place), channels(&layer, inputs, place.h), None), states)
 }
 
 pub fn backward(
@@ -43,34 +43,47 @@ pub fn backward(
 ) -> [Option<Array>; 14] {
     type Of = (Raw, ChannelGradients);
     let layer = layer(options, inputs);
+    let order = [0, 1, 2, 3, 4, 7, 8, 12];
+    let mut rooms = Rooms::new(&layer, order.map(|i| needs[i]), order.map(|i| inputs[i]), [layer.dims.key; 8]);
+    let [sinks @ .., gate] = &rooms.sinks(&layer);
     let given = layer.backward(
         saved,
         gradient,
         |place| {
-            let raw = raw(&layer, inputs, place);
-            let head = prepare(&raw, channels(&layer, inputs, place.h), layer.starts(place));
+            let mut raw = raw(&layer, inputs, place);
+            let head = prepare(&mut raw, channels(&layer, inputs, place.h), layer.starts(place));
             (raw, head)
         },
-        |place, raw, of| chain(&raw, channels(&layer, inputs, place.h), layer.starts(place), of),
+        Some(gate),
+        |place, raw, of| {
+            let (mut of, sums) = chain(&raw, channels(&layer, inputs, place.h), layer.starts(place), of);
+            let Raw { r, decay, iclr, k, v, first, mix } = &mut of;
+            sinks.iter().zip([r, decay, iclr, k, v, first, mix]).for_each(|(sink, rows)| sink.put(place, rows));
+            (of, sums)
+        },
     );
-    let rows = |i: usize, pick: fn(&Given<Of>) -> &[f32]| {
-        needs[i].then(|| layer.rows(&given, inputs[i], layer.dims.key, pick))
+    let mut rows = |room: usize, pick: fn(&Given<Of>) -> &[f32]| {
+        let i = order[room];
+        needs[i].then(|| rooms.rows(&layer, room, inputs[i], &given, pick))
     };
+    let [r, decay, iclr] = [rows(0, |x| &x.of.0.r), rows(1, |x| &x.of.0.decay), rows(2, |x| &x.of.0.iclr)];
+    let [k, v] = [rows(3, |x| &x.of.0.k), rows(4, |x| &x.of.0.v)];
+    let [first, mix, gate] = [rows(5, |x| &x.of.0.first), rows(6, |x| &x.of.0.mix), rows(7, |x| &x.gate)];
     let sums = |i: usize, pick: fn(&Of) -> &[f32]| needs[i].then(|| layer.sums(&given, inputs[i], pick));
     [
-        rows(0, |x| &x.of.0.r),
-        rows(1, |x| &x.of.0.decay),
-        rows(2, |x| &x.of.0.iclr),
-        rows(3, |x| &x.of.0.k),
-        rows(4, |x| &x.of.0.v),
+        r,
+        decay,
+        iclr,
+        k,
+        v,
         sums(5, |x| &x.1.decay),
         sums(6, |x| &x.1.iclr),
-        rows(7, |x| &x.of.0.first),
-        rows(8, |x| &x.of.0.mix),
+        first,
+        mix,
         sums(9, |x| &x.1.mix),
         sums(10, |x| &x.1.k_k),
         sums(11, |x| &x.1.k_a),
-        rows(12, |x| &x.gate),
+        gate,
         needs[13].then(|| layer.states(&given)),
     ]
 }

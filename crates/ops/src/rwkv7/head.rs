@@ -38,24 +38,22 @@ pub struct ChannelGradients {
     pub mix: Vec<f32>,
 }
 
-/// The delta rule's inputs of a head; `starts` names tokens that begin a document.
-pub fn prepare(raw: &Raw, channels: Channels<'_>, starts: Option<&[bool]>) -> Head {
+/// The delta rule's inputs of a head; `starts` names tokens that begin a document. Takes from `raw` what
+/// [`chain`] does not ask for.
+pub fn prepare(raw: &mut Raw, channels: Channels<'_>, starts: Option<&[bool]>) -> Head {
     let n = channels.decay.len();
     let size = raw.k.len();
-    let mut head = Head {
-        r: raw.r.clone(),
-        logw: vec![0.0; size],
-        k: vec![0.0; size],
-        v: raw.v.clone(),
-        ab: Some((vec![0.0; size], vec![0.0; size])),
+    let (mut logw, mut k) = (vec![0.0; size], vec![0.0; size]);
+    let (mut a, mut b) = (vec![0.0; size], vec![0.0; size]);
+    prepare_keys(raw, channels, starts, &mut logw, &mut k, &mut a, &mut b);
+    let v = if raw.mix.is_empty() {
+        std::mem::take(&mut raw.v)
+    } else {
+        let mut v = vec![0.0; size];
+        prepare_values(&raw.v, &raw.first, &raw.mix, channels.mix, n, &mut v);
+        v
     };
-    if let Some((a, b)) = &mut head.ab {
-        prepare_keys(raw, channels, starts, &mut head.logw, &mut head.k, a, b);
-    }
-    if !raw.mix.is_empty() {
-        prepare_values(&raw.v, &raw.first, &raw.mix, channels.mix, n, &mut head.v);
-    }
-    head
+    Head { r: std::mem::take(&mut raw.r), logw, k, v, ab: Some((a, b)) }
 }
 
 /// From the gradients of the delta rule's inputs to those of the projections and parameters.

@@ -1,7 +1,7 @@
 //! CPU: one pass over the tokens each way.
 
 use super::Options;
-use crate::cpu::{Array, View, add_parts, simd, split_rows};
+use crate::cpu::{Array, View, add_parts, simd, split_rows, zeros};
 
 /// Elements that are worth a thread.
 const MINIMUM: usize = 1 << 14;
@@ -48,7 +48,7 @@ impl<'a> Rows<'a> {
 pub fn forward(options: &Options, inputs: [View<'_>; 4]) -> (Array, Array) {
     let rows = Rows::new(options, inputs);
     let [x, _, base, _] = inputs;
-    let mut y = vec![0.0; x.data.len()];
+    let mut y = zeros(x.data.len());
     split_rows(x.rows(), MINIMUM / rows.width.max(1), [(&mut y, rows.width)], |range, [y]| {
         for (row, y) in range.zip(y.chunks_exact_mut(rows.width)) {
             mix(y, rows.row(x.data, row), rows.before(row), base.data, rows.row(rows.amount, row));

@@ -1,7 +1,7 @@
 //! What the losses share: blocks of logits, log-sum-exp, and gradients that wait for the backward
 //! pass.
 
-use crate::cpu::{Array, Matrix, View, exp, maximum, simd, split_rows, sum_of};
+use crate::cpu::{Array, Matrix, View, exp, maximum, simd, split_rows, sum_of, zeros};
 use crate::linear::product;
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +33,7 @@ impl<'a> Head<'a> {
             hidden,
             weight,
             rows: vec![0.0; block * hidden.width()],
-            logits: vec![0.0; block * weight.shape[0]],
+            logits: zeros(block * weight.shape[0]),
         }
     }
 
@@ -118,7 +118,7 @@ impl Waiting {
 
 /// Zeroed gradients of the wanted inputs, empty ones of the others.
 pub fn room(track: [bool; 2], [hidden, weight]: [View<'_>; 2]) -> [Vec<f32>; 2] {
-    [(track[0], hidden), (track[1], weight)].map(|(wanted, like)| vec![0.0; if wanted { like.data.len() } else { 0 }])
+    [(track[0], hidden), (track[1], weight)].map(|(wanted, like)| zeros(if wanted { like.data.len() } else { 0 }))
 }
 
 simd! {

@@ -8,10 +8,11 @@
 use super::{Loss, MicroBatch};
 use crate::error::TrainError;
 use crate::optimizer::Gradients;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use recast_models::Model;
 use recast_models::mixers::{Call, Shared};
 use recast_models::param::Named;
+use recast_ops::row_distance::row_distance;
 
 /// The layer whose values the later ones use, waiting for their gradients.
 struct FirstLayer {
@@ -32,11 +33,6 @@ pub fn gradients(
     let hidden = teacher.config.hidden as f32;
     let scale = 1.0 / (layers as f32 * batch.denominator * hidden.sqrt());
     let mut x = teacher.embed(&batch.inputs, batch.rows)?;
-    let [rows, tokens, _] = x.dims();
-    let weights = batch
-        .weights
-        .as_ref()
-        .map(|w| Tensor::<2>::from_data(TensorData::new(w.to_vec(), [rows, tokens]), teacher.device()));
     let documents = batch.documents.as_ref();
 
     let mut loss = Loss::default();
@@ -53,14 +49,7 @@ pub fn gradients(
         let leaf = first.as_ref().map(|f| f.value.clone().detach().require_grad());
         let mut shared = Shared { first_value: leaf.clone().or_else(|| first_value.clone()) };
         let given = s.mixer().forward(call(&mut shared));
-        let error = given - wanted.clone();
-        // clamp_min has zero gradient below its bound: a perfect position pulls nowhere.
-        let norms: Tensor<2> = (error.clone() * error).sum_dim(2).clamp_min(1e-30).sqrt().squeeze_dim(2);
-        let norms = match &weights {
-            Some(weights) => norms * weights.clone(),
-            None => norms,
-        };
-        let layer_loss = norms.sum().mul_scalar(scale);
+        let layer_loss = row_distance(given, wanted.clone(), batch.weights.clone(), scale);
         let value = f64::from(layer_loss.clone().into_scalar::<f32>());
         loss.layers.push(value * layers as f64);
         loss.value += value;

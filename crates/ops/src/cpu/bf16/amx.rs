@@ -11,6 +11,7 @@ use super::avx512;
 use super::panels::Kernel;
 use crate::cpu::matmul::Matrix;
 use std::arch::asm;
+use std::cell::Cell;
 
 const SIDE: usize = 32;
 /// Pairs of `k` a tile holds.
@@ -58,14 +59,14 @@ impl Kernel for Amx {
         unsafe { avx512::pack::<SIDE>(from, start, count, values) }
     }
 
+    /// Once a thread: nothing else here uses tiles, and configuring them costs as much as a small
+    /// product.
     unsafe fn enter() {
-        // SAFETY: the caller says that the instruction is there.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(nostack, readonly)) }
-    }
-
-    unsafe fn leave() {
-        // SAFETY: as above.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+        thread_local! { static ENTERED: Cell<bool> = const { Cell::new(false) }; }
+        if !ENTERED.replace(true) {
+            // SAFETY: the caller says that the instruction is there.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(nostack, readonly)) }
+        }
     }
 
     unsafe fn tile(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, keep: bool) {
@@ -125,7 +126,7 @@ unsafe fn pack_rows(from: Matrix<'_>, start: usize, count: usize, to: &mut [u32]
     use std::arch::x86_64::*;
     let k = from.columns;
     assert_eq!(to.len(), k.div_ceil(2).next_multiple_of(PAIRS) * SIDE);
-    let whole = if from.column_stride == 1 { k / 32 } else { 0 };
+    let whole = k / 32;
     if count < SIDE {
         to.fill(0);
     } else {
@@ -137,21 +138,35 @@ unsafe fn pack_rows(from: Matrix<'_>, start: usize, count: usize, to: &mut [u32]
             for (chunk, from) in row.chunks_exact(32).enumerate() {
                 let to = &mut to[chunk * STEP + r * PAIRS..][..PAIRS];
                 // SAFETY: 32 floats are read, 16 words written.
-                unsafe {
-                    let (low, high) = (_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(16)));
-                    let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-                    _mm512_storeu_si512(to.as_mut_ptr().cast(), rounded);
-                }
+                unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), avx512::round32(from.as_ptr())) };
             }
             for (i, pair) in row[whole * 32..].chunks(2).enumerate() {
                 to[whole * STEP + r * PAIRS + i] = word(pair[0], pair.get(1));
             }
         }
     } else {
-        // Rows are contiguous: word by word, each into its row.
+        // Rows are contiguous: 16 lines of pairs of 16 rows are turned into those rows; what is left
+        // goes word by word.
         assert_eq!(from.row_stride, 1, "one stride of a matrix is one");
-        for pair in 0..k.div_ceil(2) {
-            let line = |l: usize| &from.data[l * from.column_stride + start..][..count];
+        let line = |l: usize| &from.data[l * from.column_stride + start..][..count];
+        let turned = if count == SIDE { whole } else { 0 };
+        for chunk in 0..turned {
+            for half in 0..2 {
+                // SAFETY: 16 floats of each of 32 lines are read, a tile of rows written.
+                unsafe {
+                    let mut pairs = [_mm512_setzero_si512(); 16];
+                    for (i, pairs) in pairs.iter_mut().enumerate() {
+                        let l = 32 * chunk + 2 * i;
+                        *pairs = avx512::weave(line(l)[16 * half..].as_ptr(), line(l + 1)[16 * half..].as_ptr());
+                    }
+                    let to = &mut to[chunk * STEP + half * 16 * PAIRS..][..16 * PAIRS];
+                    for (to, row) in to.chunks_exact_mut(PAIRS).zip(avx512::transpose(pairs)) {
+                        _mm512_storeu_si512(to.as_mut_ptr().cast(), row);
+                    }
+                }
+            }
+        }
+        for pair in PAIRS * turned..k.div_ceil(2) {
             let (first, second) = (line(2 * pair), (2 * pair + 1 < k).then(|| line(2 * pair + 1)));
             let to = &mut to[pair / PAIRS * STEP + pair % PAIRS..];
             for (r, &x) in first.iter().enumerate() {
@@ -202,7 +217,6 @@ unsafe fn correct<K: Kernel>() -> bool {
         K::enter();
         K::tile(k / 2, &panels[0], &panels[1], out.as_mut_ptr(), SIDE, false);
         K::tile(k / 2, &panels[0], &panels[1], out.as_mut_ptr(), SIDE, true);
-        K::leave();
     }
     let sum = |i: usize, j: usize| (0..k).map(|l| left[i * k + l] * right[j * k + l]).sum::<f32>();
     (0..SIDE * SIDE).all(|at| out[at] == 2.0 * sum(at / SIDE, at % SIDE))

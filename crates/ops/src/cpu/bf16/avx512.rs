@@ -44,22 +44,30 @@ pub unsafe fn pack<const P: usize>(from: Matrix<'_>, start: usize, count: usize,
         to.fill(0);
     }
     if from.column_stride == 1 {
-        // `k` is contiguous: round 32 of a row at a time and spread the pairs over the panel,
-        // all rows before the next 32, so that what is written to stays in L1.
+        // `k` is contiguous: round 32 of a row at a time and turn the pairs of 16 rows into lines of the
+        // panel, all rows before the next 32, so that what is written to stays in L1.
         let row = |p: usize| &from.data[(start + p) * from.row_stride..][..k];
         let whole = k / 32;
         for chunk in 0..whole {
             let to = &mut to[chunk * 16 * P..][..16 * P];
-            for p in 0..count {
-                let from = &row(p)[chunk * 32..][..32];
+            let mut p = 0;
+            while p + 16 <= count {
+                // SAFETY: 32 floats of each of 16 rows are read, 16 words of each of 16 lines written.
+                unsafe {
+                    let mut pairs = [_mm512_setzero_si512(); 16];
+                    for (i, pairs) in pairs.iter_mut().enumerate() {
+                        *pairs = round32(row(p + i)[chunk * 32..].as_ptr());
+                    }
+                    for (i, line) in transpose(pairs).into_iter().enumerate() {
+                        _mm512_storeu_si512(to.as_mut_ptr().add(i * P + p).cast(), line);
+                    }
+                }
+                p += 16;
+            }
+            for p in p..count {
                 let mut pairs = [0u32; 16];
                 // SAFETY: 32 floats are read, 16 words written.
-                unsafe {
-                    let low = _mm512_loadu_ps(from.as_ptr());
-                    let high = _mm512_loadu_ps(from.as_ptr().add(16));
-                    let rounded = _mm512_cvtne2ps_pbh(high, low);
-                    _mm512_storeu_si512(pairs.as_mut_ptr().cast(), std::mem::transmute::<__m512bh, __m512i>(rounded));
-                }
+                unsafe { _mm512_storeu_si512(pairs.as_mut_ptr().cast(), round32(row(p)[chunk * 32..].as_ptr())) };
                 for (i, pair) in pairs.into_iter().enumerate() {
                     to[i * P + p] = pair;
                 }
@@ -84,12 +92,7 @@ pub unsafe fn pack<const P: usize>(from: Matrix<'_>, start: usize, count: usize,
                 unsafe {
                     if P.is_multiple_of(16) {
                         for p in (0..P).step_by(16) {
-                            let low = narrow16(_mm512_loadu_ps(first.as_ptr().add(p)));
-                            let high = narrow16(_mm512_loadu_ps(second.as_ptr().add(p)));
-                            let woven = _mm512_or_si512(
-                                _mm512_cvtepu16_epi32(low),
-                                _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high)),
-                            );
+                            let woven = weave(first.as_ptr().add(p), second.as_ptr().add(p));
                             _mm512_storeu_si512(to.as_mut_ptr().add(p).cast(), woven);
                         }
                     } else {
@@ -114,11 +117,65 @@ pub unsafe fn pack<const P: usize>(from: Matrix<'_>, start: usize, count: usize,
     }
 }
 
+/// 32 floats as 16 pairs.
+///
+/// # Safety
+/// They can be read.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn narrow16(x: __m512) -> __m256i {
-    // SAFETY: both are 256 bits.
-    unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) }
+pub unsafe fn round32(from: *const f32) -> __m512i {
+    // SAFETY: by the caller; both are 512 bits.
+    unsafe {
+        let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
+        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+    }
+}
+
+/// Pairs of the 16 floats at each of two places.
+///
+/// # Safety
+/// They can be read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn weave(first: *const f32, second: *const f32) -> __m512i {
+    let order = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0,
+    );
+    // SAFETY: by the caller; both are 512 bits.
+    unsafe {
+        let (low, high) = (_mm512_loadu_ps(first), _mm512_loadu_ps(second));
+        _mm512_permutexvar_epi16(order, std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)))
+    }
+}
+
+/// 16 x 16 words.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // Inside 128-bit lanes: pairs of rows, then quadruples; `fours[4 i + j]` holds in its lane l the
+    // words 4 l + j of rows 4 i to 4 i + 3.
+    let mut fours = rows;
+    for i in 0..4 {
+        let [a, b, c, d] = [rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]];
+        let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        fours[4 * i] = _mm512_unpacklo_epi64(ab_low, cd_low);
+        fours[4 * i + 1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+        fours[4 * i + 2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+        fours[4 * i + 3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+    }
+    // Between the lanes: word 4 l + j is made of lane l of the four.
+    let mut out = rows;
+    for j in 0..4 {
+        let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];
+        let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b));
+        let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0b10_00_10_00>(c, d), _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d));
+        out[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_even, cd_even);
+        out[8 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_even, cd_even);
+        out[4 + j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_odd, cd_odd);
+        out[12 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_odd, cd_odd);
+    }
+    out
 }
 
 #[inline]

@@ -38,6 +38,28 @@ pub fn matmul_threads_new(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
     written(left.rows * right.columns, |out| run(out, right.columns, false, left, right))
 }
 
+/// Whether products of a few dozen rows, columns and `k` that lie in cache gain by it: where tiles
+/// take them, rounding and packing included. `vdpbf16ps` does not repay the packing there.
+pub fn available_in_cache(m: usize, n: usize, k: usize) -> bool {
+    m.min(n).min(k) >= 16 && level() == Level::Amx
+}
+
+/// `out (+)= left right` on the calling thread, for operands in cache.
+///
+/// # Panics
+/// As [`matmul_threads`], and without AMX ([`available_in_cache`]).
+pub fn matmul_in_cache(out: &mut [f32], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
+    assert!(level() == Level::Amx, "products in cache need AMX");
+    assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
+    let (m, n) = (left.rows, right.columns);
+    assert!(m > 0 && n > 0 && left.columns > 0 && (m - 1) * out_stride + n <= out.len(), "sizes of a product in cache");
+    // SAFETY: the level names what this processor has, and the sizes were checked.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        panels::product_here::<amx::Amx>(out, out_stride, accumulate, left, right);
+    }
+}
+
 /// Without `accumulate`, `out` is only written to, and wholly.
 fn run(out: &mut [MaybeUninit<f32>], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
     assert!(available(), "bf16 products need AVX512-BF16");
@@ -82,6 +104,9 @@ mod tests {
             }),
             ("AMX emulated", |out, stride, keep, a, b| unsafe {
                 panels::product::<amx::tests::Emulated<false>>(assume_written(out), stride, keep, a, b);
+            }),
+            ("AMX emulated, in cache", |out, stride, keep, a, b| unsafe {
+                panels::product_here::<amx::tests::Emulated<false>>(out, stride, keep, a, b);
             }),
         ]
     }

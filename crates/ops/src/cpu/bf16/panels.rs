@@ -3,9 +3,10 @@
 //! The right operand is packed once, in panels of columns; each thread packs the blocks of rows it
 //! owns, small enough to stay in its L2, and sweeps all panels over them.
 
-use crate::cpu::matmul::Matrix;
+use crate::cpu::matmul::{Matrix, assume_written};
 use crate::cpu::threads;
 use rayon::prelude::*;
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
@@ -38,22 +39,16 @@ pub trait Kernel {
     /// As above.
     unsafe fn pack_columns(from: Matrix<'_>, start: usize, count: usize, to: &mut [u32]);
 
-    /// Prepares a thread for [`Kernel::tile`].
+    /// Prepares a thread for [`Kernel::tile`], for good.
     ///
     /// # Safety
     /// As above.
     unsafe fn enter() {}
 
-    /// Undoes [`Kernel::enter`].
-    ///
-    /// # Safety
-    /// As above.
-    unsafe fn leave() {}
-
     /// `out (+)= rows columns`, a whole tile whose rows are `stride` apart.
     ///
     /// # Safety
-    /// Between `enter` and `leave`; both panels hold `pairs` steps, a multiple of
+    /// After `enter`; both panels hold `pairs` steps, a multiple of
     /// [`Kernel::PAIRS`], and `out` a whole tile, of values with `keep`.
     unsafe fn tile(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, keep: bool);
 }
@@ -102,6 +97,41 @@ impl Drop for Scratch {
 
 type Out<'a> = &'a mut [MaybeUninit<f32>];
 
+thread_local! {
+    /// Panels of the products of one thread alone.
+    static OWN: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// [`product`] on the calling thread, for operands in cache: no fork, no lock, no passes over `k`.
+///
+/// # Safety
+/// As [`product`].
+pub unsafe fn product_here<K: Kernel>(out: &mut [f32], out_stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>) {
+    let (m, n) = (left.rows, right.columns);
+    let pairs = left.columns.div_ceil(2).next_multiple_of(K::PAIRS);
+    let (row_panel, column_panel) = (pairs * K::ROWS, pairs * K::COLUMNS);
+    let columns_words = n.div_ceil(K::COLUMNS) * column_panel;
+    let words = columns_words + m.div_ceil(K::ROWS) * row_panel;
+    OWN.with_borrow_mut(|own| {
+        if own.len() < words + LINE {
+            *own = vec![0; words + LINE];
+        }
+        let start = own.as_ptr().align_offset(4 * LINE);
+        let (columns, rows) = own[start..start + words].split_at_mut(columns_words);
+        // SAFETY: the caller's conditions; panels and tiles as in `pass`.
+        unsafe {
+            for (j, to) in columns.chunks_mut(column_panel).enumerate() {
+                K::pack_columns(right.t(), j * K::COLUMNS, (n - j * K::COLUMNS).min(K::COLUMNS), to);
+            }
+            for (i, to) in rows.chunks_mut(row_panel).enumerate() {
+                K::pack_rows(left, i * K::ROWS, (m - i * K::ROWS).min(K::ROWS), to);
+            }
+            K::enter();
+            sweep::<K>(pairs, rows, columns, assume_written(out), out_stride, keep, m, n);
+        }
+    });
+}
+
 /// `out (+)= left right`. Without `keep`, `out` is only written to.
 ///
 /// # Safety
@@ -145,27 +175,31 @@ unsafe fn pass<K: Kernel>(out: Out<'_>, out_stride: usize, keep: bool, left: Mat
             // SAFETY: as above.
             unsafe { K::pack_rows(left, start, (m - start).min(K::ROWS), to) };
         }
-        // SAFETY: as above; the thread does nothing else until `leave`.
+        // SAFETY: as above.
         unsafe { K::enter() };
-        for (j, columns) in packed.chunks(pairs * K::COLUMNS).enumerate() {
-            let column = j * K::COLUMNS;
-            for (i, panel) in block.chunks(pairs * K::ROWS).enumerate() {
-                let row = i * K::ROWS;
-                let (height, width) = ((rows - row).min(K::ROWS), (n - column).min(K::COLUMNS));
-                let out = &mut out[row * out_stride + column..];
-                // SAFETY: the panels hold `pairs` steps, and `out` the tile of height x width.
-                unsafe {
-                    if height == K::ROWS && width == K::COLUMNS {
-                        K::tile(pairs, panel, columns, out.as_mut_ptr().cast(), out_stride, keep);
-                    } else {
-                        edge::<K>(pairs, panel, columns, out, out_stride, keep, height, width);
-                    }
+        // SAFETY: the panels hold `pairs` steps, and `out` the block.
+        unsafe { sweep::<K>(pairs, block, packed, out, out_stride, keep, rows, n) };
+    });
+}
+
+/// All panels of columns over all panels of rows, `m` and `n` in all.
+unsafe fn sweep<K: Kernel>(pairs: usize, rows: &[u32], columns: &[u32], out: Out<'_>, stride: usize, keep: bool, m: usize, n: usize) {
+    for (j, columns) in columns.chunks(pairs * K::COLUMNS).enumerate() {
+        let column = j * K::COLUMNS;
+        for (i, panel) in rows.chunks(pairs * K::ROWS).enumerate() {
+            let row = i * K::ROWS;
+            let (height, width) = ((m - row).min(K::ROWS), (n - column).min(K::COLUMNS));
+            let out = &mut out[row * stride + column..];
+            // SAFETY: the panels hold `pairs` steps, and `out` the tile of height x width.
+            unsafe {
+                if height == K::ROWS && width == K::COLUMNS {
+                    K::tile(pairs, panel, columns, out.as_mut_ptr().cast(), stride, keep);
+                } else {
+                    edge::<K>(pairs, panel, columns, out, stride, keep, height, width);
                 }
             }
         }
-        // SAFETY: as above.
-        unsafe { K::leave() };
-    });
+    }
 }
 
 /// A tile at the edge: computed whole, stored in part.
