@@ -48,6 +48,20 @@ impl<'a> Masked<'a> {
         Self { model, diffusion }
     }
 
+    /// Reads tokens into the states of rows that have all begun, or none of which has.
+    fn read_on(&self, tokens: &[&[u32]], mut rows: Vec<&mut Carried>) -> Result<(), InferError> {
+        let all: Vec<u32> = tokens.concat();
+        let mut own: Vec<&mut ModelState> = rows.iter_mut().map(|carried| &mut carried.state).collect();
+        let hidden = self.model.hidden(&all, tokens.len(), Some(&mut own), None)?;
+        let [_, columns, width] = hidden.dims();
+        if self.diffusion.shift {
+            for (row, carried) in rows.iter_mut().enumerate() {
+                carried.last = Some(hidden.clone().narrow(0, row, 1).narrow(1, columns - 1, 1).reshape([1, width]));
+            }
+        }
+        Ok(())
+    }
+
     /// Hidden states `[places, C]` of the views' wanted places, in order; `blind` takes the rows of
     /// the masked prompts instead.
     fn places(&self, views: &[View<'_, Carried>], blind: bool) -> Result<Tensor<2>, InferError> {
@@ -60,13 +74,15 @@ impl<'a> Masked<'a> {
         let rows: Vec<(Vec<u32>, Carried)> = views.iter().filter(|v| !blind || v.blind.is_some()).map(row).collect();
         let wanted: Vec<&[usize]> = views.iter().filter(|v| !blind || v.blind.is_some()).map(|v| v.wanted).collect();
         let mut found: Vec<Option<Tensor<2>>> = vec![None; rows.len()];
-        // Rows without a state may be of any lengths; behind states those of one length go together.
-        let mut groups: BTreeMap<(bool, usize), Vec<usize>> = BTreeMap::new();
+        // Whole sequences may be of any lengths; behind states those of one length go together, and
+        // those that have read something apart from those that have not.
+        let mut groups: BTreeMap<(bool, bool, usize), Vec<usize>> = BTreeMap::new();
         for (index, (tokens, carried)) in rows.iter().enumerate() {
-            let fresh = carried.state.position == 0 && self.diffusion.block.is_none();
-            groups.entry((fresh, if fresh { 0 } else { tokens.len() })).or_default().push(index);
+            let begun = carried.state.position > 0;
+            let fresh = !begun && self.diffusion.block.is_none();
+            groups.entry((fresh, begun, if fresh { 0 } else { tokens.len() })).or_default().push(index);
         }
-        for ((fresh, _), members) in groups {
+        for ((fresh, ..), members) in groups {
             let lengths: Vec<usize> = members.iter().map(|&i| rows[i].0.len()).collect();
             let columns = lengths.iter().copied().max().unwrap_or(0);
             // Nobody sees what stands in the padding.
@@ -119,13 +135,13 @@ impl Denoiser for Masked<'_> {
     }
 
     fn advance(&self, tokens: &[&[u32]], states: &mut [&mut Carried]) -> Result<(), InferError> {
-        let all: Vec<u32> = tokens.concat();
-        let mut own: Vec<&mut ModelState> = states.iter_mut().map(|carried| &mut carried.state).collect();
-        let hidden = self.model.hidden(&all, tokens.len(), Some(&mut own), None)?;
-        let [_, columns, width] = hidden.dims();
-        if self.diffusion.shift {
-            for (row, carried) in states.iter_mut().enumerate() {
-                carried.last = Some(hidden.clone().narrow(0, row, 1).narrow(1, columns - 1, 1).reshape([1, width]));
+        // Rows that have read something apart from those that have not.
+        let (begun, new): (Vec<_>, Vec<_>) =
+            tokens.iter().zip(states.iter_mut()).map(|(own, carried)| (*own, &mut **carried)).partition(|(_, c)| c.state.position > 0);
+        for group in [begun, new] {
+            if !group.is_empty() {
+                let (own, rows): (Vec<&[u32]>, Vec<&mut Carried>) = group.into_iter().unzip();
+                self.read_on(&own, rows)?;
             }
         }
         Ok(())
