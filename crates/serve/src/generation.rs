@@ -112,7 +112,7 @@ impl Generation {
                     answer.text.push_str(&text);
                     return Ok(Some(index));
                 }
-                Message::Event(Event::Done(_)) => {}
+                Message::Event(Event::Done(_) | Event::Step(_)) => {}
                 Message::End(Err(error @ InferError::Constraint(_))) => {
                     return Err(ApiError::Request { message: error.to_string(), param: None });
                 }

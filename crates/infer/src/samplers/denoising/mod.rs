@@ -21,6 +21,7 @@ mod record;
 mod row;
 mod run;
 mod settings;
+pub mod trace;
 mod filler;
 
 pub use candidate::{Candidate, Draw};
