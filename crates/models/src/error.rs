@@ -118,6 +118,12 @@ pub enum ModelError {
         /// Whether a state was given.
         state: bool,
     },
+    /// A loss over the vocabulary could not be computed.
+    #[error(transparent)]
+    Loss(#[from] recast_ops::vocab_loss::VocabLossError),
+    /// A next-token model where a diffusion model is needed.
+    #[error("this is a next-token model; expected a masked diffusion model (its config.json names a mask token)")]
+    NoDiffusion,
     /// Lengths of rows that do not fit the tokens.
     #[error("lengths {lengths:?} of {batch} rows of {columns} tokens; expected one a row, from 1 to {columns}")]
     Lengths {

@@ -12,6 +12,7 @@ mod error;
 pub mod export;
 pub mod families;
 mod forward;
+pub mod likelihood;
 pub mod mixers;
 pub mod model;
 pub mod param;

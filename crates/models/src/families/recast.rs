@@ -37,6 +37,9 @@ pub fn write(config: &ModelConfig) -> Map<String, Value> {
     raw.insert("architectures".into(), Value::Array(vec!["RecastForCausalLM".into()]));
     raw.insert("base_model_type".into(), base);
     raw.insert("tie_word_embeddings".into(), config.tied.into());
+    if raw.contains_key("weight_tying") {
+        raw.insert("weight_tying".into(), config.tied.into());
+    }
     raw.insert("mixers".into(), serde_json::to_value(&config.mixers).unwrap_or(Value::Null));
     match &config.diffusion {
         Some(diffusion) => raw.insert("diffusion".into(), serde_json::to_value(diffusion).unwrap_or(Value::Null)),
