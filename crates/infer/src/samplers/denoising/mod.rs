@@ -35,3 +35,4 @@ pub use run::{read, step};
 pub use model::{Carried, Masked};
 pub use settings::{BLOCK, Denoising, Editing, Ends, Keep, Order, Remasking, Rule};
 pub use filler::{Denoised, Filler};
+pub(crate) use filler::stop_within;

@@ -35,6 +35,8 @@ pub struct Step {
     pub step: usize,
     /// The block that is worked on, from 0.
     pub block: usize,
+    /// Its first position after the prompt, and the one behind its last.
+    pub window: (usize, usize),
     /// Forward passes so far.
     pub forwards: usize,
     /// Positions after the prompt that are final now.

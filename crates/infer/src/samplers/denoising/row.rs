@@ -220,6 +220,16 @@ impl<S: Clone> Row<S> {
         self.read += tokens;
     }
 
+    /// Tokens that the state has to have read before the first step.
+    pub(crate) fn reads_to(&self) -> usize {
+        self.unit().start
+    }
+
+    /// Whether a second state goes along.
+    pub(crate) fn is_guided(&self) -> bool {
+        self.blind.is_some()
+    }
+
     /// Begins from a state that has read some of the prompt already.
     pub(crate) fn resume(&mut self, state: S, read: usize) {
         debug_assert!(read <= self.unit().start && self.blind.is_none() && self.step == 0);
@@ -282,7 +292,8 @@ impl<S: Clone> Row<S> {
                 random: decisions.unit(),
             })
             .collect();
-        let mut step = Step { step: self.step, block: self.block, ..Step::default() };
+        let window = (self.window.start.saturating_sub(self.start), self.window.end - self.start);
+        let mut step = Step { step: self.step, block: self.block, window, ..Step::default() };
         self.edit(wanted, candidates, &mut step);
         let taken = match self.settings.rule {
             Rule::Ancestral { remasking, .. } => self.reverse(remasking, &places, &mut decisions, &mut step),

@@ -49,6 +49,8 @@ pub struct Line {
     pub step: usize,
     /// The block that is worked on, from 0.
     pub block: usize,
+    /// Its first position after the prompt, and the one behind its last.
+    pub window: (usize, usize),
     /// Forward passes so far.
     pub forwards: usize,
     /// Positions after the prompt that are final now.
@@ -121,9 +123,9 @@ impl<'a, W: Write> Recorder<'a, W> {
         let tokens = pieces(self.tokenizer, &mut self.known, ids);
         let changes = step.changes.iter().map(|c: &Change| (c.index, c.old, c.new, c.confidence, c.entropy)).collect();
         let ghosts = step.ghosts.iter().map(|g: &Ghost| (g.index, g.token, g.confidence)).collect();
-        let Step { step, block, forwards, settled, .. } = *step;
+        let Step { step, block, window, forwards, settled, .. } = *step;
         let seconds = self.started.elapsed().as_secs_f64();
-        line(&mut self.out, &Line { step, block, forwards, settled, seconds, changes, ghosts, tokens })
+        line(&mut self.out, &Line { step, block, window, forwards, settled, seconds, changes, ghosts, tokens })
     }
 
     /// Writes how it ended.
