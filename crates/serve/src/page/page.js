@@ -34,8 +34,8 @@ async function loadModels() {
   try {
     const response = await fetch("v1/models", { headers: headers() });
     if (!response.ok) throw new Error(await refusal(response));
-    models = (await response.json()).data.filter((model) => model.recast?.chat !== false);
-    problem(models.length ? "" : "None of the served models has a chat template.");
+    models = (await response.json()).data;
+    problem("");
     panes.forEach((pane, index) => {
       const chosen = pane.select.value;
       pane.select.replaceChildren(...models.map((model) => new Option(model.id, model.id)));
@@ -48,6 +48,8 @@ async function loadModels() {
   }
 }
 
+/** Models without a chat template continue the text as it stands. */
+const chats = (pane) => models.find((model) => model.id === pane.select.value)?.recast?.chat !== false;
 const denoises = (pane) => Boolean(models.find((model) => model.id === pane.select.value)?.recast?.denoising);
 
 /** Shows what only models that denoise need, where one is chosen. */
@@ -204,16 +206,20 @@ async function answer(pane, signal, started, race) {
   const system = at("system").value.trim();
   let text = "";
   let said = null;
+  let written = null;
   let pieces = 0;
   let last = 0;
   try {
-    const response = await fetch("v1/chat/completions", {
+    const asked = chats(pane)
+      ? { messages: [...(system ? [{ role: "system", content: system }] : []), ...pane.messages] }
+      : { prompt: system + pane.messages.map((message) => message.content).join("") };
+    const response = await fetch(chats(pane) ? "v1/chat/completions" : "v1/completions", {
       method: "POST",
       headers: headers(),
       signal,
       body: JSON.stringify({
         model: pane.select.value,
-        messages: [...(system ? [{ role: "system", content: system }] : []), ...pane.messages],
+        ...asked,
         temperature: Number(at("temperature").value),
         max_tokens: Number(at("tokens").value),
         stream: true,
@@ -224,7 +230,7 @@ async function answer(pane, signal, started, race) {
     if (!response.ok) throw new Error(await refusal(response));
     for await (const [seconds, event] of onTheClock(response, started, Number(at("slow").value))) {
       if (event.error) throw new Error(event.error.message);
-      const piece = event.choices[0]?.delta?.content ?? "";
+      const piece = event.choices[0]?.delta?.content ?? event.choices[0]?.text ?? "";
       text += piece;
       if (canvas && event.recast?.step) canvas.take(event.recast.step);
       else if (!canvas) words.textContent = text;
@@ -233,11 +239,12 @@ async function answer(pane, signal, started, race) {
       const shown = canvas ? `${canvas.known} tokens, ${canvas.forwards} runs of the model` : `${pieces} tokens, as many runs of the model`;
       if (canvas || race) clock.textContent = `${last.toFixed(2)} s · ${shown}`;
       if (event.recast && !event.recast.step) said = event.recast;
+      written = event.usage?.completion_tokens ?? written;
       item.scrollIntoView({ block: "nearest" });
     }
-    // What is final, in plain letters: what is behind the end is no text.
+    // What is behind the end is no text.
     if (canvas) {
-      canvas.cells.length = Math.min(canvas.cells.length, said?.written ?? canvas.cells.length);
+      canvas.cells = canvas.cells.slice(0, written ?? canvas.cells.length).map((cell) => ({ ...cell, ghost: null, fresh: false }));
       canvas.draw();
     }
     if (race && !race.won) {
