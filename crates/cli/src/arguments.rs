@@ -33,9 +33,9 @@ impl Quantize {
 /// How tokens are drawn.
 #[derive(clap::Args, Clone, Debug)]
 pub struct SamplingArgs {
-    /// Divides the logits; 0 always takes the most likely token.
-    #[arg(long, default_value_t = 0.7, value_name = "X", allow_negative_numbers = true)]
-    temperature: f32,
+    /// Divides the logits; 0 always takes the most likely token. Default: 0.7; of models that denoise 0.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    temperature: Option<f32>,
     /// Draw from the K most likely tokens only.
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
@@ -65,8 +65,28 @@ impl SamplingArgs {
     /// # Errors
     /// When one is out of range.
     pub fn sampling(&self) -> Result<Sampling, InferError> {
+        self.sampling_with(0.7)
+    }
+
+    /// The first option given that only next-token models have.
+    pub fn given_for_next_token(&self) -> Option<&'static str> {
+        let all = [
+            ("--top-k", self.top_k.is_some()),
+            ("--min-p", self.min_p.is_some()),
+            ("--repetition-penalty", self.repetition_penalty != 1.0),
+            ("--frequency-penalty", self.frequency_penalty != 0.0),
+            ("--presence-penalty", self.presence_penalty != 0.0),
+        ];
+        all.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+    }
+
+    /// The checked settings, with another temperature where none is given.
+    ///
+    /// # Errors
+    /// When one is out of range.
+    pub fn sampling_with(&self, temperature: f32) -> Result<Sampling, InferError> {
         let sampling = Sampling {
-            temperature: self.temperature,
+            temperature: self.temperature.unwrap_or(temperature),
             top_k: self.top_k,
             top_p: self.top_p,
             min_p: self.min_p,

@@ -78,6 +78,8 @@ enum Verb {
     Train(commands::train::Args),
     /// Continue a prompt.
     Generate(commands::generate::Args),
+    /// Make a page that plays how a text settled, from a trace of `generate --trace`.
+    Replay(commands::replay::Args),
     /// Talk with a model in the terminal.
     Chat(commands::chat::Args),
     /// Serve models over an OpenAI-compatible interface, with a page to try them on.
@@ -128,6 +130,7 @@ fn run(verb: &Verb, global: &Global) -> anyhow::Result<()> {
         Verb::Plan(args) => commands::plan::run(args, global),
         Verb::Train(args) => commands::train::run(args, global),
         Verb::Generate(args) => commands::generate::run(args, global),
+        Verb::Replay(args) => commands::replay::run(args, global),
         Verb::Chat(args) => commands::chat::run(args, global),
         Verb::Serve(args) => commands::serve::run(args, global),
         Verb::Eval(args) => commands::eval::run(args, global),

@@ -20,7 +20,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<recast_serve::ServeError>().is_some() {
         return 2;
     }
-    if let Some(InferError::Option { .. } | InferError::EmptyPrompt) = error.downcast_ref() {
+    if let Some(InferError::Option { .. } | InferError::Setting { .. } | InferError::EmptyPrompt) = error.downcast_ref() {
         return 2;
     }
     if error.downcast_ref::<ModelError>().is_some_and(wrongly) {

@@ -23,6 +23,16 @@ pub enum InferError {
         /// What was given.
         found: String,
     },
+    /// A setting does not fit the model, the text or another setting.
+    #[error("{name}: expected {expected}, found {found}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// What it may be, and what to do.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
     /// There is nothing to continue.
     #[error("the prompt is empty: expected at least one token to continue from")]
     EmptyPrompt,

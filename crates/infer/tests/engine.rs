@@ -40,7 +40,7 @@ fn collect(messages: &Receiver<Message>) -> Answer {
         match message {
             Message::Event(Event::Fixed { token, .. }) => answer.tokens.push(token),
             Message::Event(Event::Text(text)) => answer.text.push_str(&text),
-            Message::Event(Event::Done(_)) | Message::Prompt(_) => {}
+            Message::Event(Event::Done(_) | Event::Step(_)) | Message::Prompt(_) => {}
             Message::End(result) => {
                 answer.summary = Some(result.expect("no error"));
                 break;

@@ -97,6 +97,7 @@ fn events_spell_the_result() {
                 tokens.push(*token);
             }
             Event::Done(finish) => assert_eq!(finish, &written.finish),
+            Event::Step(step) => panic!("not a denoising sampler: {step:?}"),
         }
     }
     assert_eq!((&text, &tokens), (&written.text, &written.tokens));

@@ -4,6 +4,7 @@
 
 use burn::tensor::{Device, Tensor};
 use recast_infer::{Event, Generator, Loaded, Options, Sampling, open};
+use recast_models::sight::Sight;
 use recast_models::mixers::{Call, Shared};
 use recast_models::param::values;
 use recast_ops::vocab_loss::token_log_probabilities;
@@ -63,7 +64,7 @@ fn tokens_probabilities_and_layers_are_the_references() {
         };
         for (l, block) in model.blocks().iter().enumerate() {
             check(l, &x);
-            let call = Call { x: block.mixer_input(x.clone()), states: None, shared: &mut shared, positions: &[], documents: None };
+            let call = Call { x: block.mixer_input(x.clone()), states: None, shared: &mut shared, positions: &[], documents: None, sight: Sight::Causal, lengths: None };
             let y = block.mixer().forward(call);
             x = block.after_mixer(x, y);
         }

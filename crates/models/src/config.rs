@@ -2,6 +2,7 @@
 
 use crate::error::ModelError;
 use crate::rope::RopeConfig;
+use crate::sight::Sight;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -42,8 +43,49 @@ pub struct ModelConfig {
     pub max_positions: usize,
     /// The mixer of each layer.
     pub mixers: Vec<MixerSpec>,
+    /// How it denoises; none is a next-token model.
+    pub diffusion: Option<Diffusion>,
     /// config.json as read.
     pub raw: Map<String, Value>,
+}
+
+/// What makes a model a masked diffusion model.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Diffusion {
+    /// Stands where a token is not known yet.
+    pub mask_token: u32,
+    /// Positions that are denoised together; none: the whole sequence, which sees itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<usize>,
+    /// Whether logits at position i speak of token i + 1, as those of a next-token model do. The
+    /// first token of a block is then predicted by the last clean token before it.
+    #[serde(default)]
+    pub shift: bool,
+}
+
+impl Diffusion {
+    /// What clean tokens see of each other.
+    pub fn clean_sight(&self) -> Sight {
+        self.block.map_or(Sight::Whole, Sight::Blocks)
+    }
+
+    /// Checks it against the size of the vocabulary.
+    ///
+    /// # Errors
+    /// When the mask token is outside, or blocks are empty.
+    pub fn check(&self, vocabulary: usize) -> Result<(), ModelError> {
+        if self.mask_token as usize >= vocabulary {
+            return Err(ModelError::Config(format!(
+                "the mask token is {}, outside the vocabulary of {vocabulary}; name an id that no text uses, or add a row",
+                self.mask_token
+            )));
+        }
+        if self.block == Some(0) {
+            return Err(ModelError::Config("diffusion blocks of 0 tokens; expected at least 1, or no `block` for the whole sequence".into()));
+        }
+        Ok(())
+    }
 }
 
 /// A mixer's registered name and its options.
@@ -134,6 +176,11 @@ impl Keys<'_> {
 }
 
 impl ModelConfig {
+    /// What tokens that are known see of each other.
+    pub fn clean_sight(&self) -> Sight {
+        self.diffusion.as_ref().map_or(Sight::Causal, Diffusion::clean_sight)
+    }
+
     /// Columns of the mixer's inside (H * N), which need not be `hidden`.
     pub fn mixer_width(&self) -> usize {
         self.heads * self.head_size
@@ -150,6 +197,9 @@ impl ModelConfig {
         }
         if !self.head_size.is_multiple_of(2) {
             return fail(format!("head size {} is odd; rotary embedding needs pairs", self.head_size));
+        }
+        if let Some(diffusion) = &self.diffusion {
+            diffusion.check(self.vocabulary)?;
         }
         if self.mixers.len() != self.layers {
             return fail(format!("{} mixers for {} layers", self.mixers.len(), self.layers));

@@ -3,7 +3,7 @@
 //! A student's mixer carries the teacher's q, k, v, o under the teacher's names, so conversion is
 //! loading with initial values for whatever the teacher has not (RADLADS section 4.1).
 
-use crate::config::{MixerSpec, ModelConfig};
+use crate::config::{Diffusion, MixerSpec, ModelConfig};
 use crate::error::ModelError;
 use crate::model::Model;
 use crate::source::{Missing, Source};
@@ -44,4 +44,72 @@ pub fn student_config(teacher: &ModelConfig, mixers: Vec<MixerSpec>, tied: TiedE
 /// When a tensor is misshapen or an option unknown.
 pub fn student(config: ModelConfig, teacher: &dyn Source, seed: u64, device: &Device) -> Result<Model, ModelError> {
     Model::build(config, teacher, Missing::Initialise { seed }, device)
+}
+
+/// The rows of the vocabulary with a mask token among them: its id, and how many rows there are then.
+///
+/// With `wanted`, that id; without, the first row that the tokenizer (of `used` tokens) has no use for, or
+/// else one behind them.
+///
+/// # Errors
+/// When the id is further outside the vocabulary than one new row.
+pub fn mask_row(vocabulary: usize, used: usize, wanted: Option<u32>) -> Result<(u32, usize), ModelError> {
+    let id = wanted.map_or(used.min(vocabulary), |id| id as usize);
+    if id > vocabulary {
+        return Err(ModelError::Config(format!(
+            "the mask token is {id}, outside the vocabulary of {vocabulary}; name an id that no text uses, or {vocabulary} for a new row, or leave it out"
+        )));
+    }
+    let id = u32::try_from(id).map_err(|_| ModelError::Config(format!("the mask token is {id}, too large for an id")))?;
+    Ok((id, vocabulary.max(id as usize + 1)))
+}
+
+/// Tensors in which the mask token's row of embedding and head is the mean of the rows that the
+/// tokenizer uses: a row of zeros, or one that was never trained, makes gradients explode. The row of a
+/// token that the tokenizer has stays as it is.
+pub struct WithMaskRow<'a> {
+    source: &'a dyn Source,
+    rows: usize,
+    used: usize,
+    mask_token: usize,
+}
+
+impl<'a> WithMaskRow<'a> {
+    /// Over these tensors, for a model of `config`, which may have a row more.
+    pub fn new(source: &'a dyn Source, config: &ModelConfig, used: usize, diffusion: &Diffusion) -> Self {
+        Self { source, rows: config.vocabulary, used, mask_token: diffusion.mask_token as usize }
+    }
+
+    fn changes(&self, name: &str) -> bool {
+        self.mask_token >= self.used && matches!(name, "model.embed_tokens.weight" | "lm_head.weight")
+    }
+}
+
+impl Source for WithMaskRow<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let mut shape = self.source.shape(name)?;
+        if self.changes(name) && shape.first().is_some_and(|&rows| rows + 1 == self.rows) {
+            shape[0] = self.rows;
+        }
+        Some(shape)
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let mut values = self.source.read(name)?;
+        if self.changes(name) {
+            let rows = self.source.shape(name).and_then(|shape| shape.first().copied()).unwrap_or(1).max(1);
+            let width = values.len() / rows;
+            values.resize(self.rows.max(rows) * width, 0.0);
+            let used = self.used.clamp(1, rows);
+            for column in 0..width {
+                let sum: f64 = (0..used).map(|row| f64::from(values[row * width + column])).sum();
+                values[self.mask_token * width + column] = (sum / used as f64) as f32;
+            }
+        }
+        Ok(values)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.source.names()
+    }
 }

@@ -118,6 +118,39 @@ pub enum ModelError {
         /// Whether a state was given.
         state: bool,
     },
+    /// A loss over the vocabulary could not be computed.
+    #[error(transparent)]
+    Loss(#[from] recast_ops::vocab_loss::VocabLossError),
+    /// A next-token model where a diffusion model is needed.
+    #[error("this is a next-token model; expected a masked diffusion model (its config.json names a mask token)")]
+    NoDiffusion,
+    /// Lengths of rows that do not fit the tokens.
+    #[error("lengths {lengths:?} of {batch} rows of {columns} tokens; expected one a row, from 1 to {columns}")]
+    Lengths {
+        /// What was given.
+        lengths: Vec<usize>,
+        /// Number of rows.
+        batch: usize,
+        /// Tokens a row, padding included.
+        columns: usize,
+    },
+    /// Two streams that do not belong together.
+    #[error("{clean} clean and {noisy} noisy tokens in blocks of {block}; expected as many of both, and blocks of at least 1")]
+    Streams {
+        /// Clean tokens.
+        clean: usize,
+        /// Noisy tokens.
+        noisy: usize,
+        /// Tokens a block.
+        block: usize,
+    },
+    /// Documents within rows, of which a carried state knows nothing.
+    #[error("mixer `{mixer}` carries a state from block to block and cannot stop it at documents within a row; \
+             train block diffusion on it with one document a row (`reset_documents = false`)")]
+    StreamDocuments {
+        /// The mixer.
+        mixer: String,
+    },
     /// A single file of weights has no tokenizer beside it.
     #[error("{path}: a single file of weights has no tokenizer; name its folder, or a GGUF file")]
     NoTokenizer {

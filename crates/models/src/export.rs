@@ -2,7 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::families::{radlads, recast};
+use crate::families::{llada, radlads, recast};
 use crate::model::Model;
 use crate::param::Handle;
 use crate::weights::{Checkpoint, Dtype, ModelWriter, NamedTensor};
@@ -30,7 +30,8 @@ pub struct Provenance {
 pub fn config_json(config: &ModelConfig) -> Map<String, Value> {
     if config.family != "recast" && config.mixers.iter().all(|m| m.kind == "softmax") {
         let mut raw = config.raw.clone();
-        raw.insert("tie_word_embeddings".into(), config.tied.into());
+        let tied = if config.family == llada::MODEL_TYPE { "weight_tying" } else { "tie_word_embeddings" };
+        raw.insert(tied.into(), config.tied.into());
         return raw;
     }
     radlads::write(config).unwrap_or_else(|| recast::write(config))
@@ -71,6 +72,7 @@ pub fn save(
         config.insert("recast".into(), json!(provenance));
     }
     let params = model.parameters();
+    let llada = config.get("model_type").and_then(Value::as_str) == Some(llada::MODEL_TYPE);
     let mut writer = ModelWriter::create(path)?;
     writer.write_json("config.json", &Value::Object(config))?;
     if let Some(card) = card {
@@ -85,8 +87,9 @@ pub fn save(
         }
     }
     for (name, param) in &params {
-        writer.add(untouched(storage.original, name, param).unwrap_or_else(|| {
-            NamedTensor::lazy(name, param.stored_shape(), dtype, move || Ok(param.read()))
+        let stored = llada.then(|| llada::stored_name(name)).flatten().unwrap_or_else(|| name.clone());
+        writer.add(untouched(storage.original, name, &stored, param).unwrap_or_else(|| {
+            NamedTensor::lazy(&stored, param.stored_shape(), dtype, move || Ok(param.read()))
         }));
     }
     writer.finish()?;
@@ -94,10 +97,10 @@ pub fn save(
 }
 
 /// The original's bytes, when the parameter still has its values.
-fn untouched<'a>(original: Option<&'a dyn Checkpoint>, name: &str, param: &Handle) -> Option<NamedTensor<'a>> {
+fn untouched<'a>(original: Option<&'a dyn Checkpoint>, name: &str, stored: &str, param: &Handle) -> Option<NamedTensor<'a>> {
     let original = original?;
     let (dtype, bytes) = original.raw(name)?;
     let shape = original.info(name)?.shape;
     let same = original.read_f32(name).ok()? == param.read();
-    same.then(|| NamedTensor::raw(name, &shape, dtype, bytes))
+    same.then(|| NamedTensor::raw(stored, &shape, dtype, bytes))
 }

@@ -3,7 +3,7 @@
 use crate::block::Block;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::mixers::{Call, LayerContext, Shared};
+use crate::mixers::LayerContext;
 use crate::param::{Named, Param, count, values};
 use crate::rope::Rope;
 use crate::source::{Builder, FromCheckpoint, Init, Missing, Source};
@@ -203,7 +203,8 @@ impl Model {
 
     /// Normed hidden states `[batch, T, C]` of whole sequences, or of their next chunk when states
     /// are carried: one a row, each advanced. Rows may stand at different positions, and none
-    /// depends on the others.
+    /// depends on the others. Tokens see each other as the model's clean tokens do
+    /// ([`ModelConfig::clean_sight`]): a block diffusion model has to be given whole blocks.
     ///
     /// # Errors
     /// When an id is outside the vocabulary, the tokens do not divide into `batch` rows, there is not
@@ -212,36 +213,14 @@ impl Model {
         &self,
         tokens: &[u32],
         batch: usize,
-        mut states: Option<&mut [&mut ModelState]>,
+        states: Option<&mut [&mut ModelState]>,
         documents: Option<&Documents>,
     ) -> Result<Tensor<3>, ModelError> {
-        let mut x = self.embed(tokens, batch)?;
-        let positions: Vec<usize> = match &states {
-            Some(states) if states.len() != batch => return Err(ModelError::States { states: states.len(), batch }),
-            Some(states) => states.iter().map(|s| s.position).collect(),
-            None => vec![0; batch],
-        };
-        if let Some(documents) = documents {
-            let expected = (batch, tokens.len() / batch);
-            if documents.shape() != expected || states.is_some() {
-                return Err(ModelError::Documents { found: documents.shape(), expected, state: states.is_some() });
-            }
+        let sight = self.config.clean_sight();
+        match states {
+            Some(states) => self.carried(tokens, batch, states, documents, sight),
+            None => self.hidden_seeing(tokens, batch, sight, documents, None),
         }
-        let mut shared = Shared::default();
-        for (l, block) in self.blocks.iter().enumerate() {
-            let y = block.mixer().forward(Call {
-                x: block.mixer_input(x.clone()),
-                states: states.as_mut().map(|s| s.iter_mut().map(|s| &mut s.layers[l]).collect()),
-                shared: &mut shared,
-                positions: &positions,
-                documents,
-            });
-            x = block.after_mixer(x, y);
-        }
-        for state in states.into_iter().flatten() {
-            state.position += tokens.len() / batch;
-        }
-        Ok(self.final_norm(x))
     }
 
     /// Logits `[.., V]` of hidden states.

@@ -137,6 +137,30 @@ impl Documents {
         self.count(|_, start| start as u32)
     }
 
+    /// `[B * T]`: index in the row behind the last key of each query's document.
+    pub fn end_visible(&self) -> Arc<[u32]> {
+        let mut out = vec![0; self.starts.len()];
+        for (row, ends) in self.starts.chunks(self.tokens.max(1)).zip(out.chunks_mut(self.tokens.max(1))) {
+            let mut end = row.len();
+            for t in (0..row.len()).rev() {
+                ends[t] = end as u32;
+                if row[t] {
+                    end = t;
+                }
+            }
+        }
+        out.into()
+    }
+
+    /// First token and length of every document of a row.
+    pub fn pieces(&self, row: usize) -> Vec<(usize, usize)> {
+        let flags = &self.starts[row * self.tokens..(row + 1) * self.tokens];
+        let mut starts = vec![0];
+        starts.extend(flags.iter().enumerate().filter(|(_, start)| **start).map(|(t, _)| t));
+        let ends = starts.iter().skip(1).copied().chain([self.tokens]);
+        starts.iter().zip(ends).map(|(&start, end)| (start, end - start)).collect()
+    }
+
     /// A value of every token from its index in the row and that of its document's start.
     fn count(&self, value: impl Fn(usize, usize) -> u32) -> Arc<[u32]> {
         let mut out = Vec::with_capacity(self.starts.len());

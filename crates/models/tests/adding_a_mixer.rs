@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor};
 use checks::single::random;
 use checks::subjects::{Body, Subject};
 use checks::{assert_close, hold, hold_registered};
+use recast_models::sight::Sight;
 use recast_models::convert::{TiedEmbeddings, student, student_config};
 use recast_models::export::{self, Storage};
 use recast_models::mixers::{self, Call, Registration, Shared};
@@ -64,7 +65,7 @@ fn learns(teacher: &Model, student: &Model) {
     let x = random([4, 24, teacher.config.hidden], "input");
     let output = |model: &Model| -> Tensor<3> {
         let mut shared = Shared::default();
-        model.blocks()[0].mixer().forward(Call { x: x.clone(), states: None, shared: &mut shared, positions: &[], documents: None })
+        model.blocks()[0].mixer().forward(Call { x: x.clone(), states: None, shared: &mut shared, positions: &[], documents: None, sight: Sight::Causal, lengths: None })
     };
     let wanted = output(teacher);
     let params = student.blocks()[0].mixer().parameters();
@@ -96,7 +97,7 @@ fn gated_deltanet_computes_its_equations() {
         let (c, h, n) = (layer.hidden, layer.heads, layer.head_size);
         let x = random([1, TOKENS, c], "x");
         let mut shared = Shared::default();
-        let y = mixer.forward(Call { x: x.clone(), states: None, shared: &mut shared, positions: &[], documents: None });
+        let y = mixer.forward(Call { x: x.clone(), states: None, shared: &mut shared, positions: &[], documents: None, sight: Sight::Causal, lengths: None });
         let y = param::values(y);
 
         let params: HashMap<String, Vec<f64>> = mixer

@@ -7,12 +7,12 @@ mod checks;
 use burn::tensor::Device;
 use checks::subjects::randomise;
 use checks::whole::same_files;
-use recast_models::convert::{TiedEmbeddings, student, student_config};
+use recast_models::convert::{TiedEmbeddings, student, student_config, WithMaskRow, mask_row};
 use recast_models::export::{self, Provenance, Storage};
 use recast_models::param::values;
 use recast_models::source::FromCheckpoint;
 use recast_models::weights::{self, Checkpoint, Dtype};
-use recast_models::{MixerSpec, Model, families};
+use recast_models::{Diffusion, MixerSpec, Model, ModelConfig, families};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -474,4 +474,95 @@ fn group_norm_is_read_off_the_tensors() {
         config.remove("balance_state");
     });
     assert!(logits(&load(plain.path())) == logits(&load(&golden("released/rwkv7_balanced_nan"))), "no ln_x");
+}
+
+/// LLaDA and Dream: the family's own names and keys, and equal bytes of whatever was not trained.
+#[test]
+fn diffusion_families_keep_their_names_and_bytes() {
+    for (name, mask_token, shift) in [("llada_8b", 94, false), ("llada_tied", 5, false), ("llada_bf16", 5, false), ("dream", 95, true)] {
+        let path = golden("families").join(name);
+        let checkpoint = open(&path);
+        let model = load(&path);
+        assert_eq!(model.config.diffusion, Some(Diffusion { mask_token, block: None, shift }), "{name}");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let first = folder.path().join("first");
+        round_trip(&model, Some(checkpoint.as_ref()), folder.path(), name);
+        // Byte for byte under the names in the file, which are not the names we use.
+        let tensors = |path: &Path| -> BTreeMap<String, Vec<u8>> {
+            let bytes = std::fs::read(path.join("model.safetensors")).expect("file");
+            let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+            file.tensors().into_iter().map(|(name, tensor)| (name, tensor.data().to_vec())).collect()
+        };
+        assert!(tensors(&first) == tensors(&path), "{name}: tensors");
+        let (mut found, mut wanted) = (config(&first), config(&path));
+        for config in [&mut found, &mut wanted] {
+            config.as_object_mut().expect("object").remove("torch_dtype");
+        }
+        assert_eq!(found, wanted, "{name}: config.json");
+    }
+}
+
+/// A student of a diffusion model, and a model that becomes one, say so in Recast's own config.
+#[test]
+fn diffusion_goes_through_recasts_own_config() {
+    let checkpoint = open(&golden("families/llada_tied"));
+    let mut model = student_of(checkpoint.as_ref(), vec![MixerSpec::new("rwkv7"); 2]);
+    model.config.diffusion = Some(Diffusion { mask_token: 7, block: Some(16), shift: true });
+    let folder = tempfile::tempdir().expect("temporary folder");
+    round_trip(&model, Some(checkpoint.as_ref()), folder.path(), "student of LLaDA");
+    let first = folder.path().join("first");
+    assert_eq!(load(&first).config.diffusion, model.config.diffusion);
+    assert_eq!(config(&first)["diffusion"], json!({"mask_token": 7, "block": 16, "shift": true}));
+    // Mistakes are named.
+    for (change, wanted) in [
+        (json!({"mask_token": 96}), "outside the vocabulary of 96"),
+        (json!({"mask_token": 3, "block": 0}), "blocks of 0 tokens"),
+        (json!({"mask_token": 3, "blok": 2}), "unknown field `blok`"),
+        (json!({"block": 2}), "missing field `mask_token`"),
+    ] {
+        let mut changed = config(&first);
+        changed["diffusion"] = change;
+        std::fs::write(first.join("config.json"), changed.to_string()).expect("writes");
+        let error = Model::open(&first, &Device::flex()).err().expect("refused").to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+/// The mask token's row: spare, new, or the tokenizer's own.
+#[test]
+fn a_mask_token_is_added_safely() {
+    let checkpoint = open(&golden("families/llama_tied"));
+    let teacher = families::read(checkpoint.as_ref()).expect("config");
+    assert_eq!(teacher.vocabulary, 96);
+    assert_eq!(mask_row(96, 90, None).expect("spare"), (90, 96));
+    assert_eq!(mask_row(96, 96, None).expect("new"), (96, 97));
+    assert_eq!(mask_row(96, 96, Some(96)).expect("new"), (96, 97));
+    assert_eq!(mask_row(96, 90, Some(3)).expect("known"), (3, 96));
+    let error = mask_row(96, 90, Some(97)).expect_err("too far").to_string();
+    assert!(error.contains("outside the vocabulary of 96"), "{error}");
+    let source = FromCheckpoint(checkpoint.as_ref());
+    let table = |model: &Model| model.parameters().remove(0).1.read();
+    let before = checkpoint.read_f32("model.embed_tokens.weight").expect("embedding");
+    for (used, wanted) in [(96, None), (90, None), (90, Some(3))] {
+        let (mask_token, vocabulary) = mask_row(96, used, wanted).expect("row");
+        let diffusion = Diffusion { mask_token, block: None, shift: false };
+        let config = ModelConfig { vocabulary, family: "recast".into(), diffusion: Some(diffusion.clone()), ..teacher.clone() };
+        let masked = WithMaskRow::new(&source, &config, used, &diffusion);
+        let model = student(config.clone(), &masked, 1, &Device::flex()).expect("student");
+        let after = table(&model);
+        let width = teacher.hidden;
+        assert_eq!(after.len(), vocabulary * width);
+        for id in (0..vocabulary).filter(|&id| id != mask_token as usize) {
+            assert_eq!(after[id * width..(id + 1) * width], before[id * width..(id + 1) * width], "row {id}");
+        }
+        let row = &after[mask_token as usize * width..][..width];
+        if wanted.is_some() {
+            assert_eq!(row, &before[3 * width..4 * width]);
+        } else {
+            for (column, x) in row.iter().enumerate() {
+                let mean = (0..used).map(|id| before[id * width + column]).sum::<f32>() / used as f32;
+                assert!((x - mean).abs() < 1e-5);
+            }
+        }
+    }
 }

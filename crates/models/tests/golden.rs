@@ -2,6 +2,7 @@
 //! (`tests/golden`, generators beside them).
 
 use burn::tensor::{Device, Tensor, TensorData};
+use recast_models::sight::Sight;
 use recast_models::mixers::{Call, LayerContext, Shared};
 use recast_models::rope::{Rope, RopeConfig, Scaling};
 use recast_models::source::{Builder, FromCheckpoint, Missing};
@@ -190,6 +191,8 @@ fn check_mixer(case: &Case) {
         shared: &mut shared,
         positions: &vec![case.size("position0"); batch],
         documents: None,
+        sight: Sight::Causal,
+        lengths: None,
     });
     let last = Tensor::cat(states.into_iter().map(|mut s| s.parts.remove(0)).collect(), 0);
     let wanted = case.file.read_f32("y").expect("y");

@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Positions that are filled where nobody says how many and the model sees all of them at once.
+const DENOISED: usize = 128;
+
 /// A model that is served.
 pub(crate) struct Served {
     pub id: String,
@@ -42,6 +45,9 @@ impl Served {
     /// How many tokens to write: what was asked, if it fits; else `default`, or what is left.
     pub fn room(&self, prompt: usize, asked: Option<usize>, default: usize) -> Result<usize, ApiError> {
         let left = self.context.saturating_sub(prompt);
+        // Of a model that sees the whole sequence every position asked for costs in every step.
+        let whole = self.engine.model().config.diffusion.as_ref().is_some_and(|d| d.block.is_none());
+        let default = if whole { default.min(DENOISED) } else { default };
         let wanted = asked.unwrap_or(default.min(left).max(1));
         if wanted <= left {
             return Ok(wanted);

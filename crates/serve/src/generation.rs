@@ -6,6 +6,8 @@ use crate::metrics::ModelMetrics;
 use crate::record::Record;
 use crate::tokens;
 use recast_infer::engine::{Handle, Listener, Message, PromptToken, Request, Summary};
+use recast_infer::samplers::denoising::Step;
+use recast_infer::samplers::denoising::trace::piece;
 use recast_infer::{Event, Finish, InferError};
 use recast_text::Tokenizer;
 use std::ops::ControlFlow;
@@ -29,6 +31,8 @@ pub(crate) struct Answer {
     pub written: Vec<Written>,
     /// How many of `written` and of `text`'s bytes were already told.
     pub told: (usize, usize),
+    /// Steps of a model that denoises that were not told, where somebody wants to know.
+    pub steps: Vec<Step>,
     /// Whether the prompt was given back.
     pub echoed: bool,
     pub summary: Option<Summary>,
@@ -61,6 +65,8 @@ pub(crate) struct Generation {
     handles: Vec<Handle>,
     receiver: UnboundedReceiver<(usize, Message)>,
     left: usize,
+    /// Whether steps are told.
+    pub revisions: bool,
     deadline: Option<Instant>,
     seconds: u64,
     record: Arc<Record>,
@@ -84,6 +90,7 @@ impl Generation {
             handles: Vec::with_capacity(requests.len()),
             receiver,
             left: requests.len(),
+            revisions: false,
             deadline: first.and_then(|r| r.deadline),
             seconds,
             record: record.clone(),
@@ -112,7 +119,11 @@ impl Generation {
                     answer.text.push_str(&text);
                     return Ok(Some(index));
                 }
-                Message::Event(Event::Done(_)) => {}
+                Message::Event(Event::Step(step)) if self.revisions => {
+                    answer.steps.push(step);
+                    return Ok(Some(index));
+                }
+                Message::Event(Event::Done(_) | Event::Step(_)) => {}
                 Message::End(Err(error @ InferError::Constraint(_))) => {
                     return Err(ApiError::Request { message: error.to_string(), param: None });
                 }
@@ -164,12 +175,49 @@ impl Generation {
             .sum();
         let state_bytes: usize = summaries().map(|s| s.state_bytes).sum();
         let reused: usize = summaries().map(|s| s.reused_tokens).sum();
-        let value = serde_json::json!({
+        let mut value = serde_json::json!({
             "state_bytes": state_bytes, "prefill_tokens_per_second": prefill,
             "decode_tokens_per_second": (decode > 0.0).then_some(decode),
             "time_to_first_token": first, "reused_tokens": reused,
         });
+        let counters: Vec<_> = summaries().filter_map(|s| s.denoising).collect();
+        if !counters.is_empty() {
+            let forwards: usize = counters.iter().map(|c| c.forwards).sum();
+            let written: usize = summaries().map(|s| s.completion_tokens).sum();
+            // No token of a step comes first: all the time is writing.
+            let seconds: f64 = summaries().map(|s| s.total_seconds - s.queued_seconds).sum();
+            value["decode_tokens_per_second"] = (written as f64 / seconds.max(1e-9)).into();
+            value["prefill_tokens_per_second"] = serde_json::Value::Null;
+            value["denoising"] = serde_json::json!({
+                "forwards": forwards, "refreshes": counters.iter().map(|c| c.refreshes).sum::<usize>(),
+                "tokens_per_forward": written as f64 / forwards.max(1) as f64,
+                "revised": counters.iter().map(|c| c.revised).sum::<usize>(),
+            });
+        }
         value.as_object().cloned().unwrap_or_default()
+    }
+
+    /// Steps of an answer that were not told, as clients read them.
+    pub fn revisions(&mut self, index: usize) -> Vec<serde_json::Value> {
+        let steps = std::mem::take(&mut self.answers[index].steps);
+        let text = |token: Option<u32>| token.map(|token| piece(self.tokenizer(), token));
+        let one = |step: &Step| {
+            let changes: Vec<_> = step
+                .changes
+                .iter()
+                .map(|c| serde_json::json!({"position": c.index, "old": c.old, "token": c.new, "text": text(c.new), "confidence": c.confidence, "entropy": c.entropy}))
+                .collect();
+            let ghosts: Vec<_> = step
+                .ghosts
+                .iter()
+                .map(|g| serde_json::json!({"position": g.index, "token": g.token, "text": text(Some(g.token)), "confidence": g.confidence}))
+                .collect();
+            serde_json::json!({
+                "step": step.step, "block": step.block, "window": step.window, "forwards": step.forwards, "settled": step.settled,
+                "changes": changes, "ghosts": ghosts,
+            })
+        };
+        steps.iter().map(one).collect()
     }
 
     /// Tokens of the state that the answers began from.

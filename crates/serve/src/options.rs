@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use crate::fields::{Field, Fields, only, read, unused};
 use crate::ids;
 use recast_infer::Sampling;
+use recast_infer::samplers::denoising::Denoising;
 use recast_infer::engine::Constraint;
 use recast_models::Model;
 use serde_json::{Value, json};
@@ -42,8 +43,23 @@ pub(crate) const EXTENSIONS: &[Field] = &[
     read("regex", r#"{"type":"string"}"#, "Recast: a regular expression that the whole text matches."),
     read("grammar", r#"{"type":"string"}"#, "Recast: a grammar of the text, in llguidance's dialect of Lark."),
     read("repeat_context", r#"{"type":"integer","minimum":1,"maximum":8,"default":1}"#, "Recast: read the prompt, or the last user's message, so many times: recurrent models recall better what they have read twice."),
+    read("denoising", r##"{"$ref":"#/components/schemas/Denoising"}"##, "Recast: how a model that denoises writes. Its temperature is 0 where none is given."),
+    read("stream_revisions", r#"{"type":"boolean","default":false}"#, "Recast: with stream, chunks that tell in `recast.step` what every step of a model that denoises changed and what it predicts beside: position, token, text, confidence, step. Without it only text comes that is final."),
     read("state", r#"{"type":"string"}"#, "Recast: the id of a state to go on from."),
     read("return_state", r#"{"type":"boolean","default":false}"#, "Recast: keep the state and tell its id in `recast.state`."),
+];
+
+/// Of `denoising`; the words are those of `recast generate`.
+pub(crate) const DENOISING: &[Field] = &[
+    read("rule", r#"{"type":"object","properties":{"name":{"enum":["fixed","random","threshold","factor","entropy","hierarchical","ancestral"]}}}"#, "Which predictions a step commits: {\"name\": \"threshold\", \"at\": 0.9}, {\"name\": \"fixed\", \"steps\": 32}, factor and entropy with `at`, hierarchical with `high` and `low`, random and ancestral with `steps`."),
+    read("block", r#"{"type":"integer","minimum":1}"#, "Positions settled before the next are begun."),
+    read("guidance", r#"{"type":"number","default":0}"#, "Weight of guidance away from what would be written without the prompt."),
+    read("ends", r#"{"enum":["free","last","never"]}"#, "End tokens: free, committed last, or never written."),
+    read("until_end", r#"{"type":"boolean","default":true}"#, "Whether the text is over with its first end token or stop string."),
+    read("order", r#"{"enum":["probability","margin","entropy"]}"#, "What is best where the best come first."),
+    read("editing", r#"{"type":"object"}"#, "Replace committed tokens: {\"at\": 0.9, \"passes\": 1}."),
+    read("ahead", r#"{"type":"integer","minimum":0}"#, "Masks behind the block that the model sees."),
+    read("keep", r#"{"enum":["nothing","prefix"]}"#, "What a model of whole sequences keeps from step to step."),
 ];
 
 /// Of `stream_options`.
@@ -76,6 +92,8 @@ pub(crate) struct Options {
     pub include_usage: bool,
     pub constraint: Option<Constraint>,
     pub repeat_context: usize,
+    pub denoising: Option<Denoising>,
+    pub revisions: bool,
     pub state: Option<String>,
     pub return_state: bool,
 }
@@ -89,7 +107,15 @@ impl Options {
             Some(options) => options.flag("include_usage")?.unwrap_or(false),
             None => false,
         };
+        let revisions = fields.flag("stream_revisions")?.unwrap_or(false);
+        let denoises = model.config.diffusion.is_some();
+        if revisions && !(stream && denoises) {
+            let found = if denoises { "stream: false" } else { "a next-token model" };
+            return Err(ApiError::at("stream_revisions", format!("stream_revisions: expected stream: true and a model that denoises, found {found}")));
+        }
         Ok(Self {
+            denoising: denoising(fields, denoises)?,
+            revisions,
             sampling: sampling(fields, model)?,
             n: fields.count("n", 1, usize::MAX)?.unwrap_or(1),
             stop: stop(fields)?,
@@ -103,6 +129,20 @@ impl Options {
     }
 }
 
+fn denoising(fields: &Fields, denoises: bool) -> Result<Option<Denoising>, ApiError> {
+    // Checks the names.
+    if fields.object("denoising", &[DENOISING])?.is_none() {
+        return Ok(None);
+    }
+    if !denoises {
+        return Err(ApiError::at("denoising", "denoising: expected a model that denoises, found a next-token model; leave it out"));
+    }
+    let value = fields.get("denoising").cloned().unwrap_or_default();
+    let settings: Denoising = serde_json::from_value(value).map_err(|error| ApiError::at("denoising", format!("denoising: {error}")))?;
+    settings.check().map_err(|error| ApiError::at("denoising", format!("denoising: {error}")))?;
+    Ok(Some(settings))
+}
+
 /// Most of a penalty that is a factor.
 fn sampling(fields: &Fields, model: &Model) -> Result<Sampling, ApiError> {
     let defaults = Sampling::default();
@@ -113,7 +153,7 @@ fn sampling(fields: &Fields, model: &Model) -> Result<Sampling, ApiError> {
         None => ids::number(),
     };
     let mut sampling = Sampling {
-        temperature: fields.number("temperature", 0.0, 100.0)?.unwrap_or(defaults.temperature),
+        temperature: fields.number("temperature", 0.0, 100.0)?.unwrap_or(if model.config.diffusion.is_some() { 0.0 } else { defaults.temperature }),
         top_k: fields.count("top_k", 0, usize::MAX)?.filter(|k| *k > 0),
         // Nothing reaches probability 0 but the likeliest token alone.
         top_p: top_p.map(|p| p.max(f32::MIN_POSITIVE)),

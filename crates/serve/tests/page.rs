@@ -6,8 +6,8 @@
 
 mod common;
 
-use common::{limits, server_with};
-use recast_serve::Settings;
+use common::{limits, masked_server, server_with};
+use recast_serve::{Server, Settings};
 use serde_json::{Value, json};
 use std::net::TcpStream;
 use std::path::Path;
@@ -127,6 +127,10 @@ impl Browser {
 
 /// Serves in the background on a free port until the process ends.
 fn serve(settings: Settings) -> String {
+    serve_it(move || server_with(settings, limits()))
+}
+
+fn serve_it(server: impl FnOnce() -> Server + Send + 'static) -> String {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -134,7 +138,7 @@ fn serve(settings: Settings) -> String {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             sender.send(listener.local_addr().unwrap()).unwrap();
             let (_stop, told) = tokio::sync::mpsc::channel(1);
-            server_with(settings, limits()).run(listener, told).await.unwrap();
+            server().run(listener, told).await.unwrap();
         });
     });
     format!("http://{}/", receiver.recv().unwrap())
@@ -148,7 +152,7 @@ fn the_page_in_a_browser() {
     };
     let settings = Settings { context: Some(4096), ..Settings::default() };
     browser.open(&serve(settings.clone()));
-    browser.until("panes[0].select.options.length === 2");
+    browser.until("panes[0].select.options.length === 3");
     browser.value("at('tokens').value = 12; at('temperature').value = 0");
     // Long enough for its state to be kept: an answer at random is rarely cut into tokens again as it was written.
     browser.say("Once there was a girl who lived by the sea. Tell me what she saw there one day.");
@@ -174,10 +178,41 @@ fn the_page_in_a_browser() {
     assert!(problem.as_str().unwrap().starts_with("401") && problem.as_str().unwrap().contains("Settings"), "{problem}");
     browser.picture("refused-key");
     browser.value("at('key').value = 'secret'; at('key').dispatchEvent(new Event('change'))");
-    browser.until("at('problem').hidden && panes[0].select.options.length === 2");
+    browser.until("at('problem').hidden && panes[0].select.options.length === 3");
     // A refused request is told in its place and leaves the conversation.
     browser.value("at('key').value = 'wrong'");
     browser.say("Hi");
     assert!(browser.value("document.querySelector('.bad').textContent").as_str().unwrap().starts_with("401"));
     assert_eq!(browser.value("panes[0].messages.length"), 0);
+}
+
+#[test]
+fn a_text_settles_on_the_page_and_races() {
+    let Some(mut browser) = Browser::start() else {
+        eprintln!("SKIPPED: the page; no Chromium on this machine");
+        return;
+    };
+    browser.open(&serve_it(masked_server));
+    browser.until("panes[0].select.options.length === 3");
+    browser.value("at('tokens').value = 60; at('temperature').value = 0; at('threshold').value = 0.05; at('both').click()");
+    assert_eq!(browser.value("at('about').hidden"), false, "the legend is there with a model that denoises");
+    // Slowed down, so that there is a middle to look at.
+    browser.value("at('slow').value = 64; at('text').value = 'Once there was a girl who'; at('send').click()");
+    browser.until("document.querySelectorAll('.turns .mask, .turns .ghost').length > 3 && document.querySelectorAll('.turns .sure, .turns .fair, .turns .unsure').length > 3");
+    browser.picture("settling");
+    assert_eq!(browser.value("document.documentElement.scrollWidth <= window.innerWidth"), true, "nothing sticks out");
+    browser.value("at('slow').value = 1");
+    browser.value("at('stop').click()");
+    browser.until("!running");
+    browser.value("at('reset').click()");
+    browser.say("Once there was a girl who");
+    assert_eq!(browser.value("document.querySelectorAll('.turns .mask, .turns .ghost').length"), 0);
+    assert_eq!(browser.value("document.querySelectorAll('.clock.won').length"), 1);
+    let clocks = browser.value("[...document.querySelectorAll('.clock')].map((c) => c.textContent).join(' | ')");
+    assert!(clocks.as_str().unwrap().contains("60 tokens") && clocks.as_str().unwrap().contains(" s · "), "{clocks}");
+    let figures = browser.value("document.querySelector('.figures').textContent");
+    assert!(figures.as_str().unwrap().contains("runs of the model"), "{figures}");
+    // What is seen is what was told.
+    assert_eq!(browser.value("[...document.querySelectorAll('section:first-child .assistant .cell')].map((c) => c.textContent).join('') === panes[0].messages.at(-1).content"), true);
+    browser.picture("settled");
 }

@@ -9,6 +9,7 @@ pub mod generate;
 pub mod info;
 pub mod logits;
 pub mod plan;
+pub mod replay;
 pub mod schema;
 pub mod serve;
 pub mod train;

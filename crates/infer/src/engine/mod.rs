@@ -4,12 +4,14 @@
 //! takes part in every step: one forward pass writes a token of each sequence that is ready, so that
 //! the weights are read once for all of them. [`request`] says what is asked and answered,
 //! [`sequence`] is one request on its way, [`prefix_cache`] what was
-//! read before, and the loop is here. Sequences never share a state;
+//! read before, `denoised` what differs where a model denoises (a step commits some tokens of each
+//! text, in any order), and the loop is here. Sequences never share a state;
 //! a text does not depend on what runs beside it. `tests/engine.rs` holds it to that.
 //!
 //! The loop has a thread of its own, and computes on the process's pool. No lock is held while it
 //! computes.
 
+mod denoised;
 mod prefix_cache;
 mod request;
 mod sequence;
@@ -20,6 +22,7 @@ pub use crate::snapshot::Snapshot;
 
 use crate::error::InferError;
 use crate::samplers::constraint::{Form, Grammars};
+use crate::samplers::denoising::{Carried, Row};
 use prefix_cache::PrefixCache;
 use recast_models::Model;
 use recast_ops::cpu::on_worker;
@@ -147,9 +150,10 @@ impl Engine {
         if needed > limits.state_bytes {
             return Err(Refused::TooLarge { tokens, needed, limit: limits.state_bytes });
         }
+        let row: Option<Row<Carried>> = denoised::row(model, tokenizer, &request)?;
         let form = request.constraint.as_ref().map(|c| self.form(c)).transpose()?;
         let cancelled = Arc::new(AtomicBool::new(false));
-        let sequence = Sequence::new(model, tokenizer, request, form, listener, cancelled.clone(), needed);
+        let sequence = Sequence::new(model, tokenizer, request, form, row, listener, cancelled.clone(), needed);
         let mut desk = self.shared.desk();
         if desk.draining {
             return Err(Refused::Stopping);
@@ -256,7 +260,7 @@ fn seat(shared: &Shared, running: &mut Vec<Sequence>) {
 
 /// About a chunk of prompts that are not read, first come first served, then one token of every sequence that writes.
 fn step(shared: &Shared, running: &mut [Sequence], kept: &mut PrefixCache) {
-    let Shared { model, limits, .. } = shared;
+    let Shared { model, tokenizer, limits, .. } = shared;
     let now = Instant::now();
     running.iter_mut().filter(|s| s.is_over(now)).for_each(Sequence::cancel);
     let mut left = limits.chunk;
@@ -268,7 +272,12 @@ fn step(shared: &Shared, running: &mut [Sequence], kept: &mut PrefixCache) {
         }
     }
     let mut writing: Vec<&mut Sequence> = running.iter_mut().filter(|s| s.is_writing()).collect();
-    if !writing.is_empty() {
+    if writing.is_empty() {
+        return;
+    }
+    if model.config.diffusion.is_some() {
+        denoised::write(model, tokenizer, &mut writing);
+    } else {
         sequence::write(model, &mut writing);
     }
 }

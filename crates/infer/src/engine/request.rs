@@ -2,6 +2,7 @@
 
 use crate::error::InferError;
 use crate::samplers::constraint::Constraint;
+use crate::samplers::denoising::{Counters, Denoising};
 use crate::samplers::{Event, Finish, Sampling};
 use crate::snapshot::Snapshot;
 use serde::Serialize;
@@ -16,8 +17,10 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Where to begin, instead of at the beginning of a text.
     pub state: Option<Arc<Snapshot>>,
-    /// How tokens are chosen.
+    /// How tokens are chosen; of models that denoise only temperature, top-p and seed.
     pub sampling: Sampling,
+    /// How a model that denoises writes; temperature, top-p and seed are those of `sampling`.
+    pub denoising: Option<Denoising>,
     /// Which of several answers to one prompt this is: with equal seeds, other streams give other
     /// texts.
     pub stream: u64,
@@ -88,6 +91,8 @@ pub struct Summary {
     pub total_seconds: f64,
     /// Bytes of the state at the end.
     pub state_bytes: usize,
+    /// What it has cost, of models that denoise.
+    pub denoising: Option<Counters>,
     /// The state after all tokens but the last one written, if asked for; `Snapshot::tokens` says
     /// which those are.
     pub state: Option<Arc<Snapshot>>,

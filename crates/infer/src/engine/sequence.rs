@@ -5,6 +5,7 @@ use super::request::{Listener, Message, PromptToken, Request, Scored, Stats, Sum
 use crate::error::InferError;
 use crate::samplers::autoregressive::{Choice, likeliest, log_normaliser};
 use crate::samplers::constraint::Form;
+use crate::samplers::denoising::{Carried, Row};
 use crate::samplers::{Event, Finish};
 use crate::snapshot::Snapshot;
 use crate::stop::StopFilter;
@@ -21,24 +22,26 @@ const SCORED_ROWS: usize = 32;
 
 /// A sequence.
 pub struct Sequence {
-    request: Request,
+    pub(super) request: Request,
     /// What may be written, if not anything.
     form: Option<Form>,
+    /// The text as masks and words, where the model denoises.
+    pub(super) row: Option<Row<Carried>>,
     listener: Listener,
     cancelled: Arc<AtomicBool>,
     /// End tokens of the model.
     ends: Vec<u32>,
-    state: ModelState,
+    pub(super) state: ModelState,
     /// All tokens: those of a given state, the prompt, those written.
-    tokens: Vec<u32>,
+    pub(super) tokens: Vec<u32>,
     /// How many of them the state has read.
-    read: usize,
+    pub(super) read: usize,
     /// How many stood there before the first was written.
-    given: usize,
+    pub(super) given: usize,
     /// Tokens that a kept state spared; none before it was looked for.
-    reused: Option<usize>,
+    pub(super) reused: Option<usize>,
     /// Whether the state may be kept for others, or taken from them.
-    shares: bool,
+    pub(super) shares: bool,
     decoder: DecodeStream,
     filter: StopFilter,
     scored: Vec<PromptToken>,
@@ -59,12 +62,16 @@ impl Sequence {
         tokenizer: &Tokenizer,
         mut request: Request,
         form: Option<Form>,
+        row: Option<Row<Carried>>,
         listener: Listener,
         cancelled: Arc<AtomicBool>,
         reserved: usize,
     ) -> Self {
         // A given state is the asker's own, and a prompt is scored by reading it.
-        let shares = request.state.is_none() && !request.score_prompt;
+        let shares = match &row {
+            None => request.state.is_none() && !request.score_prompt,
+            Some(row) => super::denoised::shares(model, row),
+        };
         let (mut tokens, state) = match request.state.take() {
             Some(from) => (from.tokens.clone(), from.state.clone()),
             None => (Vec::new(), model.new_state()),
@@ -73,6 +80,7 @@ impl Sequence {
         tokens.extend_from_slice(&request.prompt);
         Self {
             form,
+            row,
             listener,
             cancelled,
             ends: tokenizer.eos_ids().to_vec(),
@@ -105,7 +113,7 @@ impl Sequence {
     }
 
     pub fn state_bytes(&self) -> usize {
-        self.state.bytes()
+        self.row.as_ref().map_or_else(|| self.state.bytes(), Row::state_bytes)
     }
 
     pub fn is_reading(&self) -> bool {
@@ -132,6 +140,9 @@ impl Sequence {
     /// Reads the next chunk of the prompt; with its last token comes the first one written. Chunks end
     /// at multiples of their length, wherever reading began. Returns the number of tokens read.
     pub fn read(&mut self, model: &Model, chunk: usize, kept: &mut PrefixCache) -> usize {
+        if self.row.is_some() {
+            return super::denoised::read(self, model, chunk, kept);
+        }
         if self.reused.is_none() {
             let found = if self.shares { kept.find(&self.tokens) } else { None };
             self.reused = Some(found.as_ref().map_or(0, |found| found.tokens));
@@ -240,10 +251,6 @@ impl Sequence {
     }
 
     fn take(&mut self, choice: Choice, logits: &[f32]) {
-        let Choice { token, log_probability } = choice;
-        let index = self.tokens.len() - self.given;
-        self.first_token.get_or_insert_with(Instant::now);
-        self.tokens.push(token);
         let alternatives = if self.request.alternatives > 0 {
             let normaliser = log_normaliser(logits);
             likeliest(logits, self.request.alternatives)
@@ -253,6 +260,15 @@ impl Sequence {
         } else {
             Vec::new()
         };
+        self.fix(choice, alternatives);
+    }
+
+    /// Writes the next token of the text.
+    pub(super) fn fix(&mut self, choice: Choice, alternatives: Vec<(u32, f32)>) {
+        let Choice { token, log_probability } = choice;
+        let index = self.tokens.len() - self.given;
+        self.first_token.get_or_insert_with(Instant::now);
+        self.tokens.push(token);
         if !self.send(Message::Event(Event::Fixed { index, token, log_probability, alternatives })) {
             return;
         }
@@ -283,7 +299,7 @@ impl Sequence {
     }
 
     /// Whether the listener is still there; if not, the sequence ends.
-    fn send(&mut self, message: Message) -> bool {
+    pub(super) fn send(&mut self, message: Message) -> bool {
         let stays = (self.listener)(message).is_continue();
         if !stays && self.ended.is_none() {
             self.cancelled.store(true, Ordering::Relaxed);
@@ -293,7 +309,7 @@ impl Sequence {
     }
 
     /// Shows what was held back, unless that completes a stop string, and ends.
-    fn end(&mut self, finish: Finish) {
+    pub(super) fn end(&mut self, finish: Finish) {
         if self.ended.is_some() {
             return;
         }
@@ -321,7 +337,8 @@ impl Sequence {
             queued_seconds: seconds(self.seated).unwrap_or_else(|| self.submitted.elapsed().as_secs_f64()),
             first_token_seconds: seconds(self.first_token),
             total_seconds: self.submitted.elapsed().as_secs_f64(),
-            state_bytes: self.state.bytes(),
+            state_bytes: self.state_bytes(),
+            denoising: self.row.as_ref().map(Row::counters),
             state: self.request.keep_state.then(|| {
                 Arc::new(Snapshot { tokens: self.tokens[..self.read].to_vec(), state: self.state.clone() })
             }),
@@ -329,7 +346,7 @@ impl Sequence {
         let _ = (self.listener)(Message::End(Ok(summary)));
     }
 
-    fn fail(&mut self, error: InferError) {
+    pub(super) fn fail(&mut self, error: InferError) {
         if self.ended.is_none() {
             self.ended = Some(None);
             let _ = (self.listener)(Message::End(Err(error)));
@@ -338,6 +355,12 @@ impl Sequence {
 
     /// Keeps the state of a text that has ended, for a next turn that begins with it.
     pub fn leave(&self, kept: &mut PrefixCache) {
+        if let Some(row) = &self.row {
+            if self.shares && !matches!(self.ended, Some(None)) {
+                super::denoised::keep(row, kept);
+            }
+            return;
+        }
         if self.shares && kept.is_on() && self.read > self.given && !matches!(self.ended, Some(None)) {
             kept.keep(&self.tokens[..self.read], &self.state, None);
         }

@@ -154,7 +154,7 @@ impl Sampling {
     }
 
     /// Tokens that stay, with weights that sum to anything; the most likely always stays.
-    fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
+    pub(super) fn kept(&self, logits: &[f32]) -> Vec<(u32, f64)> {
         let largest = maximum(logits);
         let weight = |x: f32| (f64::from(x - largest) / f64::from(self.temperature)).exp();
         let mut kept: Vec<(u32, f64)> =

@@ -1,12 +1,13 @@
 //! Samplers: how tokens are chosen. One file a sampler.
 //!
-//! [`autoregressive`] chooses the next token from its logits, [`constraint`] says which may be chosen. A sampler of another kind (denoising
-//! fixes tokens in any order) is a file here that reports the same [`Event`]s, so that one command
-//! line, one server and one viewer serve them all. `tests/generate.rs` holds each to its promise:
-//! the same seed gives the same text.
+//! [`autoregressive`] chooses the next token from its logits, [`constraint`] says which may be chosen;
+//! [`denoising`] fixes tokens in any order. All report the same [`Event`]s, so that one command
+//! line, one server and one viewer serve them. `tests/generate.rs` and `tests/denoising.rs` hold
+//! each to its promise: the same seed gives the same text.
 
 pub mod autoregressive;
 pub mod constraint;
+pub mod denoising;
 
 pub use autoregressive::Sampling;
 
@@ -29,6 +30,9 @@ pub enum Event {
     /// Text that is ready to be shown: whole characters, no part of a stop string. The texts of a
     /// generation, joined, are its result.
     Text(String),
+    /// A denoising sampler took a step: positions were committed, revised, or predicted only. What
+    /// is final comes as [`Event::Fixed`] too, in the order of the text.
+    Step(denoising::Step),
     /// Nothing follows.
     Done(Finish),
 }

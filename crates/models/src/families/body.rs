@@ -42,6 +42,7 @@ pub fn parse(raw: &Map<String, Value>, family: &str) -> Result<ModelConfig, Mode
         qk_norm: false,
         max_positions,
         mixers: vec![MixerSpec::new("softmax"); layers],
+        diffusion: None,
         raw: raw.clone(),
     })
 }

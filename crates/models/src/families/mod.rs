@@ -1,10 +1,12 @@
 //! Families: kinds of checkpoints. One file a family: config.json in and out.
 //!
-//! All families here share Hugging Face's tensor names, so a family is how its config is read (and,
-//! for the released RADLADS classes, written). To add one: a file with a `parse` function and a
+//! Nearly all families share Hugging Face's tensor names, so a family is how its config is read (and,
+//! for the released RADLADS classes, written); LLaDA's checkpoints are shown under those names too. To add one: a file with a `parse` function and a
 //! line in [`FAMILIES`]; `tests/golden.rs` holds its logits to the Python original's.
 
 mod body;
+mod dream;
+pub mod llada;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -34,6 +36,8 @@ pub static FAMILIES: &[Family] = &[
     Family { model_type: "qwen3", about: "Qwen3: norms on q and k", parse: qwen3::parse },
     Family { model_type: "rwkv6qwen2", about: "released RADLADS students, RAD-RWKV6", parse: radlads::parse_rwkv6 },
     Family { model_type: "rwkv7qwen2", about: "released RADLADS students, RAD-RWKV7", parse: radlads::parse_rwkv7 },
+    Family { model_type: llada::MODEL_TYPE, about: "LLaDA 8B and successors: masked diffusion", parse: llada::parse },
+    Family { model_type: "Dream", about: "Dream 7B: masked diffusion on Qwen2.5's body, shifted", parse: dream::parse },
     Family { model_type: "recast", about: "Recast's own: a `mixers` list on any of the above", parse: recast::parse },
 ];
 

@@ -104,7 +104,7 @@ fn gate(raw: &Map<String, Value>, default: u64) -> Result<u64, ModelError> {
 /// The released form of a student, if it has one: the same RAD mixer in every layer (RAD-RWKV7 may
 /// keep the last layers softmax) on a body that those classes can describe.
 pub fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
-    if config.qk_norm || config.mlp_bias {
+    if config.qk_norm || config.mlp_bias || config.diffusion.is_some() {
         return None;
     }
     let first = &config.mixers.first()?.kind;
@@ -130,7 +130,7 @@ pub fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
         _ => return None,
     };
     let mut raw = config.raw.clone();
-    for stale in ["mixers", "base_model_type", "layer_types", "auto_map", "pretraining_tp"] {
+    for stale in ["mixers", "diffusion", "base_model_type", "layer_types", "auto_map", "pretraining_tp"] {
         raw.shift_remove(stale);
     }
     raw.insert("model_type".into(), model_type.into());

@@ -1,5 +1,5 @@
 //! Recast's own config: the teacher's, with `model_type` moved to `base_model_type` and a `mixers`
-//! list of one entry a layer.
+//! list of one entry a layer, and a `diffusion` table where it is a masked diffusion model.
 
 use crate::config::{MixerSpec, ModelConfig};
 use crate::error::ModelError;
@@ -20,6 +20,11 @@ pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let mixers = raw.get("mixers").cloned().unwrap_or(Value::Null);
     config.mixers = serde_json::from_value::<Vec<MixerSpec>>(mixers)
         .map_err(|e| ModelError::Config(format!("`mixers`: {e}; expected a list of tables with a `kind`")))?;
+    if let Some(diffusion) = raw.get("diffusion").filter(|d| !d.is_null()) {
+        config.diffusion = Some(serde_json::from_value(diffusion.clone()).map_err(|e| {
+            ModelError::Config(format!("`diffusion`: {e}; expected a table of mask_token, block and shift"))
+        })?);
+    }
     config.raw = raw.clone();
     Ok(config)
 }
@@ -32,6 +37,13 @@ pub fn write(config: &ModelConfig) -> Map<String, Value> {
     raw.insert("architectures".into(), Value::Array(vec!["RecastForCausalLM".into()]));
     raw.insert("base_model_type".into(), base);
     raw.insert("tie_word_embeddings".into(), config.tied.into());
+    if raw.contains_key("weight_tying") {
+        raw.insert("weight_tying".into(), config.tied.into());
+    }
     raw.insert("mixers".into(), serde_json::to_value(&config.mixers).unwrap_or(Value::Null));
+    match &config.diffusion {
+        Some(diffusion) => raw.insert("diffusion".into(), serde_json::to_value(diffusion).unwrap_or(Value::Null)),
+        None => raw.shift_remove("diffusion"),
+    };
     raw
 }

@@ -10,11 +10,12 @@
 //! as in arXiv 2512.20569; it keeps the teacher's rotary embedding, and its gate is a sigmoid, so
 //! that it starts at one half.
 
-use super::{Call, Kind, LayerContext, Mixer, Projections};
+use super::{Call, Kind, LayerContext, Mixer, Projections, readout};
 use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
+use crate::sight::Sight;
 use crate::state::{join, split};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{log_sigmoid, sigmoid};
@@ -136,11 +137,16 @@ impl Mixer for GatedDeltaNet {
             logw = documents.forget(logw);
         }
 
+        let read_end = call.sight == Sight::Whole && tokens > 1;
         let o = match call.states {
-            None => delta_rule_outputs(q, logw, k.clone(), v, a, k, None, Form::Auto),
-            Some(states) => {
-                let (o, last) = delta_rule(q, logw, k.clone(), v, a, k, join(&states, 0), Form::Auto);
-                split(states, vec![last], tokens);
+            None if !read_end => delta_rule_outputs(q, logw, k.clone(), v, a, k, None, Form::Auto),
+            states => {
+                let state = states.as_ref().and_then(|states| join(states, 0));
+                let (o, last) = delta_rule(q.clone(), logw, k.clone(), v, a, k, state, Form::Auto);
+                let o = if read_end { readout(q, last.clone(), 1.0) } else { o };
+                if let Some(states) = states {
+                    split(states, vec![last], tokens);
+                }
                 o
             }
         };

@@ -12,14 +12,17 @@ mod projections;
 pub mod rwkv6;
 pub mod rwkv7;
 pub mod softmax;
+mod streams;
 
 pub use projections::Projections;
+pub use streams::Streams;
 
 use crate::config::{MixerSpec, ModelConfig, nearest};
 use crate::error::ModelError;
 use crate::param::Named;
 use crate::rope::Rope;
 use crate::source::Builder;
+use crate::sight::Sight;
 use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
 use serde_json::{Map, Value};
@@ -118,6 +121,19 @@ pub struct Call<'a> {
     /// Boundaries at which state and attention stop and positions begin again; only without
     /// carried states, and with positions 0.
     pub documents: Option<&'a Documents>,
+    /// What the tokens see of each other; of a carried state they see all. A mixer that cannot look
+    /// ahead answers [`Sight::Whole`] by [`readout`], and is never asked for it with documents or
+    /// lengths.
+    pub sight: Sight,
+    /// How long each row really is, where rows are padded on the right.
+    pub lengths: Option<&'a [usize]>,
+}
+
+/// Block-end readout: every position `q` `[B, T, H, K]` reads the state `[B, H, K, V]` after the
+/// block's last token, `o_t = scale S^T q_t`: how a causal recurrence lets the positions of a block see
+/// the whole of it.
+pub fn readout(q: Tensor<4>, state: Tensor<4>, scale: f32) -> Tensor<4> {
+    q.swap_dims(1, 2).matmul(state).mul_scalar(scale).swap_dims(1, 2)
 }
 
 /// A mixer in memory.
@@ -126,6 +142,11 @@ pub trait Mixer: Send + Sync {
     fn parameters(&self) -> Vec<Named>;
     /// The chunk's outputs `[B, T, C]`, after the output projection.
     fn forward(&self, call: Call<'_>) -> Tensor<3>;
+    /// Outputs `[B, T, C]` of a clean and a noisy stream, for training on block diffusion: what
+    /// [`Mixer::forward`] gives block by block, and differentiable through what carries over.
+    fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
+        streams::by_blocks(|call| self.forward(call), streams)
+    }
     /// Bytes of state that one sequence of `tokens` tokens needs.
     fn state_bytes(&self, tokens: usize) -> usize;
 }

@@ -1,10 +1,11 @@
 //! RAD-RWKV6 ("RADFinch"): vector-decay linear attention (RADLADS, arXiv 2505.03005, section 4).
 
-use super::{Call, Kind, LayerContext, Mixer, Projections};
+use super::{Call, Kind, LayerContext, Mixer, Projections, readout};
 use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
+use crate::sight::Sight;
 use crate::state::{Documents, join, split};
 use crate::weight::Weight;
 use burn::tensor::Tensor;
@@ -225,9 +226,11 @@ impl Mixer for Rwkv6 {
             q = p.rotate(q, call.positions, documents);
             k = p.rotate(k, call.positions, documents);
         }
-        // The output norm stands between the recurrence and the gate.
+        let read_end = call.sight == Sight::Whole && tokens > 1;
+        // The output norm stands between the recurrence and the gate, and so does reading the end.
         let gate = self.gate.forward(x_g);
-        let (inner_gate, outer_gate) = if self.ln_x.is_some() { (None, gate) } else { (gate, None) };
+        let (inner_gate, outer_gate) = if self.ln_x.is_some() || read_end { (None, gate) } else { (gate, None) };
+        let queries = q.clone();
         let inputs = Inputs {
             q,
             decay: self.time_decay_w2.apply(tanh(self.time_decay_w1.apply(x_w, None)), None),
@@ -240,6 +243,10 @@ impl Mixer for Rwkv6 {
         let settings =
             Settings { scale: (n as f32).powf(-0.5), starts: documents.map(Documents::starts), form: Form::Auto };
         let mut y = match call.states {
+            None if read_end => {
+                let scale = settings.scale;
+                readout(queries, rwkv6(inputs, None, settings).1, scale)
+            }
             None => rwkv6_outputs(inputs, settings),
             // A state that nobody else holds is changed in place.
             Some(mut states) if tokens == 1 => {
@@ -255,7 +262,9 @@ impl Mixer for Rwkv6 {
                 y
             }
             Some(states) => {
+                let scale = settings.scale;
                 let (y, last) = rwkv6(inputs, join(&states, 0), settings);
+                let y = if read_end { readout(queries, last.clone(), scale) } else { y };
                 let mut parts = vec![last];
                 if self.shift.is_some() {
                     parts.push(call.x.narrow(1, tokens - 1, 1).reshape([batch, 1, 1, c]));

@@ -1,10 +1,11 @@
 //! RAD-RWKV7 ("RADGoose"): the delta rule with vector decay (RADLADS, arXiv 2505.03005, eqs. 15-32).
 
 use super::rwkv6::{Gate, output_norm, output_norm_epsilon};
-use super::{Call, Kind, LayerContext, Mixer, Projections};
+use super::{Call, Kind, LayerContext, Mixer, Projections, readout};
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
+use crate::sight::Sight;
 use crate::state::{Documents, join, split};
 use crate::weight::Weight;
 use burn::tensor::Tensor;
@@ -198,9 +199,11 @@ impl Mixer for Rwkv7 {
             }
             _ => None,
         };
-        // The output norm stands between the recurrence and the gate.
+        let read_end = call.sight == Sight::Whole && tokens > 1;
+        // The output norm stands between the recurrence and the gate, and so does reading the end.
         let gate = self.gate.forward(x.clone());
-        let (inner_gate, outer_gate) = if self.ln_x.is_some() { (None, gate) } else { (gate, None) };
+        let (inner_gate, outer_gate) = if self.ln_x.is_some() || read_end { (None, gate) } else { (gate, None) };
+        let queries = r.clone();
         let inputs = Inputs {
             r,
             decay: self.decay.forward(x.clone(), tanh),
@@ -222,6 +225,10 @@ impl Mixer for Rwkv7 {
             form: Form::Auto,
         };
         let mut y = match call.states {
+            None if read_end => {
+                let scale = settings.scale;
+                readout(queries, rwkv7(inputs, None, settings).1, scale)
+            }
             None => rwkv7_outputs(inputs, settings),
             // A state that nobody else holds is changed in place.
             Some(mut states) if tokens == 1 => {
@@ -234,7 +241,9 @@ impl Mixer for Rwkv7 {
                 y
             }
             Some(states) => {
+                let scale = settings.scale;
                 let (y, last) = rwkv7(inputs, join(&states, 0), settings);
+                let y = if read_end { readout(queries, last.clone(), scale) } else { y };
                 split(states, vec![last], tokens);
                 y
             }

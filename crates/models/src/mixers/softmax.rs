@@ -1,13 +1,15 @@
 //! Softmax attention: the teacher's mixer, and the layers that a hybrid keeps.
 
-use super::{Call, Kind, LayerContext, Mixer, Projections};
+use super::{Call, Kind, LayerContext, Mixer, Projections, Streams};
 use crate::error::ModelError;
 use crate::param::Named;
 use crate::source::Builder;
+use crate::sight::Sight;
 use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
 use recast_ops::attention::{AttentionOptions, Cache, Mask, attention, attention_step};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Options of [`Softmax`].
 #[derive(Clone, Debug, Default, Deserialize, Serialize, schemars::JsonSchema)]
@@ -19,7 +21,7 @@ pub struct Options {
     pub no_rope: bool,
 }
 
-/// Causal softmax attention with grouped queries.
+/// Softmax attention with grouped queries.
 pub struct Softmax {
     projections: Projections,
     options: Options,
@@ -28,7 +30,7 @@ pub struct Softmax {
 
 impl Kind for Softmax {
     const NAME: &'static str = "softmax";
-    const ABOUT: &'static str = "causal softmax attention: grouped queries, rotary embedding, optional window";
+    const ABOUT: &'static str = "softmax attention: grouped queries, rotary embedding, optional window";
     const CONSTANT_STATE: bool = false;
     type Options = Options;
 
@@ -49,21 +51,38 @@ impl Mixer for Softmax {
 
     fn forward(&self, call: Call<'_>) -> Tensor<3> {
         let p = &self.projections;
-        let mut q = p.queries(call.x.clone());
-        let mut k = p.keys(call.x.clone());
-        let v = p.values(call.x);
         let documents = call.documents.filter(|d| d.any());
-        if !self.options.no_rope {
-            q = p.rotate(q, call.positions, documents);
-            k = p.rotate(k, call.positions, documents);
-        }
-        let mask = self.options.window.map_or(Mask::Causal, Mask::Window);
-        let first_visible = documents.map(Documents::first_visible);
-        let options = AttentionOptions { mask, first_visible, ..Default::default() };
+        let [q, k, v] = self.rotated(call.x, call.positions, documents);
+        let seen = Seen { sight: call.sight, window: self.options.window, documents, lengths: call.lengths };
         p.output(match call.states {
-            None => attention(q, k, v, options),
-            Some(states) => self.cached(q, k, v, states, options),
+            None => {
+                let [batch, tokens, ..] = q.dims();
+                attention(q, k, v, seen.options(batch, tokens, tokens, 0))
+            }
+            Some(states) => self.cached(q, k, v, states, call.positions, seen),
         })
+    }
+
+    fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
+        let Streams { clean, noisy, block, documents, .. } = streams;
+        let documents = documents.filter(|d| d.any());
+        let [q, k, v] = self.rotated(clean, &[], documents);
+        let [noisy_q, noisy_k, noisy_v] = self.rotated(noisy, &[], documents);
+        let [batch, tokens, ..] = q.dims();
+        let seen = |sight| Seen { sight, window: self.options.window, documents, lengths: None };
+        let blocks = (0..tokens).step_by(block).map(|start| {
+            // A block's keys are those of the clean tokens before it, and its own noisy ones.
+            let end = (start + block).min(tokens);
+            let with_own = |clean: &Tensor<4>, noisy: &Tensor<4>| {
+                let own = noisy.clone().narrow(1, start, end - start);
+                if start == 0 { own } else { Tensor::cat(vec![clean.clone().narrow(1, 0, start), own], 1) }
+            };
+            let options = seen(Sight::Whole).options_of(batch, start..end, end, 0);
+            attention(noisy_q.clone().narrow(1, start, end - start), with_own(&k, &noisy_k), with_own(&v, &noisy_v), options)
+        });
+        let noisy = Tensor::cat(blocks.collect(), 1);
+        let clean = attention(q, k.clone(), v.clone(), seen(Sight::Blocks(block)).options(batch, tokens, tokens, 0));
+        [clean, noisy].map(|y| self.projections.output(y))
     }
 
     fn state_bytes(&self, tokens: usize) -> usize {
@@ -76,6 +95,16 @@ impl Mixer for Softmax {
 const PAGE: usize = 64;
 
 impl Softmax {
+    /// q, k and v of normed inputs `[B, T, C]`.
+    fn rotated(&self, x: Tensor<3>, positions: &[usize], documents: Option<&Documents>) -> [Tensor<4>; 3] {
+        let p = &self.projections;
+        let (q, k, v) = (p.queries(x.clone()), p.keys(x.clone()), p.values(x));
+        if self.options.no_rope {
+            return [q, k, v];
+        }
+        [p.rotate(q, positions, documents), p.rotate(k, positions, documents), v]
+    }
+
     /// Attention of new tokens `[B, T, ..]` to what each row has read and to each other.
     fn cached(
         &self,
@@ -83,7 +112,8 @@ impl Softmax {
         k: Tensor<4>,
         v: Tensor<4>,
         mut states: Vec<&mut LayerState>,
-        options: AttentionOptions,
+        positions: &[usize],
+        seen: Seen<'_>,
     ) -> Tensor<4> {
         let tokens = q.dims()[1];
         let row = |x: &Tensor<4>, row: usize| x.clone().narrow(0, row, 1);
@@ -102,7 +132,9 @@ impl Softmax {
                     let cache = Cache { pages: &state.parts, length: state.length };
                     (cache.keys(), cache.values())
                 };
-                attention(row(&q, at), keys, values, options.clone())
+                // Tokens of which a window has dropped the keys.
+                let dropped = positions.get(at).copied().unwrap_or(0) + tokens - state.length;
+                attention(row(&q, at), keys, values, seen.options(1, tokens, state.length, dropped))
             });
             Tensor::cat(rows.collect(), 0)
         };
@@ -110,6 +142,63 @@ impl Softmax {
             states.into_iter().for_each(|state| forget(state, window));
         }
         y
+    }
+}
+
+/// What bounds the keys that a query sees.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    sight: Sight,
+    /// Keys so far behind, and so far ahead, are not seen.
+    window: Option<usize>,
+    documents: Option<&'a Documents>,
+    lengths: Option<&'a [usize]>,
+}
+
+impl Seen<'_> {
+    /// Of queries that are the last `tokens` of `keys` keys, before which `dropped` more stood.
+    fn options(&self, batch: usize, tokens: usize, keys: usize, dropped: usize) -> AttentionOptions {
+        self.options_of(batch, keys - tokens..keys, keys, dropped)
+    }
+
+    /// Of queries at these key positions.
+    fn options_of(&self, batch: usize, queries: Range<usize>, keys: usize, dropped: usize) -> AttentionOptions {
+        let mask = match (self.sight, self.window) {
+            (Sight::Causal, None) => Mask::Causal,
+            (Sight::Causal, Some(window)) => Mask::Window(window),
+            _ => Mask::Bidirectional,
+        };
+        if mask != Mask::Bidirectional {
+            let first_visible = self.documents.map(Documents::first_visible);
+            return AttentionOptions { mask, first_visible, ..Default::default() };
+        }
+        if self.sight == Sight::Whole && self.window.is_none() && self.documents.is_none() && self.lengths.is_none() {
+            return AttentionOptions { mask, ..Default::default() };
+        }
+        let documents = self.documents.map(|d| (d.first_visible(), d.end_visible()));
+        let (mut first_visible, mut end_visible) = (Vec::new(), Vec::new());
+        for row in 0..batch {
+            for at in queries.clone() {
+                let (mut first, mut end) = (0, keys);
+                if let Sight::Blocks(size) = self.sight {
+                    end = end.min((at + dropped + 1).next_multiple_of(size) - dropped);
+                }
+                if let Some(window) = self.window {
+                    (first, end) = ((at + 1).saturating_sub(window), end.min(at + window));
+                }
+                if let Some((starts, ends)) = &documents {
+                    // Documents come without carried keys: a key's position is its token's index.
+                    let token = row * (starts.len() / batch) + at;
+                    (first, end) = (first.max(starts[token] as usize), end.min(ends[token] as usize));
+                }
+                if let Some(lengths) = self.lengths {
+                    end = end.min(lengths[row]);
+                }
+                first_visible.push(first as u32);
+                end_visible.push(end as u32);
+            }
+        }
+        AttentionOptions { mask, first_visible: Some(first_visible.into()), end_visible: Some(end_visible.into()), scale: None }
     }
 }
 

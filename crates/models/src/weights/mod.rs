@@ -104,7 +104,7 @@ pub trait Checkpoint: Send + Sync {
 pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
     let metadata = std::fs::metadata(path).map_err(WeightsError::io(path, "open it"))?;
     if metadata.is_dir() {
-        return folder::open(path);
+        return folder::open(path).map(crate::families::llada::rename);
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some(e) if e.eq_ignore_ascii_case("safetensors") => Ok(Box::new(

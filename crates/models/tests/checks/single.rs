@@ -3,6 +3,7 @@
 use super::{PACKED, assert_close};
 use super::subjects::Subject;
 use burn::tensor::{Device, Tensor, TensorData};
+use recast_models::sight::Sight;
 use recast_models::mixers::{Call, Shared};
 use recast_models::param::values;
 use recast_models::random::Random;
@@ -29,7 +30,7 @@ pub fn packed_documents_equal_separate_ones(subject: &Subject, layer: usize) {
     let run = |x: Tensor<3>, first: Tensor<4>, documents: Option<&Documents>| {
         // Layers above the first get values from below, as some mixers want them.
         let mut shared = Shared { first_value: (layer > 0).then_some(first) };
-        mixer.forward(Call { x, states: None, shared: &mut shared, positions: &[], documents })
+        mixer.forward(Call { x, states: None, shared: &mut shared, positions: &[], documents, sight: Sight::Causal, lengths: None })
     };
     let packed = run(x.clone(), first.clone(), Some(&documents));
     for (i, &start) in starts.iter().enumerate() {

@@ -11,7 +11,8 @@ use burn::tensor::activation::silu;
 use burn::tensor::{Tensor, TensorData};
 use recast_models::ModelError;
 use recast_models::block::Linear;
-use recast_models::mixers::{Call, Kind, LayerContext, Mixer, Projections};
+use recast_models::mixers::{Call, Kind, LayerContext, Mixer, Projections, readout};
+use recast_models::sight::Sight;
 use recast_models::param::{Named, Param};
 use recast_models::source::{Builder, Init};
 use recast_models::state::{join, split};
@@ -88,11 +89,16 @@ impl Mixer for Retention {
         if let Some(documents) = documents {
             logw = documents.forget(logw);
         }
+        let read_end = call.sight == Sight::Whole && tokens > 1;
         let o = match call.states {
-            None => decayed_sum_outputs(q, logw, k, v, None, Form::Auto),
-            Some(states) => {
-                let (o, last) = decayed_sum(q, logw, k, v, join(&states, 0), Form::Auto);
-                split(states, vec![last], tokens);
+            None if !read_end => decayed_sum_outputs(q, logw, k, v, None, Form::Auto),
+            states => {
+                let state = states.as_ref().and_then(|states| join(states, 0));
+                let (o, last) = decayed_sum(q.clone(), logw, k, v, state, Form::Auto);
+                let o = if read_end { readout(q, last.clone(), 1.0) } else { o };
+                if let Some(states) = states {
+                    split(states, vec![last], tokens);
+                }
                 o
             }
         };

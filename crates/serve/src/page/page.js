@@ -4,6 +4,7 @@
 
 const at = (id) => document.getElementById(id);
 const panes = [];
+let models = [];
 let running = null;
 
 function problem(words) {
@@ -33,22 +34,34 @@ async function loadModels() {
   try {
     const response = await fetch("v1/models", { headers: headers() });
     if (!response.ok) throw new Error(await refusal(response));
-    const models = (await response.json()).data.filter((model) => model.recast?.chat !== false);
-    problem(models.length ? "" : "None of the served models has a chat template.");
+    models = (await response.json()).data;
+    problem("");
     panes.forEach((pane, index) => {
       const chosen = pane.select.value;
       pane.select.replaceChildren(...models.map((model) => new Option(model.id, model.id)));
       if (models.some((model) => model.id === chosen)) pane.select.value = chosen;
       else pane.select.selectedIndex = Math.min(index, models.length - 1);
     });
+    chosen();
   } catch (error) {
     problem(error.message);
   }
 }
 
+/** Models without a chat template continue the text as it stands. */
+const chats = (pane) => models.find((model) => model.id === pane.select.value)?.recast?.chat !== false;
+const denoises = (pane) => Boolean(models.find((model) => model.id === pane.select.value)?.recast?.denoising);
+
+/** Shows what only models that denoise need, where one is chosen. */
+function chosen() {
+  const any = panes.some((pane) => !pane.section.hidden && denoises(pane));
+  for (const element of document.querySelectorAll(".denoise")) element.hidden = !any;
+}
+
 function addPane() {
   const part = at("pane").content.cloneNode(true);
   const pane = { section: part.querySelector("section"), select: part.querySelector("select"), turns: part.querySelector("ol"), messages: [] };
+  pane.select.addEventListener("change", chosen);
   at("panes").append(part);
   panes.push(pane);
 }
@@ -77,6 +90,7 @@ function figures(item, said) {
   const line = document.createElement("span");
   line.className = "figures";
   const parts = [];
+  if (said.denoising) parts.push(`${said.denoising.forwards} runs of the model, ${said.denoising.tokens_per_forward.toFixed(1)} tokens a run`);
   if (said.decode_tokens_per_second) parts.push(`${said.decode_tokens_per_second.toFixed(1)} tokens/s`);
   if (said.time_to_first_token != null) parts.push(`first after ${(1000 * said.time_to_first_token).toFixed(0)} ms`);
   if (said.state_bytes != null) parts.push(`state ${bytes(said.state_bytes)}`);
@@ -103,34 +117,142 @@ async function* events(response) {
   }
 }
 
-async function answer(pane, signal) {
+/**
+ * What comes, no sooner than the clock of the page says: slowed down, every pane waits by the same
+ * factor for what really came when. Yields [seconds, object].
+ */
+async function* onTheClock(response, started, factor) {
+  const queue = [];
+  let wake = () => {};
+  let over = false;
+  let failed = null;
+  (async () => {
+    try {
+      for await (const event of events(response)) {
+        queue.push([(performance.now() - started) / 1000, event]);
+        wake();
+      }
+    } catch (error) {
+      failed = error;
+    }
+    over = true;
+    wake();
+  })();
+  for (;;) {
+    while (!queue.length && !over) await new Promise((resolve) => { wake = resolve; });
+    if (failed) throw failed;
+    if (!queue.length) return;
+    const [seconds, event] = queue.shift();
+    const wait = factor > 1 ? 1000 * seconds * factor - (performance.now() - started) : 0;
+    if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
+    yield [seconds, event];
+  }
+}
+
+/** Positions as they stand. */
+class Canvas {
+  constructor(item) {
+    this.cells = [];
+    this.item = item;
+    this.forwards = 0;
+  }
+
+  take(step) {
+    this.forwards = step.forwards;
+    while (this.cells.length < step.window[1]) this.cells.push({});
+    for (const cell of this.cells) {
+      cell.ghost = null;
+      cell.fresh = false;
+    }
+    for (const { position, text, confidence } of step.ghosts) this.cells[position].ghost = { text, confidence };
+    for (const { position, old, token, text, confidence } of step.changes) {
+      this.cells[position] = token === null ? {} : { text, confidence, fresh: true, revised: old !== null };
+    }
+    this.draw();
+  }
+
+  get known() {
+    return this.cells.filter((cell) => cell.text != null).length;
+  }
+
+  draw() {
+    this.item.replaceChildren(...this.cells.map((cell) => {
+      const element = document.createElement("span");
+      const grade = (p) => (p < 0.3 ? "unsure" : p < 0.7 ? "fair" : "sure");
+      if (cell.text != null) {
+        element.className = `cell ${grade(cell.confidence)}${cell.fresh ? " new" : ""}${cell.revised ? " revised" : ""}`;
+        element.textContent = cell.text;
+        element.title = `${Math.round(100 * cell.confidence)} % sure`;
+      } else if (cell.ghost) {
+        element.className = "cell ghost";
+        element.textContent = cell.ghost.text;
+        element.title = `a guess, ${Math.round(100 * cell.ghost.confidence)} % sure`;
+      } else {
+        element.className = "cell mask";
+      }
+      return element;
+    }));
+  }
+}
+
+async function answer(pane, signal, started, race) {
   const item = turn(pane, "assistant", "");
   item.classList.add("waiting");
+  const words = document.createElement("span");
+  const clock = document.createElement("span");
+  clock.className = "clock";
+  item.append(words, clock);
+  const canvas = denoises(pane) ? new Canvas(words) : null;
   const system = at("system").value.trim();
   let text = "";
   let said = null;
+  let written = null;
+  let pieces = 0;
+  let last = 0;
   try {
-    const response = await fetch("v1/chat/completions", {
+    const asked = chats(pane)
+      ? { messages: [...(system ? [{ role: "system", content: system }] : []), ...pane.messages] }
+      : { prompt: system + pane.messages.map((message) => message.content).join("") };
+    const response = await fetch(chats(pane) ? "v1/chat/completions" : "v1/completions", {
       method: "POST",
       headers: headers(),
       signal,
       body: JSON.stringify({
         model: pane.select.value,
-        messages: [...(system ? [{ role: "system", content: system }] : []), ...pane.messages],
+        ...asked,
         temperature: Number(at("temperature").value),
         max_tokens: Number(at("tokens").value),
         stream: true,
         stream_options: { include_usage: true },
+        ...(canvas ? { stream_revisions: true, denoising: { rule: { name: "threshold", at: Number(at("threshold").value) } } } : {}),
       }),
     });
     if (!response.ok) throw new Error(await refusal(response));
-    for await (const event of events(response)) {
+    for await (const [seconds, event] of onTheClock(response, started, Number(at("slow").value))) {
       if (event.error) throw new Error(event.error.message);
-      text += event.choices[0]?.delta?.content ?? "";
-      item.textContent = text;
-      said = event.recast ?? said;
+      const piece = event.choices[0]?.delta?.content ?? event.choices[0]?.text ?? "";
+      text += piece;
+      if (canvas && event.recast?.step) canvas.take(event.recast.step);
+      else if (!canvas) words.textContent = text;
+      if (piece) pieces += 1;
+      if (piece || event.recast?.step) last = seconds;
+      const shown = canvas ? `${canvas.known} tokens, ${canvas.forwards} runs of the model` : `${pieces} tokens, as many runs of the model`;
+      if (canvas || race) clock.textContent = `${last.toFixed(2)} s · ${shown}`;
+      if (event.recast && !event.recast.step) said = event.recast;
+      written = event.usage?.completion_tokens ?? written;
       item.scrollIntoView({ block: "nearest" });
     }
+    // What is behind the end is no text.
+    if (canvas) {
+      canvas.cells = canvas.cells.slice(0, written ?? canvas.cells.length).map((cell) => ({ ...cell, ghost: null, fresh: false }));
+      canvas.draw();
+    }
+    if (race && !race.won) {
+      race.won = true;
+      clock.classList.add("won");
+      clock.textContent += " · first";
+    }
+    if (!canvas && !race) clock.remove();
     figures(item, said);
   } catch (error) {
     if (error.name !== "AbortError") {
@@ -158,7 +280,9 @@ async function send(event) {
     pane.messages.push({ role: "user", content: text });
     turn(pane, "user", text);
   }
-  await Promise.all(shown.map((pane) => answer(pane, running.signal)));
+  const started = performance.now();
+  const race = shown.length > 1 ? { won: false } : null;
+  await Promise.all(shown.map((pane) => answer(pane, running.signal, started, race)));
   running = null;
   at("send").disabled = false;
   at("stop").disabled = true;
@@ -178,6 +302,7 @@ addPane();
 panes[1].section.hidden = true;
 at("both").addEventListener("change", () => {
   panes[1].section.hidden = !at("both").checked;
+  chosen();
   reset();
 });
 at("form").addEventListener("submit", send);

@@ -117,7 +117,8 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
         prompt,
         keep: options.return_state.then(|| (app.clone(), asked.owner)),
     };
-    let generation = Generation::submit(&served, requests, app.settings.request_seconds, &asked.record)?;
+    let mut generation = Generation::submit(&served, requests, app.settings.request_seconds, &asked.record)?;
+    generation.revisions = options.revisions;
     Ok((generation, chat, options.stream))
 }
 
@@ -182,6 +183,16 @@ impl Chat {
         if self.include_usage {
             map.insert("usage".into(), Value::Null);
         }
+        (None, map.into())
+    }
+
+    /// A step of a model that denoises, in a chunk that says nothing else.
+    fn revision(&self, index: usize, step: &Value) -> Told {
+        let mut map = self.frame("chat.completion.chunk", Vec::new());
+        if self.include_usage {
+            map.insert("usage".into(), Value::Null);
+        }
+        map.insert("recast".into(), json!({"index": index, "step": step}));
         (None, map.into())
     }
 
@@ -259,7 +270,10 @@ impl stream::Teller for Chat {
         let calls_before = self.turns[index].calls.len();
         let pieces = self.turns[index].read(&text, ended.is_some());
         let mut logprobs = if written.is_empty() { Value::Null } else { self.scores(generation, &written, ended.as_ref()) };
-        let mut told = Vec::new();
+        let mut told: Vec<Told> = Vec::new();
+        for step in generation.revisions(index) {
+            told.push(self.revision(index, &step));
+        }
         let mut call_index = calls_before;
         for piece in pieces {
             let delta = match piece {

@@ -109,7 +109,8 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
         include_usage: options.include_usage,
         keep: options.return_state.then(|| (app.clone(), asked.owner)),
     };
-    let generation = Generation::submit(&served, requests, app.settings.request_seconds, &asked.record)?;
+    let mut generation = Generation::submit(&served, requests, app.settings.request_seconds, &asked.record)?;
+    generation.revisions = options.revisions;
     Ok((generation, teller, options.stream))
 }
 
@@ -208,6 +209,16 @@ impl stream::Teller for Completions {
     }
 
     fn news(&mut self, generation: &mut Generation, index: usize) -> Vec<Told> {
+        let steps = generation.revisions(index);
+        if !steps.is_empty() {
+            // A step comes before the text that it made final, and says nothing else.
+            let tell = |step| {
+                let mut map = self.frame(Vec::new());
+                map.insert("recast".into(), json!({"index": index, "step": step}));
+                (None, map.into())
+            };
+            return steps.into_iter().map(tell).collect();
+        }
         let choice = self.choice(generation, index);
         let mut map = self.frame(vec![choice]);
         if self.include_usage {

@@ -142,6 +142,7 @@ pub(crate) fn finish_requests(app: &App, served: &Served, kept: Option<&Kept>, r
     let all = requests.into_iter().flat_map(|request| {
         (0..options.n).map(move |stream| Request {
             sampling: options.sampling.clone(),
+            denoising: options.denoising.clone(),
             stream: stream as u64,
             stop: options.stop.clone(),
             constraint: options.constraint.clone(),

@@ -23,7 +23,7 @@ fn describe(app: &App, served: &Served) -> Value {
     let mut mixers: Vec<&str> = model.config.mixers.iter().map(|m| m.kind.as_str()).collect();
     mixers.dedup();
     let (short, long) = (model.state_bytes(1024), model.state_bytes(2048));
-    json!({
+    let mut described = json!({
         "id": served.id, "object": "model", "created": app.started, "owned_by": "recast",
         "recast": {
             "family": model.config.family, "mixers": mixers, "layers": model.config.layers, "vocabulary": model.config.vocabulary,
@@ -33,5 +33,9 @@ fn describe(app: &App, served: &Served) -> Value {
             "state_bytes": {"1024": short, "2048": long},
             "constant_state": short == long,
         },
-    })
+    });
+    if let Some(diffusion) = &model.config.diffusion {
+        described["recast"]["denoising"] = json!({"block": diffusion.block, "mask_token": diffusion.mask_token});
+    }
+    described
 }

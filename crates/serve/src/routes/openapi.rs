@@ -4,7 +4,7 @@
 use super::{CHAT, COMPLETIONS, RESPONSES, responses};
 use crate::conversation::MESSAGE;
 use crate::fields::{Field, Kind, values};
-use crate::options::{JSON_SCHEMA, RESPONSE_FORMAT, STREAM_OPTIONS};
+use crate::options::{DENOISING, JSON_SCHEMA, RESPONSE_FORMAT, STREAM_OPTIONS};
 use crate::tools::{FUNCTION, TOOL};
 use axum::Json;
 use serde_json::{Map, Value, json};
@@ -68,6 +68,7 @@ pub(crate) fn made() -> Value {
         ("Tool", schema(&[TOOL], &["type", "function"])),
         ("Function", schema(&[FUNCTION], &["name"])),
         ("StreamOptions", schema(&[STREAM_OPTIONS], &[])),
+        ("Denoising", schema(&[DENOISING], &[])),
         ("ResponseFormat", schema(&[RESPONSE_FORMAT], &["type"])),
         ("JsonSchema", schema(&[JSON_SCHEMA], &["schema"])),
         ("TextOptions", schema(&[responses::TEXT], &[])),

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use burn::tensor::Device;
 use recast_infer::Engine;
 use recast_infer::engine::Limits;
-use recast_models::Model;
+use recast_models::{Diffusion, Model};
 use recast_serve::{Server, Settings};
 use recast_text::Tokenizer;
 use serde_json::{Value, json};
@@ -73,6 +73,25 @@ pub fn server_with(settings: Settings, limits: Limits) -> Server {
     let base = Engine::start(Arc::new(base), Arc::new(plain), limits).expect("an engine");
     let models = vec![("teacher".into(), engine(ATTENTION, limits)), ("student".into(), engine(RECURRENT, limits)), ("org/base".into(), base)];
     Server::new(settings, models).expect("a server")
+}
+
+/// Three models without templates: `masked` denoises blocks of 8 on a recurrent state, `whole` the
+/// whole sequence, `plain` writes token by token.
+pub fn masked_server() -> Server {
+    let masked = |folder: &str, diffusion: Option<(Option<usize>, bool)>| {
+        let mut model = model(folder);
+        let mask_token = model.config.vocabulary as u32 - 1;
+        model.config.diffusion = diffusion.map(|(block, shift)| Diffusion { mask_token, block, shift });
+        // Without an end token: what these models write would end anywhere.
+        let tokenizer = tokenizer(model.config.vocabulary).with_special_tokens(None, Vec::new()).expect("no end tokens");
+        Engine::start(Arc::new(model), Arc::new(tokenizer), limits()).expect("an engine")
+    };
+    let models = vec![
+        ("masked".into(), masked(HYBRID, Some((Some(8), true)))),
+        ("plain".into(), masked(ATTENTION, None)),
+        ("whole".into(), masked(ATTENTION, Some((None, false)))),
+    ];
+    Server::new(Settings { context: Some(4096), ..Settings::default() }, models).expect("a server")
 }
 
 pub fn server() -> Server {

@@ -9,6 +9,7 @@ use super::{Loss, MicroBatch};
 use crate::error::TrainError;
 use crate::optimizer::Gradients;
 use burn::tensor::Tensor;
+use recast_models::sight::Sight;
 use recast_models::Model;
 use recast_models::mixers::{Call, Shared};
 use recast_models::param::Named;
@@ -42,7 +43,7 @@ pub fn gradients(
     let mut first_value: Option<Tensor<4>> = None;
     for (l, (t, s)) in teacher.blocks().iter().zip(student.blocks()).enumerate() {
         let u = t.mixer_input(x.clone());
-        let call = |shared| Call { x: u.clone(), states: None, shared, positions: &[], documents };
+        let call = |shared| Call { x: u.clone(), states: None, shared, positions: &[], documents, sight: Sight::Causal, lengths: None };
         let wanted = t.mixer().forward(call(&mut teacher_shared));
 
         // Later layers get the first values as a leaf of their own graph.

@@ -6,6 +6,7 @@ use super::{Loss, MicroBatch};
 use crate::error::TrainError;
 use crate::optimizer::Gradients;
 use burn::tensor::Tensor;
+use recast_models::sight::Sight;
 use recast_models::Model;
 use recast_models::block::Block;
 use recast_models::mixers::{Call, Shared};
@@ -92,7 +93,7 @@ pub fn gradients(
 }
 
 fn forward(block: &Block, x: Tensor<3>, shared: &mut Shared, documents: Option<&Documents>) -> Tensor<3> {
-    let call = Call { x: block.mixer_input(x.clone()), states: None, shared, positions: &[], documents };
+    let call = Call { x: block.mixer_input(x.clone()), states: None, shared, positions: &[], documents, sight: Sight::Causal, lengths: None };
     let y = block.mixer().forward(call);
     block.after_mixer(x, y)
 }

@@ -1,8 +1,13 @@
-//! `recast generate`: continues a prompt.
+//! `recast generate`: continues a prompt, or fills the holes of one with a model that denoises.
+
+mod arguments;
+mod denoise;
+mod watch;
 
 use crate::Global;
 use crate::arguments::{Quantize, SamplingArgs};
 use anyhow::Context;
+use arguments::DenoisingArgs;
 use recast_infer::samplers::Finish;
 use recast_infer::{Event, Generator, Loaded, Options, Snapshot};
 use recast_text::{Message, Tokenizer};
@@ -35,6 +40,8 @@ pub struct Args {
     quantize: Quantize,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    denoising: DenoisingArgs,
     /// Read the prompt so many times before writing: recurrent models recall better what they have
     /// read twice.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -77,6 +84,14 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let prompt = prompt(args)?;
     let device = global.device()?;
     let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(&args.model)?, &device)?;
+    if model.config.diffusion.is_some() {
+        return denoise::run(args, global, &model, &tokenizer, prompt);
+    }
+    if let Some(name) = args.denoising.given() {
+        let found = format!("a next-token model ({})", model.config.family);
+        let expected = "a model that denoises, whose option this is; its config.json names a mask token".into();
+        return Err(recast_infer::InferError::Setting { name, expected, found }.into());
+    }
     let tokens = encode(&tokenizer, prompt, args)?;
     let mut before = match &args.load_state {
         Some(path) => Snapshot::load(&model, path)?,

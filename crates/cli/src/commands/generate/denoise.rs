@@ -1,0 +1,131 @@
+//! Writing with a model that denoises.
+
+use super::arguments::infilling;
+use super::watch::Screen;
+use super::{Args, encode, show};
+use crate::Global;
+use anyhow::Context;
+use recast_infer::samplers::denoising::trace::Recorder;
+use recast_infer::samplers::denoising::{Canvas, Counters, Denoiser, Denoising, Filler, Masked};
+use recast_infer::samplers::Finish;
+use recast_infer::{Event, InferError};
+use recast_models::Model;
+use recast_text::Tokenizer;
+use std::io::{BufWriter, IsTerminal};
+use std::ops::ControlFlow;
+
+#[derive(serde::Serialize)]
+struct Result {
+    text: String,
+    tokens: Vec<u32>,
+    confidences: Vec<f32>,
+    finish: Finish,
+    prompt_tokens: usize,
+    counters: Counters,
+    tokens_per_forward: f64,
+    tokens_per_second: f64,
+    prefill_seconds: f64,
+    decode_seconds: f64,
+    settings: Denoising,
+}
+
+/// Denoises and tells of it.
+pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, prompt: String) -> anyhow::Result<()> {
+    let refuse = |name| InferError::Setting {
+        name,
+        expected: "a next-token model, whose option this is".into(),
+        found: "a model that denoises".into(),
+    };
+    if let Some(name) = args.sampling.given_for_next_token() {
+        return Err(refuse(name).into());
+    }
+    for (name, given) in [("--load-state", args.load_state.is_some()), ("--save-state", args.save_state.is_some())] {
+        if given {
+            return Err(refuse(name).into());
+        }
+    }
+    let sampling = args.sampling.sampling_with(0.0)?;
+    let settings = args.denoising.settings(sampling.temperature, sampling.top_p, sampling.seed)?;
+    let canvas = if args.denoising.infill { infilling(&prompt, tokenizer)? } else { Canvas::after(&encode(tokenizer, prompt, args)?, args.max_tokens) };
+    let masked = Masked::new(model)?;
+    canvas.check(&masked.shape(), &settings)?;
+    let name = args.model.file_name().map_or_else(|| args.model.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let mut recorder = match &args.denoising.trace {
+        Some(path) => {
+            let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            Some(Recorder::begin(BufWriter::new(file), tokenizer, &name, &canvas, masked.shape(), &settings)?)
+        }
+        None => None,
+    };
+    let mut screen = args.denoising.watch.then(|| Screen::new(tokenizer, &canvas, args.denoising.watch_ms));
+    // What was watched in place need not be told again.
+    let on_screen = screen.as_ref().is_some_and(Screen::is_live) && std::io::stdout().is_terminal();
+    let filler = Filler::new(&masked, tokenizer, settings.clone(), args.stop.clone())?;
+    let mut failed = None;
+    let mut written = filler.fill(&canvas, &mut |event| {
+        let told = match &event {
+            Event::Step(step) => {
+                if let Some(screen) = &mut screen {
+                    screen.step(step);
+                }
+                recorder.as_mut().map_or(Ok(()), |recorder| recorder.step(step))
+            }
+            // In place, the text is shown when it is done.
+            Event::Text(piece) if !global.json && screen.is_none() => show(piece),
+            _ => Ok(()),
+        };
+        match told {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error).context("cannot write the text or its trace");
+    }
+    if let Some(screen) = screen {
+        written.decode_seconds = (written.decode_seconds - screen.finish(&written).as_secs_f64()).max(0.0);
+        if !global.json && !on_screen {
+            show(&written.text)?;
+        }
+    }
+    if let Some(recorder) = recorder {
+        recorder.end(&written).context("cannot write the trace")?;
+    }
+    let (tokens_per_forward, tokens_per_second) = (written.tokens_per_forward(), written.tokens_per_second());
+    let counters = written.counters;
+    if global.json {
+        return crate::output::json(&Result {
+            text: written.text,
+            tokens: written.tokens,
+            confidences: written.confidences,
+            finish: written.finish,
+            prompt_tokens: written.prompt_tokens,
+            counters,
+            tokens_per_forward,
+            tokens_per_second,
+            prefill_seconds: written.prefill_seconds,
+            decode_seconds: written.decode_seconds,
+            settings,
+        });
+    }
+    if !on_screen {
+        println!();
+    }
+    eprintln!(
+        "prompt {} tokens; wrote {} in {} forward passes ({} of them to read finished blocks), {tokens_per_forward:.2} tokens a pass; \
+         {tokens_per_second:.1} tokens/s; {} revised; seed {}",
+        written.prompt_tokens,
+        written.tokens.len(),
+        counters.forwards,
+        counters.refreshes,
+        counters.revised,
+        settings.seed,
+    );
+    if let Some(path) = &args.denoising.trace {
+        eprintln!("trace in {}; see it with: recast replay {} --html out.html", path.display(), path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! What there is to fill: fixed text anywhere, holes anywhere.
+
+use super::denoiser::Shape;
+use super::settings::Denoising;
+use crate::error::InferError;
+
+/// A text with holes; none is a position to fill.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Canvas {
+    positions: Vec<Option<u32>>,
+}
+
+impl Canvas {
+    /// A prompt and so many positions behind it.
+    pub fn after(prompt: &[u32], holes: usize) -> Self {
+        let mut canvas = Self::default();
+        canvas.text(prompt);
+        canvas.holes(holes);
+        canvas
+    }
+
+    /// Adds fixed text.
+    pub fn text(&mut self, tokens: &[u32]) {
+        self.positions.extend(tokens.iter().copied().map(Some));
+    }
+
+    /// Adds positions to fill.
+    pub fn holes(&mut self, count: usize) {
+        self.positions.extend(std::iter::repeat_n(None, count));
+    }
+
+    /// Every position.
+    pub fn positions(&self) -> &[Option<u32>] {
+        &self.positions
+    }
+
+    /// The text before the first hole.
+    pub fn prompt(&self) -> usize {
+        self.positions.iter().position(Option::is_none).unwrap_or(self.positions.len())
+    }
+
+    /// Whether there is fixed text behind a hole.
+    pub fn is_infilling(&self) -> bool {
+        self.positions[self.prompt()..].iter().any(Option::is_some)
+    }
+
+    /// Checks it against a model and the settings.
+    ///
+    /// # Errors
+    /// When it holds the mask token or an id outside the vocabulary, when the mask token itself is
+    /// outside, or the block is longer than what there is to fill.
+    pub fn check(&self, shape: &Shape, settings: &Denoising) -> Result<(), InferError> {
+        let refuse = |name, expected: String, found: String| Err(InferError::Setting { name, expected, found });
+        settings.check()?;
+        let (mask, vocabulary) = (shape.mask_token, shape.vocabulary);
+        if mask as usize >= vocabulary {
+            let expected = format!("an id below the model's {vocabulary} tokens; set the mask token in its config.json, or add a row for it");
+            return refuse("mask token", expected, mask.to_string());
+        }
+        for (at, token) in self.positions.iter().enumerate().filter_map(|(at, token)| Some((at, (*token)?))) {
+            if token as usize >= vocabulary {
+                return refuse("prompt", format!("tokens below {vocabulary}"), format!("{token} at position {at}"));
+            }
+            if token == mask {
+                let expected = format!("no mask token ({mask}), which stands for what is to be written; leave it out, or use infilling with holes");
+                return refuse("prompt", expected, format!("one at position {at}"));
+            }
+        }
+        let holes = self.positions.iter().filter(|p| p.is_none()).count();
+        let Some(block) = settings.block else { return Ok(()) };
+        // A hole more than the text has cannot be settled together with the others.
+        let most = self.positions.len() - self.prompt();
+        if holes > 0 && block > most {
+            return refuse("block", format!("at most the {most} positions that are written; give a smaller block or write more tokens"), block.to_string());
+        }
+        if let Some(trained) = shape.block.filter(|trained| block > *trained) {
+            return refuse("block", format!("at most {trained}, the positions that the model denoises together"), block.to_string());
+        }
+        Ok(())
+    }
+}

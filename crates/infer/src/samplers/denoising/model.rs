@@ -1,0 +1,191 @@
+//! Models as denoisers.
+
+use super::candidate::Candidate;
+use super::denoiser::{Denoiser, Read, Shape, View, guide};
+use crate::error::InferError;
+use burn::tensor::{Int, Tensor, TensorData};
+use recast_models::param::values;
+use recast_models::{Diffusion, Model, ModelState, Sight};
+use recast_ops::cpu::split_rows;
+use std::collections::BTreeMap;
+
+/// Places whose logits exist at a time.
+const ROWS: usize = 64;
+
+/// A model that was trained to denoise.
+#[derive(Clone)]
+pub struct Masked<'a> {
+    model: &'a Model,
+    diffusion: Diffusion,
+}
+
+/// What a row carries of a model.
+#[derive(Clone)]
+pub struct Carried {
+    /// The state after the tokens read.
+    pub state: ModelState,
+    /// The normed hidden state `[1, C]` of the last of them: where logits speak of the next token, it
+    /// predicts the first one of a block.
+    pub last: Option<Tensor<2>>,
+}
+
+impl<'a> Masked<'a> {
+    /// A diffusion model.
+    ///
+    /// # Errors
+    /// When its config does not say that it is one.
+    pub fn new(model: &'a Model) -> Result<Self, InferError> {
+        let diffusion = model.config.diffusion.clone().ok_or_else(|| InferError::Setting {
+            name: "model",
+            expected: "one that was trained to denoise (its config.json names a mask token); convert it by a recipe with a masked diffusion stage".into(),
+            found: format!("a next-token model ({})", model.config.family),
+        })?;
+        Ok(Self { model, diffusion })
+    }
+
+    /// Any model, denoising in this way.
+    pub fn with(model: &'a Model, diffusion: Diffusion) -> Self {
+        Self { model, diffusion }
+    }
+
+    /// Reads tokens into the states of rows that have all begun, or none of which has.
+    fn read_on(&self, tokens: &[&[u32]], mut rows: Vec<&mut Carried>) -> Result<(), InferError> {
+        let all: Vec<u32> = tokens.concat();
+        let mut own: Vec<&mut ModelState> = rows.iter_mut().map(|carried| &mut carried.state).collect();
+        let hidden = self.model.hidden(&all, tokens.len(), Some(&mut own), None)?;
+        let [_, columns, width] = hidden.dims();
+        if self.diffusion.shift {
+            for (row, carried) in rows.iter_mut().enumerate() {
+                carried.last = Some(hidden.clone().narrow(0, row, 1).narrow(1, columns - 1, 1).reshape([1, width]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hidden states `[places, C]` of the views' wanted places, in order; `blind` takes the rows of
+    /// the masked prompts instead.
+    fn places(&self, views: &[View<'_, Carried>], blind: bool) -> Result<Tensor<2>, InferError> {
+        let row = |view: &View<'_, Carried>| -> (Vec<u32>, Carried) {
+            match &view.blind {
+                Some(other) if blind => (other.tokens.to_vec(), other.state.clone()),
+                _ => (view.tokens.to_vec(), view.state.clone()),
+            }
+        };
+        let rows: Vec<(Vec<u32>, Carried)> = views.iter().filter(|v| !blind || v.blind.is_some()).map(row).collect();
+        let wanted: Vec<&[usize]> = views.iter().filter(|v| !blind || v.blind.is_some()).map(|v| v.wanted).collect();
+        let mut found: Vec<Option<Tensor<2>>> = vec![None; rows.len()];
+        // Whole sequences may be of any lengths; behind states those of one length go together, and
+        // those that have read something apart from those that have not.
+        let mut groups: BTreeMap<(bool, bool, usize), Vec<usize>> = BTreeMap::new();
+        for (index, (tokens, carried)) in rows.iter().enumerate() {
+            let begun = carried.state.position > 0;
+            let fresh = !begun && self.diffusion.block.is_none();
+            groups.entry((fresh, begun, if fresh { 0 } else { tokens.len() })).or_default().push(index);
+        }
+        for ((fresh, ..), members) in groups {
+            let lengths: Vec<usize> = members.iter().map(|&i| rows[i].0.len()).collect();
+            let columns = lengths.iter().copied().max().unwrap_or(0);
+            // Nobody sees what stands in the padding.
+            let tokens: Vec<u32> = members
+                .iter()
+                .flat_map(|&i| rows[i].0.iter().copied().chain(std::iter::repeat(0)).take(columns))
+                .collect();
+            let hidden = if fresh {
+                self.model.hidden_seeing(&tokens, members.len(), Sight::Whole, None, Some(&lengths))?
+            } else {
+                let states: Vec<&ModelState> = members.iter().map(|&i| &rows[i].1.state).collect();
+                self.model.denoise(&tokens, members.len(), &states)?
+            };
+            for (at, &index) in members.iter().enumerate() {
+                found[index] = Some(self.gather(&hidden, at, wanted[index], rows[index].1.last.as_ref()));
+            }
+        }
+        Ok(Tensor::cat(found.into_iter().flatten().collect(), 0))
+    }
+
+    /// Hidden states `[wanted, C]` that predict the wanted places of row `row`.
+    fn gather(&self, hidden: &Tensor<3>, row: usize, wanted: &[usize], last: Option<&Tensor<2>>) -> Tensor<2> {
+        let [_, columns, width] = hidden.dims();
+        let own = hidden.clone().narrow(0, row, 1).reshape([columns, width]);
+        let source = |place: usize| if self.diffusion.shift { place.saturating_sub(1) } else { place };
+        let pick = |places: &[usize]| {
+            let indices: Vec<i64> = places.iter().map(|&place| source(place) as i64).collect();
+            let data = TensorData::new(indices, [places.len()]);
+            own.clone().select(0, Tensor::<1, Int>::from_data(data, &own.device()))
+        };
+        match (wanted, last) {
+            // The token before the block predicts its first one.
+            ([0, rest @ ..], Some(last)) if self.diffusion.shift => {
+                if rest.is_empty() { last.clone() } else { Tensor::cat(vec![last.clone(), pick(rest)], 0) }
+            }
+            _ => pick(wanted),
+        }
+    }
+}
+
+impl Denoiser for Masked<'_> {
+    type State = Carried;
+
+    fn shape(&self) -> Shape {
+        Shape { vocabulary: self.model.config.vocabulary, mask_token: self.diffusion.mask_token, block: self.diffusion.block }
+    }
+
+    fn begin(&self) -> Carried {
+        Carried { state: self.model.new_state(), last: None }
+    }
+
+    fn advance(&self, tokens: &[&[u32]], states: &mut [&mut Carried]) -> Result<(), InferError> {
+        // Rows that have read something apart from those that have not.
+        let (begun, new): (Vec<_>, Vec<_>) =
+            tokens.iter().zip(states.iter_mut()).map(|(own, carried)| (*own, &mut **carried)).partition(|(_, c)| c.state.position > 0);
+        for group in [begun, new] {
+            if !group.is_empty() {
+                let (own, rows): (Vec<&[u32]>, Vec<&mut Carried>) = group.into_iter().unzip();
+                self.read_on(&own, rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn predict(&self, views: &[View<'_, Carried>], read: &Read<'_>) -> Result<Vec<Vec<Candidate>>, InferError> {
+        let mut out: Vec<Vec<Candidate>> = views.iter().map(|v| Vec::with_capacity(v.wanted.len())).collect();
+        // Which view, and which of its places.
+        let order: Vec<(usize, usize)> =
+            views.iter().enumerate().flat_map(|(v, view)| (0..view.wanted.len()).map(move |index| (v, index))).collect();
+        if order.is_empty() {
+            return Ok(out);
+        }
+        let vocabulary = self.model.config.vocabulary;
+        let hidden = self.places(views, false)?;
+        let blind = if views.iter().any(|v| v.blind.is_some()) { Some(self.places(views, true)?) } else { None };
+        let mut blind_at = 0;
+        for start in (0..order.len()).step_by(ROWS) {
+            let count = ROWS.min(order.len() - start);
+            let places = &order[start..start + count];
+            let mut logits = values(self.model.logits(hidden.clone().narrow(0, start, count)));
+            if let Some(blind) = &blind {
+                let guided: Vec<usize> = (0..count).filter(|&i| views[places[i].0].blind.is_some()).collect();
+                if !guided.is_empty() {
+                    let unguided = values(self.model.logits(blind.clone().narrow(0, blind_at, guided.len())));
+                    for (&i, u) in guided.iter().zip(unguided.chunks_exact(vocabulary)) {
+                        let weight = views[places[i].0].blind.as_ref().map_or(0.0, |b| b.weight);
+                        guide(&mut logits[i * vocabulary..(i + 1) * vocabulary], u, weight);
+                    }
+                    blind_at += guided.len();
+                }
+            }
+            let parts = split_rows(count, 1, [(&mut logits, vocabulary)], |range, [logits]| {
+                let rows = range.zip(logits.chunks_exact_mut(vocabulary));
+                rows.map(|(i, logits)| read(places[i].0, places[i].1, logits)).collect::<Result<Vec<_>, _>>()
+            });
+            let mut candidates = Vec::with_capacity(count);
+            for part in parts {
+                candidates.extend(part?);
+            }
+            for ((view, _), candidate) in places.iter().zip(candidates) {
+                out[*view].push(candidate);
+            }
+        }
+        Ok(out)
+    }
+}

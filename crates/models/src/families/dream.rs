@@ -1,0 +1,13 @@
+//! Dream: Qwen2.5's body, converted to masked diffusion over the whole sequence; its logits speak of
+//! the next position, as they did before (arXiv 2508.15487).
+
+use crate::config::{Diffusion, ModelConfig};
+use crate::error::ModelError;
+use serde_json::{Map, Value};
+
+pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
+    let mut config = super::qwen2::parse(raw)?;
+    config.family = "Dream".into();
+    config.diffusion = Some(Diffusion { mask_token: super::llada::mask_token(raw)?, block: None, shift: true });
+    Ok(config)
+}

@@ -1,0 +1,174 @@
+//! The passes of a whole model: sequences with any sight, chunks behind carried states, noisy blocks
+//! behind clean states, and the two streams that block diffusion is trained on.
+
+use crate::error::ModelError;
+use crate::mixers::{Call, Shared, Streams};
+use crate::model::Model;
+use crate::sight::Sight;
+use crate::state::{Documents, LayerState, ModelState};
+use burn::tensor::Tensor;
+
+impl Model {
+    /// Normed hidden states `[batch, T, C]` of whole sequences, without a state. Rows of unequal length
+    /// are padded on the right to a common one and `lengths` says how long each really is: no row sees
+    /// padding, and what stands at padded positions means nothing.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, the tokens do not divide into `batch` rows, or `documents`
+    /// or `lengths` do not fit them.
+    pub fn hidden_seeing(
+        &self,
+        tokens: &[u32],
+        batch: usize,
+        sight: Sight,
+        documents: Option<&Documents>,
+        lengths: Option<&[usize]>,
+    ) -> Result<Tensor<3>, ModelError> {
+        let x = self.embed(tokens, batch)?;
+        let columns = tokens.len() / batch;
+        check_documents(documents, (batch, columns), false)?;
+        if let Some(lengths) = lengths
+            && (lengths.len() != batch || lengths.iter().any(|&n| n == 0 || n > columns))
+        {
+            return Err(ModelError::Lengths { lengths: lengths.to_vec(), batch, columns });
+        }
+        let lengths = lengths.filter(|lengths| lengths.iter().any(|&n| n < columns));
+        let documents = documents.filter(|d| d.any());
+        // A recurrence's positions all read the state after the last token: of each piece by itself.
+        let recurrent = || self.config.mixers.iter().any(|mixer| mixer.kind != "softmax");
+        if sight == Sight::Whole && (lengths.is_some() || documents.is_some()) && recurrent() {
+            return self.piece_by_piece(tokens, batch, documents, lengths);
+        }
+        let mut x = x;
+        let mut shared = Shared::default();
+        for block in self.blocks() {
+            let input = block.mixer_input(x.clone());
+            let call = Call { x: input, states: None, shared: &mut shared, positions: &[], documents, sight, lengths };
+            x = block.after_mixer(x, block.mixer().forward(call));
+        }
+        Ok(self.final_norm(x))
+    }
+
+    /// Every document of every row by itself, seeing all of itself.
+    fn piece_by_piece(
+        &self,
+        tokens: &[u32],
+        batch: usize,
+        documents: Option<&Documents>,
+        lengths: Option<&[usize]>,
+    ) -> Result<Tensor<3>, ModelError> {
+        let columns = tokens.len() / batch;
+        let mut rows = Vec::with_capacity(batch);
+        for row in 0..batch {
+            let length = lengths.map_or(columns, |lengths| lengths[row]);
+            let whole = vec![(0, columns)];
+            let mut parts = Vec::new();
+            for (start, count) in documents.map_or(whole, |d| d.pieces(row)) {
+                let count = count.min(length.saturating_sub(start));
+                if count > 0 {
+                    let own = &tokens[row * columns + start..row * columns + start + count];
+                    parts.push(self.hidden_seeing(own, 1, Sight::Whole, None, None)?);
+                }
+            }
+            if length < columns {
+                parts.push(Tensor::zeros([1, columns - length, self.config.hidden], self.device()));
+            }
+            rows.push(Tensor::cat(parts, 1));
+        }
+        Ok(Tensor::cat(rows, 0))
+    }
+
+    /// [`Model::hidden`] of the next chunk behind carried states, which advance.
+    pub(crate) fn carried(
+        &self,
+        tokens: &[u32],
+        batch: usize,
+        states: &mut [&mut ModelState],
+        documents: Option<&Documents>,
+        sight: Sight,
+    ) -> Result<Tensor<3>, ModelError> {
+        let mut x = self.embed(tokens, batch)?;
+        if states.len() != batch {
+            return Err(ModelError::States { states: states.len(), batch });
+        }
+        check_documents(documents, (batch, tokens.len() / batch), true)?;
+        let positions: Vec<usize> = states.iter().map(|s| s.position).collect();
+        let mut shared = Shared::default();
+        for (l, block) in self.blocks().iter().enumerate() {
+            let own: Vec<&mut LayerState> = states.iter_mut().map(|s| &mut s.layers[l]).collect();
+            let y = block.mixer().forward(Call {
+                x: block.mixer_input(x.clone()),
+                states: Some(own),
+                shared: &mut shared,
+                positions: &positions,
+                documents: None,
+                sight,
+                lengths: None,
+            });
+            x = block.after_mixer(x, y);
+        }
+        for state in states {
+            state.position += tokens.len() / batch;
+        }
+        Ok(self.final_norm(x))
+    }
+
+    /// Normed hidden states `[batch, T, C]` of one noisy block a row, placed behind its clean state:
+    /// every position sees the whole block and all that the state holds. The states stay as they are.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, the tokens do not divide into `batch` rows, or there is
+    /// not one state a row.
+    pub fn denoise(&self, tokens: &[u32], batch: usize, states: &[&ModelState]) -> Result<Tensor<3>, ModelError> {
+        // Clones share their tensors until they are advanced.
+        let mut forks: Vec<ModelState> = states.iter().map(|&state| state.clone()).collect();
+        let mut forks: Vec<&mut ModelState> = forks.iter_mut().collect();
+        self.carried(tokens, batch, &mut forks, None, Sight::Whole)
+    }
+
+    /// Normed hidden states `[batch, T, C]` of two streams: the clean tokens of whole sequences, which
+    /// see their own and earlier blocks (recurrences: what came before), and noisy versions of them,
+    /// every block behind the clean ones before it. That is what [`Model::hidden`] gives block by
+    /// block, and [`Model::denoise`] before each of its blocks, in one differentiable pass.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, the streams are not of one shape, or there are
+    /// `documents` and a recurrent mixer.
+    pub fn two_streams(
+        &self,
+        clean: &[u32],
+        noisy: &[u32],
+        batch: usize,
+        block: usize,
+        documents: Option<&Documents>,
+    ) -> Result<[Tensor<3>; 2], ModelError> {
+        let mut streams = [self.embed(clean, batch)?, self.embed(noisy, batch)?];
+        let columns = clean.len() / batch;
+        if noisy.len() != clean.len() || block == 0 {
+            return Err(ModelError::Streams { clean: clean.len(), noisy: noisy.len(), block });
+        }
+        check_documents(documents, (batch, columns), false)?;
+        let documents = documents.filter(|d| d.any());
+        if let (Some(_), Some(mixer)) = (documents, self.config.mixers.iter().find(|m| m.kind != "softmax")) {
+            return Err(ModelError::StreamDocuments { mixer: mixer.kind.clone() });
+        }
+        let (mut clean_shared, mut noisy_shared) = (Shared::default(), Shared::default());
+        for layer in self.blocks() {
+            let [clean, noisy] = streams.each_ref().map(|x| layer.mixer_input(x.clone()));
+            let shared = [&mut clean_shared, &mut noisy_shared];
+            let [clean, noisy] = layer.mixer().two_streams(Streams { clean, noisy, block, shared, documents });
+            let [x, y] = streams;
+            streams = [layer.after_mixer(x, clean), layer.after_mixer(y, noisy)];
+        }
+        Ok(streams.map(|x| self.final_norm(x)))
+    }
+}
+
+fn check_documents(documents: Option<&Documents>, expected: (usize, usize), state: bool) -> Result<(), ModelError> {
+    match documents {
+        Some(documents) if documents.shape() != expected || state => {
+            Err(ModelError::Documents { found: documents.shape(), expected, state })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,95 @@
+//! Models that denoise behind the server: final text for every client, revisions for those that ask.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{masked_server, post};
+use serde_json::{Value, json};
+
+const PROMPT: &str = "Once";
+
+fn ask(more: Value) -> Value {
+    let mut body = json!({"model": "masked", "prompt": PROMPT, "max_tokens": 21, "seed": 3});
+    more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
+    body
+}
+
+#[tokio::test]
+async fn revisions_lead_to_the_text_that_everybody_gets() {
+    let router = masked_server().router();
+    for model in ["masked", "whole"] {
+        let rule = json!({"rule": {"name": "threshold", "at": 0.04}});
+        let whole = post(&router, "/v1/completions", &ask(json!({"model": model, "denoising": rule}))).await.json();
+        let text = whole["choices"][0]["text"].as_str().unwrap();
+        let ours = &whole["recast"]["denoising"];
+        assert!(ours["forwards"].as_u64().unwrap() > 0 && ours["tokens_per_forward"].as_f64().unwrap() > 0.0, "{whole}");
+        assert_eq!(whole["usage"]["completion_tokens"], 21);
+
+        let asked = ask(json!({"model": model, "denoising": rule, "stream": true, "stream_revisions": true}));
+        let chunks = post(&router, "/v1/completions", &asked).await.chunks();
+        let (mut cells, mut shown, mut steps) = (vec![None; 21], String::new(), 0);
+        for chunk in &chunks {
+            let step = &chunk["recast"]["step"];
+            if step.is_null() {
+                shown.push_str(chunk["choices"][0]["text"].as_str().unwrap_or_default());
+                continue;
+            }
+            assert_eq!((&step["step"], chunk["choices"].as_array().unwrap().len()), (&json!(steps), 0));
+            steps += 1;
+            for change in step["changes"].as_array().unwrap() {
+                let position = change["position"].as_u64().unwrap() as usize;
+                assert_eq!(change["old"], json!(cells[position]));
+                cells[position] = change["token"].as_u64();
+                let confidence = change["confidence"].as_f64().unwrap();
+                assert!((0.0..=1.0).contains(&confidence) && change["entropy"].as_f64().unwrap() >= 0.0 && change["text"].is_string());
+            }
+        }
+        assert_eq!(shown, text, "{model}");
+        assert!(cells.iter().all(Option::is_some) && steps > 1);
+
+        // Without them a stream is like any other: text when it is final.
+        let plain = post(&router, "/v1/completions", &ask(json!({"model": model, "denoising": rule, "stream": true}))).await.chunks();
+        assert!(plain.iter().all(|chunk| chunk["recast"]["step"].is_null()));
+        let shown: String = plain.iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str()).collect();
+        assert_eq!(shown, text);
+    }
+}
+
+#[tokio::test]
+async fn a_seed_is_a_text_and_greedy_is_the_default() {
+    let router = masked_server().router();
+    let mut texts = Vec::new();
+    for (temperature, seed) in [(Some(1.0), 1), (Some(1.0), 1), (Some(1.0), 2), (None, 1), (None, 2)] {
+        let reply = post(&router, "/v1/completions", &ask(json!({"temperature": temperature, "seed": seed}))).await.json();
+        texts.push(reply["choices"][0]["text"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(texts[0], texts[1]);
+    assert_ne!(texts[0], texts[2]);
+    assert_eq!(texts[3], texts[4]);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused_with_what_to_do() {
+    let router = masked_server().router();
+    let cases = [
+        (json!({"model": "plain", "denoising": {}}), "found a next-token model"),
+        (json!({"denoising": {"rul": 3}}), "did you mean \"denoising.rule\"?"),
+        (json!({"denoising": {"rule": {"name": "fixed", "steps": 0}}}), "steps: expected at least 1"),
+        (json!({"denoising": {"rule": {"name": "fixed", "step": 4}}}), "expected `steps`"),
+        (json!({"denoising": {"block": 22}}), "block: expected at most"),
+        (json!({"denoising": {"block": 9}}), "expected at most 8, the positions that the model denoises together"),
+        (json!({"stream_revisions": true}), "expected stream: true"),
+        (json!({"stream": true, "stream_revisions": true, "model": "plain"}), "found a next-token model"),
+        (json!({"regex": "a+"}), "a constraint on the form of the text"),
+        (json!({"top_k": 3}), "temperature, top-p and seed alone"),
+        (json!({"logprobs": 3}), "alternatives of tokens"),
+        (json!({"return_state": true}), "a state to be kept"),
+        (json!({"prompt": [5, 95, 6]}), "no mask token (95)"),
+    ];
+    for (more, words) in cases {
+        let reply = post(&router, "/v1/completions", &ask(more.clone())).await;
+        assert_eq!(reply.status, 400, "{more}: {}", reply.text());
+        assert!(reply.text().replace("\\\"", "\"").contains(words), "{more}: {}", reply.text());
+    }
+}
