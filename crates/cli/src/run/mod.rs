@@ -57,7 +57,7 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         Start::New(..) => None,
         Start::Resume(_) => conditions::Conditions::read(&folder)?,
     };
-    let conditions = kept.clone().unwrap_or_else(|| conditions::Conditions::now(global));
+    let mut conditions = kept.clone().unwrap_or_else(|| conditions::Conditions::now(global));
     if let Start::Resume(folder) = &start
         && let Some(summary) = finished(folder)?
     {
@@ -72,6 +72,8 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         Start::Resume(folder) => Trainer::resume(&folder, &files, &device, &mut screen)?,
     };
     if kept.is_none() {
+        let stages = trainer.plan.stages.iter();
+        conditions.variants = stages.filter_map(|s| Some((s.name.clone(), s.variant.clone()?))).collect();
         conditions.write(&folder)?;
     }
     screen.begin(&trainer);
