@@ -196,6 +196,11 @@ fn predict(
     let count = rows.rows * rows.columns;
     let (hidden, clean) = match block {
         None => (student.hidden_seeing(&noisy.tokens, rows.rows, Sight::Whole, documents, rows.lengths.as_deref())?, None),
+        // Blocks of one, each predicted by the clean token before it: nothing reads the noisy stream.
+        Some(1) if diffusion.shift => {
+            let clean = student.hidden_seeing(&rows.clean, rows.rows, Sight::Causal, documents, None)?;
+            (clean.clone(), Some(clean))
+        }
         Some(block) => {
             let [clean, noisy] = student.two_streams(&rows.clean, &noisy.tokens, rows.rows, block, documents)?;
             (noisy, Some(clean))
@@ -211,7 +216,7 @@ fn predict(
         let t = i % rows.columns;
         if t == 0 || starts.as_ref().is_some_and(|s| s[i]) {
             None
-        } else if block.is_some_and(|block| t.is_multiple_of(block)) {
+        } else if block.is_some_and(|block| block > 1 && t.is_multiple_of(block)) {
             Some(count + i - 1)
         } else {
             Some(i - 1)
@@ -219,8 +224,8 @@ fn predict(
     });
     let of = of.collect();
     let hidden = match &clean {
-        Some(clean) => Tensor::cat(vec![flat(hidden), flat(clean.clone())], 0),
-        None => flat(hidden),
+        Some(clean) if block != Some(1) => Tensor::cat(vec![flat(hidden), flat(clean.clone())], 0),
+        _ => flat(hidden),
     };
     Ok((Predictions { hidden, of }, clean))
 }
