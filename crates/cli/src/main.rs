@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod diffusion_scorer;
 mod embedded;
 mod output;
 #[cfg(test)]

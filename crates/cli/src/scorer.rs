@@ -56,6 +56,7 @@ impl<'a> ModelScorer<'a> {
             prefix_token: bos.or_else(|| tokenizer.document_separator()).unwrap_or(0),
             add_bos: bos.is_some() && begins(true) == bos && begins(false) != bos,
             max_context: model.config.max_positions,
+            estimate: None,
         };
         Self { model, tokenizer, card }
     }

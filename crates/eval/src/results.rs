@@ -91,6 +91,7 @@ impl TaskResult {
         if self.truncated > 0 {
             parts.push(format!("{} cut to fit", self.truncated));
         }
+        parts.extend(self.model.estimate.clone());
         parts.join(", ")
     }
 }
@@ -279,6 +280,7 @@ pub(crate) fn sample(name: &str, value: f64) -> TaskResult {
             prefix_token: 0,
             add_bos: false,
             max_context: 8,
+            estimate: None,
         },
         items: 200,
         subset: Some(Subset {

@@ -25,6 +25,9 @@ pub struct ModelCard {
     pub add_bos: bool,
     /// The most input tokens a call may carry.
     pub max_context: usize,
+    /// How log-probabilities are estimated, where they are estimated: stated beside every score.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<String>,
 }
 
 /// "How likely is `continuation` after `context`?"

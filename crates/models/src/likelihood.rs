@@ -168,6 +168,8 @@ fn run(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) ->
     let flat = |x: Tensor<3>| x.reshape([rows * columns, width]);
     let hidden = match block {
         None => flat(model.hidden_seeing(&noisy, rows, Sight::Whole, None, None)?),
+        // Nothing reads the noisy stream of blocks of one that the token before predicts.
+        Some(1) if shift => flat(model.hidden_seeing(&tokens.repeat(rows), rows, Sight::Causal, None, None)?),
         Some(block) => {
             let [clean, noisy] = model.two_streams(&tokens.repeat(rows), &noisy, rows, block, None)?;
             // The last clean token before a block predicts its first; the clean stream stands behind.
@@ -177,7 +179,7 @@ fn run(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) ->
     let (mut places, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
     for (row, pass) in passes.iter().enumerate() {
         for &(i, weight) in &pass.asked {
-            let of_clean = shift && block.is_some_and(|block| i.is_multiple_of(block));
+            let of_clean = shift && block.is_some_and(|block| block > 1 && i.is_multiple_of(block));
             let stream = if of_clean { rows * columns } else { 0 };
             places.push((stream + row * columns + i - usize::from(shift)) as i32);
             targets.push(tokens[i]);

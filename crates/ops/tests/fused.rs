@@ -519,6 +519,24 @@ mod attention {
         }
     }
 
+    /// Noisy tokens of block diffusion: earlier blocks of the first half of the keys, their own of the
+    /// second.
+    #[test]
+    fn a_second_run_of_keys() {
+        if !on_processor() {
+            return;
+        }
+        for (sizes, block) in [([2, 7, 4, 14, 2, 5], 3), ([1, 130, 2, 260, 1, 8], 16), ([2, 300, 2, 600, 1, 4], 1)] {
+            let [batch, time, ..] = sizes;
+            let start = |row: usize| row % time / block * block;
+            let end: Arc<[u32]> = (0..batch * time).map(|row| start(row) as u32).collect();
+            let own = |row: usize| [(time + start(row)) as u32, (time + (start(row) + block).min(time)) as u32];
+            let also = Some((0..batch * time).map(own).collect());
+            let mask = Mask::Bidirectional;
+            check("two runs", sizes, &AttentionOptions { mask, end_visible: Some(end), also_visible: also, ..Default::default() });
+        }
+    }
+
     #[test]
     fn a_query_that_sees_nothing_gives_zeros() {
         let sizes = [1, 3, 2, 3, 1, 4];

@@ -12,6 +12,7 @@ mod error;
 pub mod metrics;
 pub mod objectives;
 pub mod optimizer;
+pub mod pairs;
 pub mod plan;
 pub mod recipe;
 pub mod schedule;

@@ -42,6 +42,9 @@ pub struct StagePlan {
     pub name: String,
     /// What its loss asks.
     pub objective: Objective,
+    /// Which variant of it, in words, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
     /// Elements that train.
     pub trainable: usize,
     /// Tensors that train.
@@ -73,6 +76,9 @@ impl Plan {
                 let some: Vec<&str> = params.iter().step_by(params.len() / 4 + 1).map(|(name, _)| name.as_str()).collect();
                 return Err(TrainError::Recipe(format!("{what}; there are {}, ...", some.join(", "))));
             }
+            if stage.objective == Objective::MaskedDiffusion {
+                check_diffusion(stage, student)?;
+            }
         }
         let gflops = measure();
         let stages: Vec<StagePlan> =
@@ -85,6 +91,25 @@ impl Plan {
             stages,
             gflops,
         })
+    }
+}
+
+/// Whether a stage of masked diffusion fits the student.
+fn check_diffusion(stage: &Stage, student: &Model) -> Result<(), TrainError> {
+    let fail = |what: String| Err(TrainError::Recipe(format!("stage `{}`: {what}", stage.name)));
+    let Some(diffusion) = &student.config.diffusion else {
+        return fail("masked-diffusion needs a mask token; set student.diffusion (an empty table will do)".into());
+    };
+    if let Err(what) = stage.diffusion.clone().unwrap_or_default().check(diffusion) {
+        return fail(format!("diffusion.{what}"));
+    }
+    let recurrent = student.config.mixers.iter().find(|mixer| mixer.kind != "softmax");
+    match (recurrent, diffusion.block) {
+        (Some(mixer), Some(_)) if stage.reset_documents => fail(format!(
+            "reset_documents: mixer `{}` carries a state from block to block and cannot stop it within a row; leave it out",
+            mixer.kind
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -105,6 +130,14 @@ fn stage_plan(stage: &Stage, params: &[Named], teacher: Option<&Model>, student:
         Objective::OutputAlignment => 2.0 * (teacher_products - table as f64).max(0.0) + 6.0 * mixing as f64,
         Objective::LogitKl => 2.0 * teacher_products + 6.0 * student_products,
         Objective::NextToken => 6.0 * student_products,
+        Objective::MaskedDiffusion => {
+            let noise = stage.diffusion.clone().unwrap_or_default();
+            let streams = if config.diffusion.as_ref().is_some_and(|d| d.block.is_some()) { 2.0 } else { 1.0 };
+            let copies = if noise.complementary { 2.0 } else { 1.0 };
+            let attends = config.mixers.iter().any(|mixer| mixer.kind == "softmax");
+            let own_pass = if noise.next_token > 0.0 && (attends || streams < 2.0) { 1.0 } else { 0.0 };
+            6.0 * student_products * (streams * copies + own_pass)
+        }
     };
     let rows = (stage.micro_batch.unwrap_or(stage.batch) * stage.context) as f64;
     let (c, f, layers) = (config.hidden as f64, config.intermediate as f64, config.layers as f64);
@@ -123,6 +156,9 @@ fn stage_plan(stage: &Stage, params: &[Named], teacher: Option<&Model>, student:
     StagePlan {
         name: stage.name.clone(),
         objective: stage.objective,
+        variant: config.diffusion.as_ref().filter(|_| stage.objective == Objective::MaskedDiffusion).map(|diffusion| {
+            stage.diffusion.clone().unwrap_or_default().describe(diffusion)
+        }),
         trainable: training,
         tensors: chosen.len(),
         tokens,

@@ -1,12 +1,12 @@
 //! Opening what a recipe names: the teacher with its tokenizer, or a model from nothing.
 
 use crate::error::TrainError;
-use crate::recipe::{Embedded, Recipe, Scratch};
+use crate::recipe::{Embedded, Recipe, Scratch, ToDiffusion};
 use burn::tensor::Device;
-use recast_models::convert::{student, student_config};
+use recast_models::convert::{WithMaskRow, mask_row, student, student_config};
 use recast_models::source::{FromCheckpoint, FromParams, Missing};
 use recast_models::weights::{self, Checkpoint};
-use recast_models::{Model, families, tokenizer};
+use recast_models::{Diffusion, Model, ModelConfig, families, tokenizer};
 use recast_text::{Content, CorpusOptions, Tokenizer};
 use std::path::Path;
 
@@ -38,11 +38,37 @@ impl Teacher {
     /// # Errors
     /// When the recipe's mixers do not fit.
     pub fn student(&self, recipe: &Recipe, device: &Device) -> Result<Model, TrainError> {
-        let mixers = recipe.mixers(self.model.config.layers)?;
-        let config = student_config(&self.model.config, mixers, recipe.student.tied)?;
+        let own = &self.model.config;
+        // A student that differs by its objective alone keeps the teacher's mixers, windows and all.
+        let mixers = match recipe.student.mixer.is_none() && recipe.student.mixers.is_empty() {
+            true => own.mixers.clone(),
+            false => recipe.mixers(own.layers)?,
+        };
+        let mut config = student_config(own, mixers, recipe.student.tied)?;
         let source = FromCheckpoint(self.checkpoint.as_ref());
-        Ok(student(config, &source, recipe.seed, device)?)
+        let Some(wanted) = &recipe.student.diffusion else {
+            return Ok(student(config, &source, recipe.seed, device)?);
+        };
+        let used = self.tokenizer.vocab_size();
+        let diffusion = to_diffusion(&mut config, wanted, used)?;
+        let source = WithMaskRow::new(&source, &config, used, &diffusion);
+        Ok(student(config.clone(), &source, recipe.seed, device)?)
     }
+}
+
+/// Makes a model's config that of a diffusion model, with a row for the mask token.
+fn to_diffusion(config: &mut ModelConfig, wanted: &ToDiffusion, used: usize) -> Result<Diffusion, TrainError> {
+    let (mask_token, rows) = mask_row(config.vocabulary, used, wanted.mask_token)?;
+    let diffusion = Diffusion { mask_token, block: wanted.block, shift: wanted.shift };
+    config.vocabulary = rows;
+    config.raw.insert("vocab_size".into(), rows.into());
+    if config.raw.contains_key("embedding_size") {
+        config.raw.insert("embedding_size".into(), rows.into());
+    }
+    config.diffusion = Some(diffusion.clone());
+    config.family = "recast".into();
+    config.check()?;
+    Ok(diffusion)
 }
 
 /// Text that a tokenizer is trained on.
@@ -88,6 +114,9 @@ pub fn from_scratch(
     if recipe.student.mixer.is_some() || !recipe.student.mixers.is_empty() {
         config.mixers = recipe.mixers(config.layers)?;
         config.family = "recast".into();
+    }
+    if let Some(wanted) = &recipe.student.diffusion {
+        to_diffusion(&mut config, wanted, tokenizer.vocab_size())?;
     }
     let model = Model::build(config, &FromParams::default(), Missing::Initialise { seed: recipe.seed }, device)?;
     Ok((model, tokenizer))

@@ -2,6 +2,7 @@
 
 use crate::error::TrainError;
 use crate::objectives::MicroBatch;
+use crate::objectives::masked_diffusion::Draw;
 use crate::recipe::{Embedded, Recipe, Stage};
 use recast_models::state::Documents;
 use recast_text::{CorpusOptions, HeldOut, Packing, PackingOptions, Progress, TokenFile, TokenFileOptions, TokenStream, Tokenizer};
@@ -89,8 +90,9 @@ impl RunText {
     }
 }
 
-/// The micro-batches of one step, whose losses and gradients add up to the batch's mean.
-pub fn micro_batches(packing: &Packing, stage: &Stage, step: u64) -> Vec<MicroBatch> {
+/// The micro-batches of one step, whose losses and gradients add up to the batch's mean. `seed` is what
+/// noise is drawn from.
+pub fn micro_batches(packing: &Packing, stage: &Stage, seed: u64, step: u64) -> Vec<MicroBatch> {
     let batch = packing.batch(step);
     let (context, columns) = (batch.columns - 1, batch.columns);
     let rows = stage.micro_batch.unwrap_or(batch.rows);
@@ -123,6 +125,10 @@ pub fn micro_batches(packing: &Packing, stage: &Stage, step: u64) -> Vec<MicroBa
                 documents: stage.reset_documents.then(|| Documents::new(rows.len(), context, starts())),
                 weights: stage.reset_documents.then(weights),
                 denominator,
+                prompt: None,
+                response_share: None,
+                lengths: None,
+                draw: Draw { seed, step, steps: stage.steps(), first_row: start, rows: batch.rows },
             }
         })
         .collect()

@@ -5,6 +5,7 @@ use crate::error::TrainError;
 use crate::metrics::Metrics;
 use crate::objectives::Loss;
 use crate::optimizer::{Gradients, Optimizer};
+use crate::pairs::Pairs;
 use crate::plan::Plan;
 use crate::recipe::{Embedded, Patterns, Recipe, Stage};
 use crate::schedule::Schedule;
@@ -277,6 +278,18 @@ impl Trainer {
         let trainable: Vec<Named> = optimizer.params().cloned().collect();
         let schedules = schedules(&stage);
         let packing = self.text.packing(&self.recipe, index)?;
+        let seed = self.recipe.seed.wrapping_add(index as u64);
+        let pairs = match stage.pairs.is_empty() {
+            true => None,
+            false => Some(Pairs::open(&stage.pairs, &self.tokenizer, stage.context)?),
+        };
+        let noise = stage.diffusion.clone().unwrap_or_default();
+        let diffusion = self.student.config.diffusion.clone();
+        let block = |step| diffusion.as_ref().and_then(|d| noise.block_at(d, step, stage.steps()));
+        let batches = |step| match &pairs {
+            Some(pairs) => pairs.micro_batches(&stage, noise.padding, block(step), seed, step),
+            None => micro_batches(&packing, &stage, seed, step),
+        };
         let steps = stage.steps();
         let first = self.position.step;
         let elements = recast_models::param::count(&trainable);
@@ -287,7 +300,7 @@ impl Trainer {
             let began = Instant::now();
             let mut gradients = Gradients::default();
             let mut loss = Loss::default();
-            for batch in micro_batches(&packing, &stage, step) {
+            for batch in batches(step) {
                 let teacher = self.teacher.as_ref().map(|t| &t.model);
                 let part = stage.objective.gradients(
                     &self.student,
@@ -295,11 +308,10 @@ impl Trainer {
                     &batch,
                     &trainable,
                     stage.recompute,
+                    stage.diffusion.as_ref(),
                     &mut gradients,
                 )?;
-                loss.value += part.value;
-                loss.layers.resize(part.layers.len(), 0.0);
-                loss.layers.iter_mut().zip(&part.layers).for_each(|(sum, x)| *sum += x);
+                loss.add(&part);
             }
             let norm = optimizer.norm(&mut gradients);
             for (what, value) in [("loss", loss.value), ("gradient norm", norm)] {

@@ -1,9 +1,11 @@
 //! Loss on held-out text.
 
 use crate::error::TrainError;
+use crate::objectives::common_head;
 use crate::recipe::Validation;
 use burn::tensor::Tensor;
-use recast_models::Model;
+use recast_models::sight::Sight;
+use recast_models::{Model, likelihood};
 use recast_models::param::values;
 use recast_ops::vocab_loss::{cross_entropy, teacher_kl};
 use recast_text::{Packing, PackingOptions, Shuffle, TokenStream};
@@ -25,6 +27,23 @@ pub struct HeldOutLoss {
     pub kl: Option<f64>,
     /// Tokens measured.
     pub tokens: u64,
+    /// Of a diffusion model, which is trained on it: an upper bound of the negative log-likelihood of its
+    /// own way of writing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<Bound>,
+}
+
+/// A bound of the negative log-likelihood, by the exact-count estimator with systematic counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bound {
+    /// Nats a token.
+    pub loss: f64,
+    /// Its standard error over masks.
+    pub error: f64,
+    /// Masks drawn for each window.
+    pub samples: usize,
+    /// Whether it is the likelihood itself: blocks of one token.
+    pub exact: bool,
 }
 
 impl HeldOutLoss {
@@ -32,12 +51,26 @@ impl HeldOutLoss {
     pub fn perplexity(&self) -> f64 {
         self.loss.exp()
     }
+
+    /// The bound with what has to be said beside it; nothing for a next-token model.
+    pub fn bound_text(&self) -> String {
+        match self.bound {
+            None => String::new(),
+            Some(bound) if bound.exact => format!(", likelihood of its own order {:.4} nats a token", bound.loss),
+            Some(bound) => format!(
+                ", diffusion bound {:.4} +- {:.4} nats a token (next token {:.4}; exact-count form, {} masks a window)",
+                bound.loss, bound.error, self.loss, bound.samples
+            ),
+        }
+    }
 }
 
 /// Windows of held-out text, and the teacher's hidden states on them once they were needed: the
 /// teacher does not change, and computing it again is a third of a measurement.
 pub struct HeldOut {
     batches: Vec<Batch>,
+    /// Masks a window.
+    samples: usize,
     teacher: RefCell<Vec<Tensor<2>>>,
 }
 
@@ -74,10 +107,11 @@ impl HeldOut {
         if tokens == 0 {
             return Err(TrainError::Recipe("there is no held-out text to measure on".into()));
         }
-        Ok(Self { batches, teacher: RefCell::default() })
+        Ok(Self { batches, samples: options.samples, teacher: RefCell::default() })
     }
 
-    /// Mean next-token loss of `model`, and its KL from `teacher`, which must be the same at every
+    /// Mean next-token loss of `model` where tokens see what came before, its bound where it is a diffusion
+    /// model, and its KL from `teacher`, which must be the same at every
     /// call.
     ///
     /// # Errors
@@ -85,17 +119,35 @@ impl HeldOut {
     pub fn loss(&self, model: &Model, teacher: Option<&Model>) -> Result<HeldOutLoss, TrainError> {
         let (mut loss, mut kl, mut tokens) = (0.0, 0.0, 0u64);
         for (i, batch) in self.batches.iter().enumerate() {
-            let hidden = flat(model.hidden(&batch.inputs, batch.rows, None, None)?);
+            let hidden = flat(model.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, None, None)?);
             let sum = |x: Tensor<1>| f64::from(values(x)[0]);
             loss += sum(cross_entropy(hidden.clone(), model.head(), batch.targets.clone(), None, Some(1.0))?);
             if let Some(teacher) = teacher {
                 let wanted = self.wanted(i, batch, teacher)?;
-                kl += sum(teacher_kl(hidden, model.head(), wanted, teacher.head(), None, Some(1.0))?);
+                kl += sum(teacher_kl(hidden, common_head(model, teacher), wanted, teacher.head(), None, Some(1.0))?);
             }
             tokens += batch.inputs.len() as u64;
         }
         let count = tokens as f64;
-        Ok(HeldOutLoss { loss: loss / count, kl: teacher.map(|_| kl / count), tokens })
+        let bound = model.config.diffusion.is_some().then(|| self.bound(model)).transpose()?;
+        Ok(HeldOutLoss { loss: loss / count, kl: teacher.map(|_| kl / count), tokens, bound })
+    }
+
+    /// The bound of every window; each has the same masks at every call.
+    fn bound(&self, model: &Model) -> Result<Bound, TrainError> {
+        let (mut nats, mut variance, mut positions, mut exact) = (0.0, 0.0, 0usize, true);
+        let windows = self.batches.iter().flat_map(|b| b.inputs.chunks(b.inputs.len() / b.rows));
+        for (seed, window) in windows.enumerate() {
+            let options = likelihood::Options { samples: self.samples, seed: seed as u64, ..Default::default() };
+            let estimate = likelihood::estimate(model, window, 0, options)?;
+            nats += estimate.nats;
+            variance += estimate.error.powi(2);
+            positions += estimate.positions;
+            exact &= estimate.exact;
+        }
+        let count = positions as f64;
+        let samples = if exact { 1 } else { self.samples };
+        Ok(Bound { loss: nats / count, error: variance.sqrt() / count, samples, exact })
     }
 
     /// The teacher's hidden states on a batch: kept, as long as all that are kept are small.
@@ -104,7 +156,7 @@ impl HeldOut {
         if let Some(hidden) = kept.get(index) {
             return Ok(hidden.clone());
         }
-        let hidden = flat(teacher.hidden(&batch.inputs, batch.rows, None, None)?);
+        let hidden = flat(teacher.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, None, None)?);
         let bytes: usize = kept.iter().map(|x| x.dims().iter().product::<usize>() * size_of::<f32>()).sum();
         if kept.len() == index && bytes < KEPT {
             kept.push(hidden.clone());

@@ -57,6 +57,10 @@ fn batch(file: &Doubles) -> MicroBatch {
         inputs,
         documents: None,
         weights: None,
+        prompt: None,
+        response_share: None,
+        lengths: None,
+        draw: Default::default(),
     }
 }
 
@@ -69,7 +73,7 @@ fn check(objective: Objective, prefix: &str, only_mixers: bool, recompute: bool)
         .filter(|(name, _)| !only_mixers || name.contains(".self_attn."))
         .collect();
     let mut gradients = Gradients::default();
-    let loss = objective.gradients(&student, Some(&teacher), &batch(&file), &trainable, recompute, &mut gradients).expect("loss");
+    let loss = objective.gradients(&student, Some(&teacher), &batch(&file), &trainable, recompute, None, &mut gradients).expect("loss");
     let (wanted, _) = file.get(prefix);
     let error = (loss.value - wanted[0]).abs() / wanted[0].abs();
     assert!(error < 1e-5, "{prefix}: {} against {}", loss.value, wanted[0]);
@@ -134,7 +138,7 @@ fn loss_of_each_layer() {
     let file = Doubles::open("losses.safetensors");
     let (teacher, student) = (model("teacher"), model("student"));
     let loss = Objective::OutputAlignment
-        .gradients(&student, Some(&teacher), &batch(&file), &[], false, &mut Gradients::default())
+        .gradients(&student, Some(&teacher), &batch(&file), &[], false, None, &mut Gradients::default())
         .expect("loss");
     let (wanted, _) = file.get("l1_per_layer");
     assert_eq!(loss.layers.len(), wanted.len());
@@ -151,7 +155,7 @@ fn micro_batches_add_up_to_the_batch() {
     for objective in [Objective::OutputAlignment, Objective::LogitKl, Objective::NextToken] {
         let trainable = student.parameters();
         let mut once = Gradients::default();
-        let loss = objective.gradients(&student, Some(&teacher), &whole, &trainable, false, &mut once).expect("loss");
+        let loss = objective.gradients(&student, Some(&teacher), &whole, &trainable, false, None, &mut once).expect("loss");
         let mut parts = Gradients::default();
         let mut sum = 0.0;
         let tokens = whole.inputs.len() / whole.rows;
@@ -164,8 +168,12 @@ fn micro_batches_add_up_to_the_batch() {
                 denominator: whole.denominator,
                 documents: None,
                 weights: None,
+                prompt: None,
+                response_share: None,
+                lengths: None,
+                draw: Default::default(),
             };
-            sum += objective.gradients(&student, Some(&teacher), &part, &trainable, false, &mut parts).expect("loss").value;
+            sum += objective.gradients(&student, Some(&teacher), &part, &trainable, false, None, &mut parts).expect("loss").value;
         }
         assert!((sum - loss.value).abs() / loss.value < 1e-5, "{objective:?}");
         for (name, _) in &trainable {

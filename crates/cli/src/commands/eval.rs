@@ -1,13 +1,14 @@
 //! `recast eval`: scores a model on tasks, beside its teacher if given.
 
 use crate::Global;
+use crate::diffusion_scorer::DiffusionScorer;
 use crate::scorer::{ModelScorer, weights_hash};
 use anyhow::Context;
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use recast_eval::results::{comparison_table, results_table};
 use recast_eval::{
-    Comparison, Cost, Journal, LoadOptions, Loaded, Progress, RunOptions, Task, TaskResult, estimate, run as run_task,
+    Comparison, Cost, Journal, LoadOptions, Loaded, Progress, RunOptions, Scorer, Task, TaskResult, estimate, run as run_task,
 };
 use serde::Serialize;
 use std::io::IsTerminal;
@@ -48,6 +49,9 @@ pub struct Args {
     /// Seed of the subset.
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
+    /// Masks drawn for each text that a masked diffusion model scores.
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    samples: u64,
     /// Answers are kept in this file, and taken from it when asked again: a killed evaluation goes
     /// on where it was.
     #[arg(long, value_name = "FILE")]
@@ -90,7 +94,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let mut journal = args.journal.as_deref().map(Journal::open).transpose()?;
     let device = global.device()?;
     let started = Instant::now();
-    let mut score = |path: &Path| score(path, &tasks, journal.as_mut(), global, &device);
+    let samples = args.samples as usize;
+    let mut score = |path: &Path| score(path, &tasks, samples, journal.as_mut(), global, &device);
     let results = score(&args.model)?;
     let teacher = args.against.as_deref().map(&mut score).transpose()?;
     let comparisons = teacher
@@ -127,6 +132,7 @@ fn task(name: &str) -> anyhow::Result<Task> {
 fn score(
     path: &Path,
     tasks: &[Loaded],
+    samples: usize,
     mut journal: Option<&mut Journal>,
     global: &Global,
     device: &Device,
@@ -134,8 +140,12 @@ fn score(
     let place = crate::embedded::resolve(path)?;
     let loaded = recast_infer::open(&place, device)?;
     let name = path.display().to_string();
-    let mut scorer = ModelScorer::new(&loaded.model, &loaded.tokenizer, &name, &weights_hash(&place)?);
-    let costs = tasks.iter().map(|t| estimate(&scorer, t, journal.as_deref())).collect::<Result<Vec<Cost>, _>>()?;
+    let hash = weights_hash(&place)?;
+    let mut scorer: Box<dyn Scorer> = match loaded.model.config.diffusion {
+        Some(_) => Box::new(DiffusionScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash, samples)),
+        None => Box::new(ModelScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash)),
+    };
+    let costs = tasks.iter().map(|t| estimate(scorer.as_ref(), t, journal.as_deref())).collect::<Result<Vec<Cost>, _>>()?;
     for cost in &costs {
         eprintln!(
             "{name}: {} {} items ({} answered), {} requests, {} tokens",
@@ -148,7 +158,7 @@ fn score(
         let mut progress = |p: Progress| talk.step(&cost.task, p);
         let length = (cost.tokens / cost.requests.max(1) as u64).max(1);
         let options = RunOptions { batch: ((BATCH_TOKENS / length) as usize).clamp(1, BATCH) };
-        results.push(run_task(&mut scorer, task, options, journal.as_deref_mut(), &mut progress)?);
+        results.push(run_task(scorer.as_mut(), task, options, journal.as_deref_mut(), &mut progress)?);
         talk.task_done(cost.tokens);
     }
     talk.done(&name);

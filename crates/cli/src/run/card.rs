@@ -28,6 +28,9 @@ pub fn card(trainer: &Trainer, provenance: &Provenance) -> String {
         let kl = loss.kl.map_or_else(|| "-".into(), |kl| format!("{kl:.4}"));
         let _ = writeln!(out, "| {} | {:.3} | {kl} |", super::summary::label(name), loss.perplexity());
     }
+    for (name, loss) in trainer.position.held_out.iter().filter(|(_, loss)| loss.bound.is_some()) {
+        let _ = writeln!(out, "\n{}{}.", super::summary::label(name), loss.bound_text());
+    }
     let _ = writeln!(out, "\nRecipe {}, Recast {}.", &provenance.recipe_hash[..16], provenance.version);
     out
 }

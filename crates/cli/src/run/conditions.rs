@@ -4,6 +4,7 @@
 use crate::{Global, Precision};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const NAME: &str = "run.json";
@@ -17,6 +18,9 @@ pub struct Conditions {
     pub precision: Precision,
     /// Worker threads.
     pub threads: usize,
+    /// Variants of the stages' objectives, in words, by the stage's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variants: BTreeMap<String, String>,
 }
 
 impl Conditions {
@@ -26,6 +30,7 @@ impl Conditions {
             command: std::env::args().collect::<Vec<_>>().join(" "),
             precision: global.precision,
             threads: recast_ops::cpu::threads(),
+            variants: BTreeMap::new(),
         }
     }
 

@@ -32,7 +32,7 @@ pub enum Start {
 pub enum Wanted {
     /// `convert`: a teacher to learn from.
     Teacher,
-    /// `train`: a model that starts from nothing.
+    /// `train`: a model that starts from nothing, or is trained on for masked diffusion.
     Scratch,
 }
 
@@ -41,7 +41,8 @@ impl Wanted {
     pub fn check(self, recipe: &Recipe) -> Result<(), TrainError> {
         match (self, recipe.teacher.is_some()) {
             (Self::Teacher, false) => Err(TrainError::Recipe("there is no [teacher] to convert; `recast train` trains from nothing".into())),
-            (Self::Scratch, true) => Err(TrainError::Recipe("there is a [teacher] to learn from; `recast convert` does that".into())),
+            // A model that becomes a diffusion model is trained on, and teaches nothing.
+            (Self::Scratch, true) if recipe.student.diffusion.is_none() => Err(TrainError::Recipe("there is a [teacher] to learn from; `recast convert` does that".into())),
             _ => Ok(()),
         }
     }
@@ -57,7 +58,7 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         Start::New(..) => None,
         Start::Resume(_) => conditions::Conditions::read(&folder)?,
     };
-    let conditions = kept.clone().unwrap_or_else(|| conditions::Conditions::now(global));
+    let mut conditions = kept.clone().unwrap_or_else(|| conditions::Conditions::now(global));
     if let Start::Resume(folder) = &start
         && let Some(summary) = finished(folder)?
     {
@@ -72,6 +73,8 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         Start::Resume(folder) => Trainer::resume(&folder, &files, &device, &mut screen)?,
     };
     if kept.is_none() {
+        let stages = trainer.plan.stages.iter();
+        conditions.variants = stages.filter_map(|s| Some((s.name.clone(), s.variant.clone()?))).collect();
         conditions.write(&folder)?;
     }
     screen.begin(&trainer);

@@ -36,6 +36,8 @@ pub struct Screen {
     prompts: Vec<String>,
     sample_tokens: usize,
     tokenizer: Option<recast_text::Tokenizer>,
+    /// Variants of the stages' objectives, by the stage's name.
+    variants: Vec<(String, String)>,
     /// Texts written by each snapshot.
     pub samples: Vec<Written>,
 }
@@ -58,6 +60,7 @@ impl Screen {
             prompts: Vec::new(),
             sample_tokens: 0,
             tokenizer: None,
+            variants: Vec::new(),
             samples: samples::read(folder),
         }
     }
@@ -67,6 +70,8 @@ impl Screen {
         self.prompts = trainer.recipe.samples.prompts.clone();
         self.sample_tokens = trainer.recipe.samples.tokens;
         self.tokenizer = Some(trainer.tokenizer.clone());
+        let stages = trainer.plan.stages.iter();
+        self.variants = stages.filter_map(|s| Some((s.name.clone(), s.variant.clone()?))).collect();
         eprintln!("{}", crate::commands::plan::table(&trainer.recipe, &trainer.plan));
         if trainer.position.stage > 0 || trainer.position.step > 0 {
             let name = trainer.recipe.stages.get(trainer.position.stage).map_or("the end", |s| &s.name);
@@ -100,6 +105,9 @@ impl Observer for Screen {
                 self.stage_at = Instant::now();
                 self.line_at = Instant::now();
                 self.stage_tokens = 0;
+                if let Some((name, variant)) = self.variants.iter().find(|(name, _)| *name == stage.name) {
+                    self.say(&format!("{name}: {variant}"));
+                }
                 if self.bars {
                     let bar = ProgressBar::new(stage.steps() * (stage.batch * stage.context) as u64);
                     let style = "{prefix:>7} {wide_bar} {percent:>3}%  {msg}  {eta} left";
@@ -141,15 +149,17 @@ impl Observer for Screen {
             },
             Event::HeldOut { stage, step, loss } => {
                 let kl = loss.kl.map_or_else(String::new, |kl| format!(", KL from the teacher {kl:.4}"));
-                self.say(&format!("{}: step {step}: held-out perplexity {:.3}{kl}", stage.name, loss.perplexity()));
+                let bound = loss.bound_text();
+                self.say(&format!("{}: step {step}: held-out perplexity {:.3}{kl}{bound}", stage.name, loss.perplexity()));
             }
             Event::Snapshot { name, model, loss } => {
                 if matches!(*name, TEACHER | BEFORE) {
                     self.finish();
                     let who = if *name == TEACHER { "teacher" } else { "student before training" };
-                    self.say(&format!("{who}: held-out perplexity {:.3}", loss.perplexity()));
+                    self.say(&format!("{who}: held-out perplexity {:.3}{}", loss.perplexity(), loss.bound_text()));
                 }
-                if let Some(tokenizer) = &self.tokenizer {
+                // What a diffusion model would write token by token says nothing of it.
+                if let Some(tokenizer) = self.tokenizer.as_ref().filter(|_| model.config.diffusion.is_none()) {
                     let written = samples::write(name, model, tokenizer, &self.prompts, self.sample_tokens)?;
                     self.samples.retain(|w| w.name != written.name);
                     self.samples.push(written);

@@ -94,6 +94,7 @@ fn objective(objective: Objective) -> &'static str {
         Objective::OutputAlignment => "output alignment",
         Objective::LogitKl => "KL from the teacher's distribution",
         Objective::NextToken => "next token",
+        Objective::MaskedDiffusion => "masked diffusion",
     }
 }
 
@@ -116,12 +117,14 @@ fn curves(stage: &Stage, lines: &[Line]) -> StageCurves {
             Objective::OutputAlignment => None,
             Objective::LogitKl => l.held_out_kl.map(|x| point(l, x)),
             Objective::NextToken => l.held_out_loss.map(|x| point(l, x)),
+            Objective::MaskedDiffusion => l.held_out_bound.map(|x| point(l, x)),
         })
         .collect();
     let quantity = match stage.objective {
         Objective::OutputAlignment => "norm of the error of a mixer's output, over the square root of the width",
         Objective::LogitKl => "KL from the teacher's distribution, nats a token",
         Objective::NextToken => "negative log-likelihood, nats a token",
+        Objective::MaskedDiffusion => "masked diffusion loss (held out: bound of the negative log-likelihood), nats a token",
     };
     StageCurves { stage: stage.name.clone(), quantity: quantity.into(), training: thin(training), held_out, layers }
 }
@@ -157,10 +160,13 @@ fn perplexity(trainer: &Trainer, summary: &Summary) -> PerplexityTable {
         })
         .collect();
     let validation = &trainer.recipe.validation;
+    let windows = format!("windows of {} tokens, {} tokens in all", validation.context, validation.tokens);
+    let bounds = summary.held_out.iter().filter(|(_, loss)| loss.bound.is_some());
+    let bounds = bounds.map(|(name, loss)| format!("; {}{}", label(name), loss.bound_text()));
     PerplexityTable {
         sets: vec!["held-out text".into()],
         rows,
-        conditions: format!("windows of {} tokens, {} tokens in all", validation.context, validation.tokens),
+        conditions: std::iter::once(windows).chain(bounds).collect(),
     }
 }
 

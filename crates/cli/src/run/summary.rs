@@ -140,6 +140,9 @@ impl Summary {
             table.row([label(name), format!("{:.3}", loss.perplexity()), kl, sample]);
         }
         println!("{}", table.plain());
+        for (name, loss) in self.held_out.iter().filter(|(_, loss)| loss.bound.is_some()) {
+            println!("{}{}", label(name), loss.bound_text());
+        }
         if let Some((prompt, _)) = self.samples.first().and_then(|w| w.texts.first()) {
             println!("each continues: {}\n", shorten(prompt, 100));
         }

@@ -26,7 +26,7 @@ const OFF: &[(&str, &[&str])] = &[
     ("activation_type", &["\"silu\""]),
 ];
 
-pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
+pub(super) fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let keys = Keys(raw);
     for (key, allowed) in OFF {
         if let Some(value) = raw.get(*key).filter(|v| !v.is_null())

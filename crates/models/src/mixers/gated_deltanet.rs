@@ -10,7 +10,7 @@
 //! as in arXiv 2512.20569; it keeps the teacher's rotary embedding, and its gate is a sigmoid, so
 //! that it starts at one half.
 
-use super::{Call, Kind, LayerContext, Mixer, Projections, readout};
+use super::{Call, Kind, LayerContext, Mixer, Projections, Streams, by_blocks_joined, readout};
 use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
@@ -152,6 +152,10 @@ impl Mixer for GatedDeltaNet {
         };
         let gate = sigmoid(self.gate.forward(x)).reshape([batch, tokens, h, n]);
         p.output(rms_norm(o, self.norm.value(), self.layer.norm_epsilon) * gate)
+    }
+
+    fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
+        by_blocks_joined(|call| self.forward(call), streams)
     }
 
     fn state_bytes(&self, _: usize) -> usize {

@@ -15,7 +15,7 @@ pub mod softmax;
 mod streams;
 
 pub use projections::Projections;
-pub use streams::Streams;
+pub use streams::{Streams, by_blocks, by_blocks_joined};
 
 use crate::config::{MixerSpec, ModelConfig, nearest};
 use crate::error::ModelError;
@@ -145,7 +145,7 @@ pub trait Mixer: Send + Sync {
     /// Outputs `[B, T, C]` of a clean and a noisy stream, for training on block diffusion: what
     /// [`Mixer::forward`] gives block by block, and differentiable through what carries over.
     fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
-        streams::by_blocks(|call| self.forward(call), streams)
+        by_blocks(|call| self.forward(call), streams)
     }
     /// Bytes of state that one sequence of `tokens` tokens needs.
     fn state_bytes(&self, tokens: usize) -> usize;

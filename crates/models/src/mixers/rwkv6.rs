@@ -1,6 +1,6 @@
 //! RAD-RWKV6 ("RADFinch"): vector-decay linear attention (RADLADS, arXiv 2505.03005, section 4).
 
-use super::{Call, Kind, LayerContext, Mixer, Projections, readout};
+use super::{Call, Kind, LayerContext, Mixer, Projections, Streams, by_blocks_joined, readout};
 use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
@@ -249,7 +249,7 @@ impl Mixer for Rwkv6 {
             }
             None => rwkv6_outputs(inputs, settings),
             // A state that nobody else holds is changed in place.
-            Some(mut states) if tokens == 1 => {
+            Some(mut states) if tokens == 1 && states.len() == batch => {
                 let own = states.iter_mut().map(|s| std::mem::take(&mut s.parts).into_iter().next()).collect();
                 let (y, last) = rwkv6_step(inputs, own, settings.scale);
                 for (row, (state, part)) in states.into_iter().zip(last).enumerate() {
@@ -280,6 +280,10 @@ impl Mixer for Rwkv6 {
             y = y * gate.reshape([batch, tokens, h, n]);
         }
         p.output(y)
+    }
+
+    fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
+        by_blocks_joined(|call| self.forward(call), streams)
     }
 
     fn state_bytes(&self, _: usize) -> usize {

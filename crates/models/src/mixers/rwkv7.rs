@@ -1,7 +1,7 @@
 //! RAD-RWKV7 ("RADGoose"): the delta rule with vector decay (RADLADS, arXiv 2505.03005, eqs. 15-32).
 
 use super::rwkv6::{Gate, output_norm, output_norm_epsilon};
-use super::{Call, Kind, LayerContext, Mixer, Projections, readout};
+use super::{Call, Kind, LayerContext, Mixer, Projections, Streams, by_blocks_joined, readout};
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
@@ -231,7 +231,7 @@ impl Mixer for Rwkv7 {
             }
             None => rwkv7_outputs(inputs, settings),
             // A state that nobody else holds is changed in place.
-            Some(mut states) if tokens == 1 => {
+            Some(mut states) if tokens == 1 && states.len() == batch => {
                 let own = states.iter_mut().map(|s| std::mem::take(&mut s.parts).pop()).collect();
                 let (y, last) = rwkv7_step(inputs, own, settings.scale);
                 for (state, part) in states.into_iter().zip(last) {
@@ -255,6 +255,10 @@ impl Mixer for Rwkv7 {
             y = y * gate.reshape([batch, tokens, h, n]);
         }
         p.output(y)
+    }
+
+    fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
+        by_blocks_joined(|call| self.forward(call), streams)
     }
 
     fn state_bytes(&self, _: usize) -> usize {

@@ -8,6 +8,7 @@ use crate::sight::Sight;
 use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
 use recast_ops::attention::{AttentionOptions, Cache, Mask, attention, attention_step};
+use recast_ops::quantised::on_processor;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -70,6 +71,13 @@ impl Mixer for Softmax {
         let [noisy_q, noisy_k, noisy_v] = self.rotated(noisy, &[], documents);
         let [batch, tokens, ..] = q.dims();
         let seen = |sight| Seen { sight, window: self.options.window, documents, lengths: None };
+        let options = seen(Sight::Blocks(block)).options(batch, tokens, tokens, 0);
+        let clean = attention(q, k.clone(), v.clone(), options);
+        if on_processor(&noisy_q.device()) {
+            let options = seen(Sight::Whole).noisy(batch, tokens, block);
+            let (k, v) = (Tensor::cat(vec![k, noisy_k], 1), Tensor::cat(vec![v, noisy_v], 1));
+            return [clean, attention(noisy_q, k, v, options)].map(|y| self.projections.output(y));
+        }
         let blocks = (0..tokens).step_by(block).map(|start| {
             // A block's keys are those of the clean tokens before it, and its own noisy ones.
             let end = (start + block).min(tokens);
@@ -81,7 +89,6 @@ impl Mixer for Softmax {
             attention(noisy_q.clone().narrow(1, start, end - start), with_own(&k, &noisy_k), with_own(&v, &noisy_v), options)
         });
         let noisy = Tensor::cat(blocks.collect(), 1);
-        let clean = attention(q, k.clone(), v.clone(), seen(Sight::Blocks(block)).options(batch, tokens, tokens, 0));
         [clean, noisy].map(|y| self.projections.output(y))
     }
 
@@ -198,7 +205,33 @@ impl Seen<'_> {
                 end_visible.push(end as u32);
             }
         }
-        AttentionOptions { mask, first_visible: Some(first_visible.into()), end_visible: Some(end_visible.into()), scale: None }
+        let (first_visible, end_visible) = (Some(first_visible.into()), Some(end_visible.into()));
+        AttentionOptions { mask, first_visible, end_visible, ..Default::default() }
+    }
+
+    /// Of noisy tokens whose keys stand behind as many clean ones: earlier clean blocks, their own noisy
+    /// one.
+    fn noisy(&self, batch: usize, tokens: usize, block: usize) -> AttentionOptions {
+        let whole = self.options_of(batch, 0..tokens, tokens, 0);
+        let (mut first, mut end, mut also) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..batch * tokens {
+            let start = row % tokens / block * block;
+            let own = start..(start + block).min(tokens);
+            // What windows and documents leave of the sequence.
+            let left = whole.first_visible.as_ref().map_or(0, |x| x[row] as usize)
+                ..whole.end_visible.as_ref().map_or(tokens, |x| x[row] as usize);
+            first.push(left.start.min(own.start) as u32);
+            end.push(own.start as u32);
+            let [from, to] = [own.start.max(left.start), own.end.min(left.end)];
+            also.push([(tokens + from) as u32, (tokens + to) as u32]);
+        }
+        AttentionOptions {
+            mask: Mask::Bidirectional,
+            first_visible: Some(first.into()),
+            end_visible: Some(end.into()),
+            also_visible: Some(also.into()),
+            ..Default::default()
+        }
     }
 }
 

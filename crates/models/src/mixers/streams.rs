@@ -24,6 +24,17 @@ pub struct Streams<'a> {
 /// Clean blocks one after the other, carrying the state; then the noisy blocks, as rows of one batch,
 /// each behind a copy of the state at its beginning.
 pub fn by_blocks(forward: impl Fn(Call<'_>) -> Tensor<3>, streams: Streams<'_>) -> [Tensor<3>; 2] {
+    run(forward, streams, false)
+}
+
+/// [`by_blocks`] of a mixer whose states go through [`join`](crate::state::join) and
+/// [`split`](crate::state::split) alone: the rows of a batch come and go as one state `[B, ..]`, which
+/// spares taking them apart at every block.
+pub fn by_blocks_joined(forward: impl Fn(Call<'_>) -> Tensor<3>, streams: Streams<'_>) -> [Tensor<3>; 2] {
+    run(forward, streams, true)
+}
+
+fn run(forward: impl Fn(Call<'_>) -> Tensor<3>, streams: Streams<'_>, joined: bool) -> [Tensor<3>; 2] {
     let Streams { clean, noisy, block, shared: [clean_shared, noisy_shared], documents } = streams;
     assert!(documents.is_none_or(|d| !d.any()), "a state is carried from block to block: no documents within rows");
     let [batch, tokens, width] = clean.dims();
@@ -31,7 +42,7 @@ pub fn by_blocks(forward: impl Fn(Call<'_>) -> Tensor<3>, streams: Streams<'_>) 
     let values_of = |shared: &Shared, start: usize| Shared {
         first_value: shared.first_value.as_ref().map(|v| v.clone().narrow(1, start, block.min(tokens - start))),
     };
-    let mut states = vec![LayerState::default(); batch];
+    let mut states = vec![LayerState::default(); if joined { 1 } else { batch }];
     let (mut outputs, mut made, mut boundaries) = (Vec::new(), Vec::new(), Vec::new());
     for start in (0..tokens).step_by(block) {
         boundaries.push(states.clone());
@@ -72,7 +83,10 @@ pub fn by_blocks(forward: impl Fn(Call<'_>) -> Tensor<3>, streams: Streams<'_>) 
             }),
         };
         let order = (0..batch).flat_map(|row| group.clone().map(move |at| (row, at)));
-        let mut states: Vec<LayerState> = order.clone().map(|(row, at)| boundaries[at][row].clone()).collect();
+        let mut states: Vec<LayerState> = match joined {
+            true => vec![beside(&boundaries[group.clone()])],
+            false => order.clone().map(|(row, at)| boundaries[at][row].clone()).collect(),
+        };
         let y = forward(Call {
             x,
             states: Some(states.iter_mut().collect()),
@@ -92,4 +106,20 @@ pub fn by_blocks(forward: impl Fn(Call<'_>) -> Tensor<3>, streams: Streams<'_>) 
         noisy_shared.first_value = Some(Tensor::cat(made, 1));
     }
     [clean, Tensor::cat(outputs, 1)]
+}
+
+/// The states `[B, ..]` at several boundaries as those of `B * boundaries` rows, each row's boundaries
+/// behind each other.
+fn beside(boundaries: &[Vec<LayerState>]) -> LayerState {
+    let parts = boundaries[0][0].parts.len();
+    let part = |index: usize| {
+        let flat = boundaries.iter().map(|states| {
+            let part = states[0].parts[index].clone();
+            let [batch, a, b, c] = part.dims();
+            part.reshape([batch, 1, a, b * c])
+        });
+        let [batch, a, b, c] = boundaries[0][0].parts[index].dims();
+        Tensor::cat(flat.collect(), 1).reshape([batch * boundaries.len(), a, b, c])
+    };
+    LayerState { parts: (0..parts).map(part).collect(), length: boundaries[0][0].length }
 }

@@ -68,7 +68,6 @@ fn one_head(
     for first in (0..time).step_by(QUERIES) {
         let times = first..(first + QUERIES).min(time);
         let count = times.len();
-        let (ranges, seen) = options.visible.block(batch, times.clone());
         let queries = sizes.queries(q, batch, head, times.clone());
         let upstream = sizes.queries(dy, batch, head, times.clone());
         // sum_s p ds of the softmax's gradient is dy . y.
@@ -78,28 +77,31 @@ fn one_head(
             let one = std::slice::from_mut(along);
             row_dots(&output.data[row..][..size], &dy.data[row..][..size], size, one);
         }
-        for start in seen.clone().step_by(KEYS) {
-            let block = start..(start + KEYS).min(seen.end);
-            let columns = block.len();
-            let (scores, dscores) = (&mut scores[..count * columns], &mut dscores[..count * columns]);
-            let block_keys = sizes.keys(k, batch, head, block.clone());
-            product_in_cache(scores, columns, false, queries, block_keys.t());
-            if needs[0] || needs[1] {
-                product_in_cache(dscores, columns, false, upstream, sizes.keys(v, batch, head, block.clone()).t());
-            }
-            let log_sums = &log_sums[times.clone()];
-            softmax_gradient(scores, dscores, columns, start, &ranges, options.scale, log_sums, &along);
-            let probabilities = Matrix::new(scores, count, columns);
-            let dscores = Matrix::new(dscores, count, columns);
-            let rows = block.start * size..block.end * size;
-            if needs[2] {
-                product_in_cache(&mut dv[rows.clone()], size, true, probabilities.t(), upstream);
-            }
-            if needs[1] {
-                product_in_cache(&mut dk[rows], size, true, dscores.t(), queries);
-            }
-            if needs[0] {
-                product_in_cache(&mut dq[times.start * size..times.end * size], size, true, dscores, block_keys);
+        for run in options.visible.runs() {
+            let (ranges, seen) = options.visible.block(run, batch, times.clone());
+            for start in seen.clone().step_by(KEYS) {
+                let block = start..(start + KEYS).min(seen.end);
+                let columns = block.len();
+                let (scores, dscores) = (&mut scores[..count * columns], &mut dscores[..count * columns]);
+                let block_keys = sizes.keys(k, batch, head, block.clone());
+                product_in_cache(scores, columns, false, queries, block_keys.t());
+                if needs[0] || needs[1] {
+                    product_in_cache(dscores, columns, false, upstream, sizes.keys(v, batch, head, block.clone()).t());
+                }
+                let log_sums = &log_sums[times.clone()];
+                softmax_gradient(scores, dscores, columns, start, &ranges, options.scale, log_sums, &along);
+                let probabilities = Matrix::new(scores, count, columns);
+                let dscores = Matrix::new(dscores, count, columns);
+                let rows = block.start * size..block.end * size;
+                if needs[2] {
+                    product_in_cache(&mut dv[rows.clone()], size, true, probabilities.t(), upstream);
+                }
+                if needs[1] {
+                    product_in_cache(&mut dk[rows], size, true, dscores.t(), queries);
+                }
+                if needs[0] {
+                    product_in_cache(&mut dq[times.start * size..times.end * size], size, true, dscores, block_keys);
+                }
             }
         }
     }

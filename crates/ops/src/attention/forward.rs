@@ -110,20 +110,23 @@ fn block(
     times: Range<usize>,
 ) -> (Vec<f32>, Vec<f32>) {
     let (count, size) = (times.len(), sizes.size);
-    let (ranges, seen) = options.visible.block(batch, times.clone());
-    let queries = sizes.queries(q, batch, head, times);
+    let queries = sizes.queries(q, batch, head, times.clone());
     let mut y = vec![0.0; count * size];
     let mut largest = vec![f32::NEG_INFINITY; count];
     let mut total = vec![0.0; count];
-    let mut scores = vec![0.0; count * KEYS.min(seen.len())];
-    for start in seen.clone().step_by(KEYS) {
-        let keys = start..(start + KEYS).min(seen.end);
-        let columns = keys.len();
-        let scores = &mut scores[..count * columns];
-        product_in_cache(scores, columns, false, queries, sizes.keys(k, batch, head, keys.clone()).t());
-        online_softmax(scores, columns, start, &ranges, options.scale, &mut largest, &mut total, &mut y);
-        let scores = Matrix::new(scores, count, columns);
-        product_in_cache(&mut y, size, true, scores, sizes.keys(v, batch, head, keys));
+    let mut scores = Vec::new();
+    for run in options.visible.runs() {
+        let (ranges, seen) = options.visible.block(run, batch, times.clone());
+        scores.resize(scores.len().max(count * KEYS.min(seen.len())), 0.0);
+        for start in seen.clone().step_by(KEYS) {
+            let keys = start..(start + KEYS).min(seen.end);
+            let columns = keys.len();
+            let scores = &mut scores[..count * columns];
+            product_in_cache(scores, columns, false, queries, sizes.keys(k, batch, head, keys.clone()).t());
+            online_softmax(scores, columns, start, &ranges, options.scale, &mut largest, &mut total, &mut y);
+            let scores = Matrix::new(scores, count, columns);
+            product_in_cache(&mut y, size, true, scores, sizes.keys(v, batch, head, keys));
+        }
     }
     finish(&mut y, &mut largest, &total);
     (y, largest)

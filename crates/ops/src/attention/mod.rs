@@ -50,21 +50,35 @@ pub struct AttentionOptions {
     /// End (exclusive) of the keys that each query sees, `[B * T]`: the end of its document, or
     /// of a padded row, where the mask looks forward.
     pub end_visible: Option<Arc<[u32]>>,
+    /// A second run of keys that each query sees beside the first, `[B * T]`: from and to (exclusive),
+    /// with no key of the first run in it. Block diffusion's noisy tokens see earlier clean ones, and
+    /// their own block. On the processor only.
+    pub also_visible: Option<Arc<[[u32; 2]]>>,
 }
 
-/// The run of keys that each query sees.
+/// The runs of keys that each query sees.
 #[derive(Clone, Debug)]
 struct Visible {
     mask: Mask,
     first: Option<Arc<[u32]>>,
     end: Option<Arc<[u32]>>,
+    also: Option<Arc<[[u32; 2]]>>,
     time: usize,
     keys: usize,
 }
 
 impl Visible {
-    /// Keys seen by query `time` of row `batch`; empty ranges start where they end.
-    fn of(&self, batch: usize, time: usize) -> Range<usize> {
+    /// How many runs there are: all queries have as many.
+    fn runs(&self) -> Range<usize> {
+        0..1 + usize::from(self.also.is_some())
+    }
+
+    /// Keys seen by query `time` of row `batch` in one run; empty ranges start where they end.
+    fn of(&self, run: usize, batch: usize, time: usize) -> Range<usize> {
+        if let (1, Some(also)) = (run, &self.also) {
+            let [start, end] = also[batch * self.time + time].map(|key| (key as usize).min(self.keys));
+            return start.min(end)..end;
+        }
         // Queries are the last of the keys; only masks that look at it need this not to underflow.
         let after = (self.keys + time + 1).saturating_sub(self.time);
         let (mut start, mut end) = match self.mask {
@@ -84,9 +98,9 @@ impl Visible {
         start.min(end)..end
     }
 
-    /// The ranges of a block of queries, and the keys that any of them sees.
-    fn block(&self, batch: usize, times: Range<usize>) -> (Vec<Range<usize>>, Range<usize>) {
-        let ranges: Vec<_> = times.map(|time| self.of(batch, time)).collect();
+    /// The ranges of a block of queries in one run, and the keys that any of them sees there.
+    fn block(&self, run: usize, batch: usize, times: Range<usize>) -> (Vec<Range<usize>>, Range<usize>) {
+        let ranges: Vec<_> = times.map(|time| self.of(run, batch, time)).collect();
         let seen = ranges.iter().filter(|range| !range.is_empty());
         let start = seen.clone().map(|range| range.start).min().unwrap_or(0);
         let end = seen.map(|range| range.end).max().unwrap_or(0);
@@ -114,7 +128,8 @@ operator!(AttentionBackend, Options, attention_forward, attention_backward, flex
 ///
 /// # Panics
 /// When shapes disagree, `G` does not divide `H`, a mask that looks at positions has more queries
-/// than keys, or a visibility list has not `B * T` entries.
+/// than keys, a visibility list has not `B * T` entries, or there is a second run on another device
+/// than the processor.
 pub fn attention(q_bthn: Tensor<4>, k_bsgn: Tensor<4>, v_bsgn: Tensor<4>, options: AttentionOptions) -> Tensor<4> {
     let ([batch, time, heads, size], [key_batch, keys, groups, key_size]) = (q_bthn.dims(), k_bsgn.dims());
     assert_eq!(k_bsgn.dims(), v_bsgn.dims(), "attention: shapes of k and v");
@@ -129,11 +144,16 @@ pub fn attention(q_bthn: Tensor<4>, k_bsgn: Tensor<4>, v_bsgn: Tensor<4>, option
     for list in [&options.first_visible, &options.end_visible].into_iter().flatten() {
         assert_eq!(list.len(), batch * time, "attention: one visible key a query");
     }
+    if let Some(also) = &options.also_visible {
+        assert_eq!(also.len(), batch * time, "attention: one second run a query");
+        assert!(crate::glue::on_cpu(&q_bthn), "attention: a second run of keys is for the processor only");
+    }
     let options = Options {
         visible: Visible {
             mask: options.mask,
             first: options.first_visible,
             end: options.end_visible,
+            also: options.also_visible,
             time,
             keys,
         },

@@ -21,7 +21,11 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &AttentionOp
                 let row = b * time + t;
                 let seen = by_position
                     && options.first_visible.as_ref().is_none_or(|first| key >= first[row] as usize)
-                    && options.end_visible.as_ref().is_none_or(|end| key < end[row] as usize);
+                    && options.end_visible.as_ref().is_none_or(|end| key < end[row] as usize)
+                    || options.also_visible.as_ref().is_some_and(|also| {
+                        let [start, end] = also[row];
+                        (start as usize..end as usize).contains(&key)
+                    });
                 mask.push(if seen { 0.0f32 } else { -1e9 });
             }
         }

@@ -7,6 +7,7 @@ use crate::error::TrainError;
 use crate::objectives::Loss;
 use crate::validate::HeldOutLoss;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,9 @@ pub struct Line {
     /// Loss of each layer (alignment).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<f64>,
+    /// What the loss is made of, where that is more than one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, f64>,
     /// Learning rates: the stage's own, then its groups'.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<f64>,
@@ -46,6 +50,9 @@ pub struct Line {
     /// Held-out KL from the teacher, in nats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_kl: Option<f64>,
+    /// Held-out bound of a diffusion model, in nats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out_bound: Option<f64>,
 }
 
 /// Writes a run's metrics.
@@ -91,6 +98,7 @@ impl Metrics {
             tokens: at.tokens,
             loss: Some(loss.value),
             layers: loss.layers.clone(),
+            parts: loss.parts.iter().cloned().collect(),
             rates: rates.to_vec(),
             norm: Some(norm),
             tokens_per_second: Some(speed),
@@ -104,12 +112,16 @@ impl Metrics {
     /// When the disk refuses.
     pub fn held_out(&mut self, stage: &str, at: &Position, loss: &HeldOutLoss) -> Result<(), TrainError> {
         self.scalars(stage, at, &[("held_out_loss", loss.loss)])?;
+        if let Some(bound) = loss.bound {
+            self.scalars(stage, at, &[("held_out_bound", bound.loss)])?;
+        }
         self.line(&Line {
             stage: stage.into(),
             step: at.step,
             tokens: at.tokens,
             held_out_loss: Some(loss.loss),
             held_out_kl: loss.kl,
+            held_out_bound: loss.bound.map(|bound| bound.loss),
             ..Default::default()
         })
     }

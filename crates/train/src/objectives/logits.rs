@@ -6,6 +6,7 @@ use crate::optimizer::Gradients;
 use burn::tensor::Tensor;
 use recast_models::Model;
 use recast_models::param::{Named, track};
+use recast_models::sight::Sight;
 use recast_ops::vocab_loss::{cross_entropy, teacher_kl};
 
 /// Forward KL from the teacher, temperature 1, in f32, mean per token.
@@ -17,10 +18,10 @@ pub fn teacher(
     by_block: bool,
     out: &mut Gradients,
 ) -> Result<Loss, TrainError> {
-    let wanted = rows(teacher.hidden(&batch.inputs, batch.rows, None, batch.documents.as_ref())?);
+    let wanted = rows(teacher.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, batch.documents.as_ref(), None)?);
     run(student, batch, trainable, by_block, out, |hidden| {
         let (weights, denominator) = (batch.weights.clone(), Some(batch.denominator));
-        Ok(teacher_kl(rows(hidden), student.head(), wanted, teacher.head(), weights, denominator)?)
+        Ok(teacher_kl(rows(hidden), common_head(student, teacher), wanted, teacher.head(), weights, denominator)?)
     })
 }
 
@@ -36,6 +37,14 @@ pub fn next_token(
         let (weights, denominator) = (batch.weights.clone(), Some(batch.denominator));
         Ok(cross_entropy(rows(hidden), student.head(), batch.targets.clone(), weights, denominator)?)
     })
+}
+
+/// The student's head over the teacher's vocabulary: a mask token may have been added behind it.
+pub(crate) fn common_head(student: &Model, teacher: &Model) -> Tensor<2> {
+    let head = student.head();
+    let [rows, width] = head.dims();
+    let common = teacher.config.vocabulary.min(rows);
+    if common == rows { head } else { head.slice([0..common, 0..width]) }
 }
 
 fn rows(x: Tensor<3>) -> Tensor<2> {
@@ -57,7 +66,7 @@ fn run(
     }
     track(trainable);
     let result = student
-        .hidden(&batch.inputs, batch.rows, None, batch.documents.as_ref())
+        .hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, batch.documents.as_ref(), None)
         .map_err(TrainError::from)
         .and_then(loss)
         .map(|loss| {
@@ -66,7 +75,7 @@ fn run(
                 let mut gradients = loss.backward();
                 out.collect(trainable, &mut gradients);
             }
-            Loss { value, layers: Vec::new() }
+            Loss { value, ..Loss::default() }
         });
     trainable.iter().for_each(|(_, p)| {
         p.untrack(None);

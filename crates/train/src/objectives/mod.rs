@@ -6,10 +6,14 @@
 
 mod alignment;
 mod logits;
+pub mod masked_diffusion;
 mod recompute;
+
+pub(crate) use logits::common_head;
 
 use crate::error::TrainError;
 use crate::optimizer::Gradients;
+use masked_diffusion::{Draw, Noise};
 use recast_models::Model;
 use recast_models::param::Named;
 use recast_models::state::Documents;
@@ -27,6 +31,8 @@ pub enum Objective {
     LogitKl,
     /// Cross-entropy of the next token (RADLADS step 3, and training without a teacher).
     NextToken,
+    /// Tell masked tokens from those that are left; `diffusion` says which variant.
+    MaskedDiffusion,
 }
 
 /// A micro-batch of packed rows.
@@ -43,6 +49,23 @@ pub struct MicroBatch {
     pub weights: Option<Arc<[f32]>>,
     /// Positions that count over the whole batch that this is a part of.
     pub denominator: f32,
+    /// `[B, T]`: positions of a prompt, which are never noised and have no loss.
+    pub prompt: Option<Arc<[bool]>>,
+    /// Factor on the loss of each row, `[B]`, where rows count by their response and not by their
+    /// positions.
+    pub response_share: Option<Arc<[f32]>>,
+    /// How long each row really is, `[B]`, where rows are padded on the right with what nobody may see.
+    pub lengths: Option<Arc<[usize]>>,
+    /// What random noise is drawn from.
+    pub draw: Draw,
+}
+
+impl MicroBatch {
+    /// Positions of the whole batch that this is a part of, whether they count or not.
+    pub fn positions(&self) -> f32 {
+        let rows = self.draw.rows.max(self.rows);
+        (rows * (self.inputs.len() / self.rows)) as f32
+    }
 }
 
 /// What a micro-batch gave.
@@ -52,18 +75,36 @@ pub struct Loss {
     pub value: f64,
     /// Its layers, where the objective has one loss a layer.
     pub layers: Vec<f64>,
+    /// What it is made of, where that is more than one loss.
+    pub parts: Vec<(String, f64)>,
+}
+
+impl Loss {
+    /// Adds the share of another micro-batch.
+    pub fn add(&mut self, other: &Self) {
+        self.value += other.value;
+        self.layers.resize(other.layers.len(), 0.0);
+        self.layers.iter_mut().zip(&other.layers).for_each(|(sum, x)| *sum += x);
+        for (name, value) in &other.parts {
+            match self.parts.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += value,
+                None => self.parts.push((name.clone(), *value)),
+            }
+        }
+    }
 }
 
 impl Objective {
     /// Whether it needs a teacher.
     pub fn needs_teacher(self) -> bool {
-        !matches!(self, Objective::NextToken)
+        !matches!(self, Objective::NextToken | Objective::MaskedDiffusion)
     }
 
     /// Loss of a micro-batch; its gradients with respect to `trainable` are added to `gradients`.
     ///
     /// `recompute` runs each block again for its backward pass, so that memory holds one block's
-    /// graph. Alignment keeps no more than one mixer's in any case.
+    /// graph. Alignment keeps no more than one mixer's in any case; masked diffusion does not do it.
+    /// `noise` is the variant of masked diffusion.
     ///
     /// # Errors
     /// When a token is outside the vocabulary, or there is no teacher and one is needed.
@@ -74,6 +115,7 @@ impl Objective {
         batch: &MicroBatch,
         trainable: &[Named],
         recompute: bool,
+        noise: Option<&Noise>,
         gradients: &mut Gradients,
     ) -> Result<Loss, TrainError> {
         let teacher = || teacher.ok_or_else(|| TrainError::Recipe("this objective needs a teacher".into()));
@@ -89,6 +131,10 @@ impl Objective {
             }
             Objective::LogitKl => logits::teacher(student, teacher()?, batch, trainable, recompute, gradients),
             Objective::NextToken => logits::next_token(student, batch, trainable, recompute, gradients),
+            Objective::MaskedDiffusion => {
+                let options = noise.cloned().unwrap_or_default();
+                masked_diffusion::gradients(student, batch, trainable, &options, gradients)
+            }
         }
     }
 }

@@ -52,7 +52,7 @@ pub fn gradients(
         out.collect(&end, &mut gradients);
         (value, leaf.grad_remove(&mut gradients))
     };
-    let value = Loss { value, layers: Vec::new() };
+    let value = Loss { value, ..Loss::default() };
     let Some(mut gradient) = gradient else { return Ok(value) };
 
     let embedding: Vec<Named> = end.iter().filter(|(name, _)| name == "model.embed_tokens.weight").cloned().collect();

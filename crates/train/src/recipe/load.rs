@@ -170,6 +170,32 @@ mod tests {
     }
 
     #[test]
+    fn diffusion_is_a_table_of_student_and_stage() {
+        let recipe = load_text(RECIPE, &sets(&["student.diffusion={ block = 16, shift = true }", "stages.align.objective=masked-diffusion", "stages.align.diffusion={ next_token = 0.5, blocks = [1, 4, 16] }"])).expect("loads");
+        let noise = recipe.stages[0].diffusion.clone().expect("noise");
+        assert_eq!((noise.epsilon, noise.next_token, noise.random_length), (1e-3, 0.5, 0.01));
+        let model = recast_models::Diffusion { mask_token: 3, block: Some(16), shift: true };
+        assert_eq!([0, 3, 4, 9].map(|step| noise.block_at(&model, step, 10)), [Some(1), Some(1), Some(4), Some(16)]);
+        assert!(noise.check(&model).is_ok());
+        let text = noise.describe(&model);
+        assert!(text.contains("blocks of 1, then 4, then 16") && text.contains("next-token loss times 0.5") && text.contains("shifted"), "{text}");
+        let again = load_text(&recipe.to_toml(), &[]).expect("reads back");
+        assert_eq!(again.hash(), recipe.hash());
+        for (set, wanted) in [
+            ("stages.align.diffusion.nxt_token=1", "did you mean `next_token`"),
+            ("stages.align.diffusion.times=\"stratfied\"", "did you mean `stratified`"),
+            ("student.diffusion.blok=4", "did you mean `block`"),
+            ("student.diffusion.block=0", "at least 1"),
+            ("stages.align.diffusion.block=4", "unknown key"),
+        ] {
+            let error = load_text(RECIPE, &sets(&["stages.align.objective=masked-diffusion", set])).expect_err(set).to_string();
+            assert!(error.contains(wanted), "{set}: {error}");
+        }
+        let error = load_text(RECIPE, &sets(&["stages.align.diffusion={}"])).expect_err("another objective").to_string();
+        assert!(error.contains("only for the objective masked-diffusion"), "{error}");
+    }
+
+    #[test]
     fn impossible_values() {
         for (set, wanted) in [
             ("stages.align.batch=0", "at least 1"),

@@ -13,6 +13,7 @@ pub use patterns::Patterns;
 
 use crate::error::TrainError;
 use crate::objectives::Objective;
+use crate::objectives::masked_diffusion::Noise;
 use crate::schedule::Shape;
 use recast_models::MixerSpec;
 use recast_models::convert::TiedEmbeddings;
@@ -131,6 +132,27 @@ pub struct Student {
     pub keep_softmax: Vec<usize>,
     /// What happens to a tied head.
     pub tied: TiedEmbeddings,
+    /// Makes it a masked diffusion model; an empty table: of the whole sequence, with a mask token of
+    /// its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diffusion: Option<ToDiffusion>,
+}
+
+/// How a student denoises.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ToDiffusion {
+    /// Id of the mask token; default the first row of the vocabulary that the tokenizer does not use,
+    /// or a new one. A row that the tokenizer does not use starts as the mean of those that it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_token: Option<u32>,
+    /// Tokens that are denoised together, behind the clean ones before them; default the whole
+    /// sequence, which sees itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<usize>,
+    /// Let the logits at a position speak of the next one, as those of a next-token model do. A block's
+    /// first token is then predicted by the last one before it.
+    pub shift: bool,
 }
 
 /// A model without a teacher.
@@ -256,6 +278,13 @@ pub struct Stage {
     /// Steps between measurements on held-out text; 0 measures at the end only.
     #[serde(default)]
     pub validate_every: u64,
+    /// Fine-tuning of masked diffusion: files of JSON lines with a `prompt`, which is never noised, and a
+    /// `response`, which has the loss; instead of the recipe's text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<PathBuf>,
+    /// The variant of masked diffusion, for that objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diffusion: Option<Noise>,
 }
 
 /// Parameters with learning rates of their own.
@@ -314,11 +343,18 @@ pub struct Validation {
     pub tokens: u64,
     /// Tokens a window.
     pub context: usize,
+    /// Masks drawn for each window, for the bound of a diffusion model.
+    #[serde(skip_serializing_if = "is_four")]
+    pub samples: usize,
+}
+
+fn is_four(x: &usize) -> bool {
+    *x == 4
 }
 
 impl Default for Validation {
     fn default() -> Self {
-        Self { tokens: 20_000, context: 512 }
+        Self { tokens: 20_000, context: 512, samples: 4 }
     }
 }
 
@@ -384,8 +420,15 @@ impl Recipe {
         if self.teacher.is_some() == self.scratch.is_some() {
             return fail("expected either [teacher] or [scratch]".into());
         }
-        if self.teacher.is_some() && self.student.mixer.is_none() && self.student.mixers.is_empty() {
-            return fail("student: expected `mixer` or `mixers`".into());
+        let student = &self.student;
+        if self.teacher.is_some() && student.mixer.is_none() && student.mixers.is_empty() && student.diffusion.is_none() {
+            return fail("student: expected `mixer` or `mixers`, or `diffusion`".into());
+        }
+        if student.diffusion.as_ref().is_some_and(|d| d.block == Some(0)) {
+            return fail("student.diffusion.block is 0, expected at least 1; leave it out for the whole sequence".into());
+        }
+        if self.validation.samples == 0 {
+            return fail("validation.samples is 0, expected at least 1".into());
         }
         if self.text.train.is_empty() {
             return fail("text.train is empty: expected files or folders".into());
@@ -424,6 +467,15 @@ impl Recipe {
                 if !(first > 0.0 && first.is_finite()) || last.is_some_and(|l| !(l > 0.0 && l.is_finite())) {
                     return fail(at("learning rates must be positive numbers"));
                 }
+            }
+            if stage.diffusion.is_some() && stage.objective != Objective::MaskedDiffusion {
+                return fail(at("diffusion: only for the objective masked-diffusion"));
+            }
+            if !stage.pairs.is_empty() && stage.objective != Objective::MaskedDiffusion {
+                return fail(at("pairs: only for the objective masked-diffusion"));
+            }
+            if stage.recompute && stage.objective == Objective::MaskedDiffusion {
+                return fail(at("recompute: masked-diffusion keeps its graph; lower micro_batch for less memory"));
             }
             if stage.objective.needs_teacher() && self.teacher.is_none() {
                 return fail(at("this objective needs a [teacher]"));

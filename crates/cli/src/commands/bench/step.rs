@@ -190,7 +190,7 @@ fn measure(work: &Work, repeats: usize) -> anyhow::Result<Outcome> {
         for rows in (0..work.batch).step_by(work.micro_batch.max(1)) {
             let rows = work.micro_batch.min(work.batch - rows);
             let batch = random_batch(rows, work.context, work.batch, work.student.config.vocabulary, step as u64);
-            loss += work.objective.gradients(&work.student, teacher, &batch, params, work.recompute, &mut gradients)?.value;
+            loss += work.objective.gradients(&work.student, teacher, &batch, params, work.recompute, None, &mut gradients)?.value;
         }
         let middle = Instant::now();
         let norm = optimizer.norm(&mut gradients);
@@ -243,6 +243,10 @@ fn random_batch(rows: usize, context: usize, batch: usize, vocabulary: usize, se
         targets: tokens().into(),
         documents: None,
         weights: None,
+        prompt: None,
+        response_share: None,
+        lengths: None,
+        draw: Default::default(),
         denominator: (batch * context) as f32,
     }
 }
