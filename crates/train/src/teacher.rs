@@ -50,6 +50,18 @@ impl Teacher {
             return Ok(student(config, &source, recipe.seed, device)?);
         };
         let used = self.tokenizer.vocab_size();
+        if let Some(known) = &own.diffusion {
+            // It has learnt what its mask token means: whatever is left out stays as it is.
+            let same = ToDiffusion {
+                mask_token: wanted.mask_token.or(Some(known.mask_token)),
+                block: wanted.block.or(known.block),
+                shift: wanted.shift || known.shift,
+            };
+            if same.mask_token == Some(known.mask_token) {
+                to_diffusion(&mut config, &same, used)?;
+                return Ok(student(config, &source, recipe.seed, device)?);
+            }
+        }
         let diffusion = to_diffusion(&mut config, wanted, used)?;
         let source = WithMaskRow::new(&source, &config, used, &diffusion);
         Ok(student(config.clone(), &source, recipe.seed, device)?)

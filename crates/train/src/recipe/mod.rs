@@ -133,7 +133,7 @@ pub struct Student {
     /// What happens to a tied head.
     pub tied: TiedEmbeddings,
     /// Makes it a masked diffusion model; an empty table: of the whole sequence, with a mask token of
-    /// its own.
+    /// its own, or as the teacher is, if that is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<ToDiffusion>,
 }
