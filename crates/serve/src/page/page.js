@@ -239,10 +239,12 @@ async function answer(pane, signal, started, race) {
       else if (!canvas) words.textContent = text;
       if (piece) pieces += 1;
       if (piece || event.recast?.step) last = seconds;
-      const shown = canvas ? `${canvas.known} tokens, ${canvas.forwards} runs of the model` : `${pieces} tokens, as many runs of the model`;
-      if (canvas || race) clock.textContent = `${last.toFixed(2)} s · ${shown}`;
       if (event.recast && !event.recast.step) said = event.recast;
       written = event.usage?.completion_tokens ?? written;
+      // Pieces of text are not quite tokens: some tokens are parts of a character.
+      if (written != null) pieces = written;
+      const shown = canvas ? `${canvas.known} tokens, ${canvas.forwards} ${canvas.forwards === 1 ? "run" : "runs"} of the model` : `${pieces} tokens, as many runs of the model`;
+      if (canvas || race) clock.textContent = `${last.toFixed(2)} s · ${shown}`;
       item.scrollIntoView({ block: "nearest" });
     }
     // What is behind the end is no text.
