@@ -151,15 +151,18 @@ async function* onTheClock(response, started, factor) {
 
 /** Positions as they stand. */
 class Canvas {
-  constructor(item) {
-    this.cells = [];
+  constructor(item, positions) {
+    this.cells = Array.from({ length: positions }, () => ({}));
     this.item = item;
     this.forwards = 0;
+    this.reached = 0;
+    this.draw();
   }
 
   take(step) {
     this.forwards = step.forwards;
-    while (this.cells.length < step.window[1]) this.cells.push({});
+    this.reached = step.window[1];
+    while (this.cells.length < this.reached) this.cells.push({});
     for (const cell of this.cells) {
       cell.ghost = null;
       cell.fresh = false;
@@ -176,7 +179,7 @@ class Canvas {
   }
 
   draw() {
-    this.item.replaceChildren(...this.cells.map((cell) => {
+    this.item.replaceChildren(...this.cells.map((cell, position) => {
       const element = document.createElement("span");
       const grade = (p) => (p < 0.3 ? "unsure" : p < 0.7 ? "fair" : "sure");
       if (cell.text != null) {
@@ -188,7 +191,7 @@ class Canvas {
         element.textContent = cell.ghost.text;
         element.title = `a guess, ${Math.round(100 * cell.ghost.confidence)} % sure`;
       } else {
-        element.className = "cell mask";
+        element.className = position < this.reached ? "cell mask" : "cell mask later";
       }
       return element;
     }));
@@ -202,7 +205,7 @@ async function answer(pane, signal, started, race) {
   const clock = document.createElement("span");
   clock.className = "clock";
   item.append(words, clock);
-  const canvas = denoises(pane) ? new Canvas(words) : null;
+  const canvas = denoises(pane) ? new Canvas(words, Number(at("tokens").value)) : null;
   const system = at("system").value.trim();
   let text = "";
   let said = null;
@@ -236,10 +239,12 @@ async function answer(pane, signal, started, race) {
       else if (!canvas) words.textContent = text;
       if (piece) pieces += 1;
       if (piece || event.recast?.step) last = seconds;
-      const shown = canvas ? `${canvas.known} tokens, ${canvas.forwards} runs of the model` : `${pieces} tokens, as many runs of the model`;
-      if (canvas || race) clock.textContent = `${last.toFixed(2)} s · ${shown}`;
       if (event.recast && !event.recast.step) said = event.recast;
       written = event.usage?.completion_tokens ?? written;
+      // Pieces of text are not quite tokens: some tokens are parts of a character.
+      if (written != null) pieces = written;
+      const shown = canvas ? `${canvas.known} tokens, ${canvas.forwards} ${canvas.forwards === 1 ? "run" : "runs"} of the model` : `${pieces} tokens, as many runs of the model`;
+      if (canvas || race) clock.textContent = `${last.toFixed(2)} s · ${shown}`;
       item.scrollIntoView({ block: "nearest" });
     }
     // What is behind the end is no text.
