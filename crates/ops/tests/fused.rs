@@ -523,7 +523,7 @@ mod attention {
     /// second.
     #[test]
     fn a_second_run_of_keys() {
-        if !on_processor() {
+        if !recast_ops::quantised::on_processor(&tested()) {
             return;
         }
         for (sizes, block) in [([2, 7, 4, 14, 2, 5], 3), ([1, 130, 2, 260, 1, 8], 16), ([2, 300, 2, 600, 1, 4], 1)] {

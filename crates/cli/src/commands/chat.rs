@@ -179,7 +179,8 @@ impl Chat<'_> {
             state,
             sampling: self.sampling.clone(),
             max_tokens: self.args.max_tokens,
-            keep_state: true,
+            // A text that settles leaves no state between its turns; the engine keeps prefixes itself.
+            keep_state: self.engine.model().config.diffusion.is_none(),
             ..Request::default()
         };
         let (send, receive) = channel();
