@@ -4,7 +4,7 @@
 //! the slow truth from plain tensor operations, `flex.rs` the CPU code over plain slices, `cube.rs`
 //! the GPU code (features `cuda`, `rocm`, `metal`, `vulkan`, `wgpu`; an operator without one takes its
 //! reference there). To add one, copy the smallest folder (`swiglu`), declare it with `operator!` of
-//! `glue.rs` and add it to `tests/fused.rs`, which holds every fast path to its reference: outputs
+//! `glue.rs` and add it to `tests/elementwise.rs` or `fused.rs`, which hold every fast path to its reference: outputs
 //! and all gradients, at odd sizes, on the device that `RECAST_TEST_DEVICE` names.
 //!
 //! Everything internal to burn (extension traits, `FlexTensor`, `Autodiff`) stays in this crate;

@@ -1,6 +1,6 @@
 //! Elementwise `tanh` and logistic `sigmoid`, threaded and vectorised: the bends of low-rank
 //! corrections and gates. To add one: a [`Function`], its two lines in `flex.rs`, its definition in
-//! `reference.rs`; `tests/fused.rs` holds it.
+//! `reference.rs`; `tests/elementwise.rs` holds it.
 
 mod flex;
 pub mod reference;

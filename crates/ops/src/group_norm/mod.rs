@@ -1,5 +1,5 @@
 //! Normalisation of each head by its own mean and variance (Wu and He 2018), behind the recurrent
-//! mixers. To change it, change `reference.rs` first; `tests/fused.rs` holds the fast path to it.
+//! mixers. To change it, change `reference.rs` first; `tests/elementwise.rs` holds the fast path to it.
 
 mod flex;
 pub mod reference;

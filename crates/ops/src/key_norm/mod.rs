@@ -1,5 +1,5 @@
 //! Rows to length 1: the removal key of RWKV-7 (`torch.nn.functional.normalize`).
-//! To change it, change `reference.rs` first; `tests/fused.rs` holds the fast path to it.
+//! To change it, change `reference.rs` first; `tests/elementwise.rs` holds the fast path to it.
 
 mod flex;
 pub mod reference;

@@ -1,5 +1,5 @@
 //! `y = x / rms(x) * w`: the normalisation in front of every block (Zhang and Sennrich 2019).
-//! To change it, change `reference.rs` first; `tests/fused.rs` holds the fast path to it.
+//! To change it, change `reference.rs` first; `tests/elementwise.rs` holds the fast path to it.
 
 #[cfg(feature = "cube")]
 mod cube;

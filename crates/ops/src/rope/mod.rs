@@ -1,5 +1,5 @@
 //! Rotary position embedding (Su et al. 2021) in the half-split layout of GPT-NeoX and Llama.
-//! To change it, change `reference.rs` first; `tests/fused.rs` holds the fast path to it.
+//! To change it, change `reference.rs` first; `tests/elementwise.rs` holds the fast path to it.
 
 #[cfg(feature = "cube")]
 mod cube;

@@ -1,6 +1,6 @@
 //! Weighted sum of the Euclidean distances of rows: what output alignment minimises. One pass over
 //! both arrays each way, where tensor operations take eight.
-//! To change it, change `reference.rs` first; `tests/fused.rs` holds the fast path to it.
+//! To change it, change `reference.rs` first; `tests/elementwise.rs` holds the fast path to it.
 
 mod flex;
 pub mod reference;

@@ -1,5 +1,5 @@
 //! `silu(gate) * up`: the gate of the feed-forward (Shazeer 2020, "GLU variants").
-//! To change it, change `reference.rs` first; `tests/fused.rs` holds the fast path to it.
+//! To change it, change `reference.rs` first; `tests/elementwise.rs` holds the fast path to it.
 
 #[cfg(feature = "cube")]
 mod cube;

@@ -2,6 +2,7 @@
 //! figure is a median; `benches/compare.py` runs the same work in PyTorch beside it.
 
 mod decode;
+mod denoise;
 mod ops;
 mod serve;
 mod step;
@@ -24,6 +25,8 @@ enum What {
     Ops(ops::Args),
     /// Decoding one sequence at given context lengths.
     Decode(decode::Args),
+    /// Writing one text by denoising, at a fixed number of forward passes.
+    Denoise(denoise::Args),
     /// Decoding many sequences at a time, against batch and context.
     Serve(serve::Args),
 }
@@ -41,6 +44,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         What::Step(args) => step::run(args, global),
         What::Ops(args) => ops::run(args, global),
         What::Decode(args) => decode::run(args, global),
+        What::Denoise(args) => denoise::run(args, global),
         What::Serve(args) => serve::run(args, global),
     }
 }
