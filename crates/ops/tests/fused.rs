@@ -5,7 +5,7 @@
 
 mod support;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 use support::*;
 
 mod vocab_loss {
