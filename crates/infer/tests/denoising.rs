@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{MODELS, endless, model, tokenizer};
+use common::{MODELS, endless, masked, model, tokenizer, unmasked_prompt};
 use recast_infer::samplers::denoising::{
     Candidate, Canvas, Carried, Change, Denoised, Denoiser, Denoising, Editing, Ends, Filler, Keep, Masked, Read, Remasking, Row, Rule,
     Shape, Step, View, guide, step,
@@ -91,20 +91,6 @@ fn fill<D: Denoiser>(denoiser: &D, settings: Denoising, canvas: &Canvas) -> Deno
 
 fn by(rule: Rule) -> Denoising {
     Denoising { rule, ..Denoising::default() }
-}
-
-/// A tiny model that denoises so.
-fn masked(folder: &str, block: Option<usize>, shift: bool) -> Model {
-    let mut model = model(folder);
-    let mask_token = model.config.vocabulary as u32 - 1;
-    model.config.diffusion = Some(Diffusion { mask_token, block, shift });
-    model
-}
-
-/// Tokens that follow from the length alone, the mask token not among them.
-fn prompt(model: &Model, length: usize) -> Vec<u32> {
-    let last = model.config.vocabulary as u32 - 1;
-    common::prompt(model, length).into_iter().map(|token| if token == last { 1 } else { token }).collect()
 }
 
 #[test]
@@ -202,7 +188,7 @@ fn a_cached_prefix_is_exact_for_models_with_blocks() {
         let diffusion = model.config.diffusion.clone().expect("set above");
         for rule in [Rule::Fixed { steps: 15 }, Rule::Threshold { at: 0.05 }] {
             // A prompt that ends within a block, and an end that does.
-            let canvas = Canvas::after(&prompt(&model, 21), 30);
+            let canvas = Canvas::after(&unmasked_prompt(&model, 21), 30);
             let cached = fill(&Masked::new(&model).expect("masked"), by(rule), &canvas);
             let plain = fill(&Uncached(&model, diffusion.clone()), by(rule), &canvas);
             assert_eq!(cached.tokens, plain.tokens, "{name} {rule:?}");
@@ -220,7 +206,7 @@ fn shifted_blocks_of_one_are_the_next_token_model() {
     for name in MODELS {
         let plain = model(name);
         let tokenizer = endless(plain.config.vocabulary);
-        let tokens = prompt(&plain, 19);
+        let tokens = unmasked_prompt(&plain, 19);
         let options = Options { sampling: Sampling::greedy(), max_tokens: 12, ..Options::default() };
         let wanted = Generator::new(&plain, &tokenizer, options).expect("options").generate(&tokens, &mut quiet).expect("generates");
         let mask_token = plain.config.vocabulary as u32 - 1;
@@ -235,7 +221,7 @@ fn shifted_blocks_of_one_are_the_next_token_model() {
 #[test]
 fn shifted_sequences_read_the_place_before() {
     let model = masked("families/llama_gqa", None, true);
-    let tokens = prompt(&model, 6);
+    let tokens = unmasked_prompt(&model, 6);
     let mask = model.config.diffusion.as_ref().expect("set").mask_token;
     let found = fill(&Masked::new(&model).expect("masked"), by(Rule::Threshold { at: 0.0 }), &Canvas::after(&tokens, 3));
     let all = [tokens, vec![mask; 3]].concat();
@@ -257,7 +243,7 @@ fn a_batch_is_its_rows_in_any_order() {
         let model = masked(name, block, false);
         let denoiser = Masked::new(&model).expect("masked");
         let tokenizer = endless(model.config.vocabulary);
-        let all = prompt(&model, 60);
+        let all = unmasked_prompt(&model, 60);
         let canvases = [Canvas::after(&all[..9], 20), Canvas::after(&all[3..8], 33), Canvas::after(&all[20..60], 9), Canvas::after(&all[10..11], 16)];
         let settings = Denoising { temperature: 1.0, seed: 5, block: Some(8), ..by(Rule::Threshold { at: 0.04 }) };
         let filler = Filler::new(&denoiser, &tokenizer, settings, Vec::new()).expect("settings");
@@ -339,7 +325,7 @@ fn guidance_is_its_formula_and_masks_the_prompt() {
     assert_eq!((first(1.0).tokens, first(1.0).counters.forwards), (vec![3], 2));
     let model = masked("families/llama_gqa", Some(8), true);
     let denoiser = Masked::new(&model).expect("masked");
-    let canvas = Canvas::after(&prompt(&model, 11), 14);
+    let canvas = Canvas::after(&unmasked_prompt(&model, 11), 14);
     let with = |guidance| fill(&denoiser, Denoising { guidance, ..by(Rule::Fixed { steps: 14 }) }, &canvas);
     assert_ne!(with(0.0).tokens, with(3.0).tokens);
     assert_eq!(with(3.0).counters.forwards, 2 * with(0.0).counters.forwards);
@@ -435,10 +421,10 @@ fn holes_anywhere_and_what_is_given_stays() {
         let model = masked(name, Some(4), false);
         let mut canvas = Canvas::default();
         canvas.holes(3);
-        canvas.text(&prompt(&model, 10));
+        canvas.text(&unmasked_prompt(&model, 10));
         canvas.holes(2);
         let found = fill(&Masked::new(&model).expect("masked"), by(Rule::Fixed { steps: 5 }), &canvas);
-        assert_eq!((found.tokens.len(), &found.tokens[3..13]), (15, &prompt(&model, 10)[..]), "{name}");
+        assert_eq!((found.tokens.len(), &found.tokens[3..13]), (15, &unmasked_prompt(&model, 10)[..]), "{name}");
     }
     // Nothing to fill.
     let full = fill(&toy, by(Rule::Fixed { steps: 1 }), &Canvas::after(&[3, 4], 0));
@@ -527,7 +513,7 @@ fn index_in_block(index: usize, block: usize) -> bool {
 fn a_kept_prefix_is_an_approximation_that_computes_less() {
     let model = masked("families/llama_gqa", None, false);
     let denoiser = Masked::new(&model).expect("masked");
-    let canvas = Canvas::after(&prompt(&model, 40), 24);
+    let canvas = Canvas::after(&unmasked_prompt(&model, 40), 24);
     let with = |keep| fill(&denoiser, Denoising { keep, ahead: Some(0), block: Some(8), ..by(Rule::Fixed { steps: 24 }) }, &canvas);
     let (plain, kept) = (with(Keep::Nothing), with(Keep::Prefix));
     assert_eq!((plain.tokens.len(), kept.tokens.len()), (24, 24));
@@ -545,7 +531,7 @@ fn a_kept_prefix_is_an_approximation_that_computes_less() {
 fn states_are_not_advanced_by_denoising() {
     let model = masked("released/rwkv7_hybrid", Some(8), false);
     let denoiser = Masked::new(&model).expect("masked");
-    let canvas = Canvas::after(&prompt(&model, 16), 8);
+    let canvas = Canvas::after(&unmasked_prompt(&model, 16), 8);
     let mut row: Row<Carried> = Row::new(&denoiser, &canvas, by(Rule::Fixed { steps: 8 }), &[], 0).expect("row");
     step(&denoiser, &mut [&mut row]).expect("steps");
     let bytes = row.state_bytes();

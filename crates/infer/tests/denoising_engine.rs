@@ -3,27 +3,15 @@
 
 mod common;
 
-use common::{endless, model};
+use common::{endless, masked, model, unmasked_prompt};
 use recast_infer::engine::{Constraint, Limits, Message, Refused, Request, Summary};
 use recast_infer::samplers::denoising::{Canvas, Denoising, Filler, Masked, Rule};
 use recast_infer::samplers::{Event, Finish};
 use recast_infer::{Engine, Sampling};
-use recast_models::{Diffusion, Model};
+use recast_models::Model;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-
-fn masked(folder: &str, block: Option<usize>, shift: bool) -> Model {
-    let mut model = model(folder);
-    let mask_token = model.config.vocabulary as u32 - 1;
-    model.config.diffusion = Some(Diffusion { mask_token, block, shift });
-    model
-}
-
-fn prompt(model: &Model, length: usize) -> Vec<u32> {
-    let last = model.config.vocabulary as u32 - 1;
-    common::prompt(model, length).into_iter().map(|token| if token == last { 1 } else { token }).collect()
-}
 
 fn engine(model: Model) -> Engine {
     let tokenizer = endless(model.config.vocabulary);
@@ -67,7 +55,7 @@ fn many_requests_are_each_what_they_are_alone() {
         let denoiser = Masked::new(&reference).expect("masked");
         let tokenizer = endless(reference.config.vocabulary);
         let engine = engine(masked(name, block, shift));
-        let all = prompt(&reference, 100);
+        let all = unmasked_prompt(&reference, 100);
         // Twice the same, so that the second round finds states.
         for round in 0..2 {
             let requests: Vec<Request> = (0..9usize)

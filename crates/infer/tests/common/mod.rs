@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use burn::tensor::Device;
-use recast_models::Model;
+use recast_models::{Diffusion, Model};
 use recast_text::Tokenizer;
 use std::path::Path;
 
@@ -49,4 +49,18 @@ pub fn endless(size: usize) -> Tokenizer {
 /// Tokens that follow from the length alone.
 pub fn prompt(model: &Model, length: usize) -> Vec<u32> {
     (0..length).map(|i| ((i * 37 + 11) % model.config.vocabulary) as u32).collect()
+}
+
+/// A tiny model that denoises so.
+pub fn masked(folder: &str, block: Option<usize>, shift: bool) -> Model {
+    let mut model = model(folder);
+    let mask_token = model.config.vocabulary as u32 - 1;
+    model.config.diffusion = Some(Diffusion { mask_token, block, shift });
+    model
+}
+
+/// Tokens that follow from the length alone, the mask token not among them.
+pub fn unmasked_prompt(model: &Model, length: usize) -> Vec<u32> {
+    let last = model.config.vocabulary as u32 - 1;
+    prompt(model, length).into_iter().map(|token| if token == last { 1 } else { token }).collect()
 }
