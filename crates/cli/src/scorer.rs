@@ -89,7 +89,7 @@ impl<'a> ModelScorer<'a> {
         let hidden = hidden.reshape([rows.len() * width, self.model.config.hidden]);
         let count = places.len();
         let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), self.model.device());
-        let scores = token_log_probabilities(hidden.select(0, places), self.model.head(), targets.into())?;
+        let scores = token_log_probabilities(hidden.select(0, places), self.model.head_operand(), targets.into())?;
         let (logprobs, greedy) = (values(scores.log_probabilities), values(scores.greedy));
         let mut at = 0;
         for &row in &rows {

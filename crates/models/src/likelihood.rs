@@ -188,7 +188,7 @@ fn run(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) ->
     }
     let count = places.len();
     let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), model.device());
-    let scores = token_log_probabilities(hidden.select(0, places), model.head(), targets.into())?;
+    let scores = token_log_probabilities(hidden.select(0, places), model.head_operand(), targets.into())?;
     let mut answers = vec![Answer { nats: 0.0, greedy: true }; rows];
     let found = values(scores.log_probabilities).into_iter().zip(values(scores.greedy));
     for ((log_probability, greedy), (row, weight)) in found.zip(weights) {

@@ -12,7 +12,7 @@ use crate::weight::{Weight, Weights};
 use crate::weights::{self, Checkpoint};
 use crate::families;
 use burn::tensor::{Device, Tensor};
-use recast_ops::linear::Layout;
+use recast_ops::linear::{Layout, Operand};
 use recast_ops::rms_norm::rms_norm;
 use std::path::Path;
 use std::sync::Arc;
@@ -199,6 +199,11 @@ impl Model {
     /// logits, ask for [`Model::logits`].
     pub fn head(&self) -> Tensor<2> {
         self.head.as_ref().unwrap_or(&self.embedding).dense(&self.device)
+    }
+
+    /// [`Model::head`] for losses that pass no gradient to it; see [`Weight::operand`].
+    pub fn head_operand(&self) -> Operand {
+        self.head.as_ref().unwrap_or(&self.embedding).operand(&self.device)
     }
 
     /// Normed hidden states `[batch, T, C]` of whole sequences, or of their next chunk when states

@@ -1,6 +1,7 @@
 //! Parameters: tensors that modules read, stages train and checkpoints store.
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use recast_ops::linear::{Operand, Packed};
 use std::sync::{Arc, RwLock};
 
 /// A trainable tensor, shared by handle between the module that uses it and whoever trains,
@@ -13,6 +14,8 @@ struct Cell<const D: usize> {
     tensors: RwLock<Tensors<D>>,
     /// Shape in checkpoints, where ones may stand that the module has no use for.
     stored: Vec<usize>,
+    /// Panels of the value, while nobody trains it.
+    packed: Packed,
 }
 
 #[derive(Debug)]
@@ -60,7 +63,7 @@ const LOCK: &str = "a parameter's lock is never held across a panic";
 impl<const D: usize> Param<D> {
     /// A parameter of these values; `stored` is its shape in checkpoints.
     pub fn new(value: Tensor<D>, stored: Vec<usize>) -> Self {
-        Self(Arc::new(Cell { tensors: RwLock::new(Tensors { value, leaf: None }), stored }))
+        Self(Arc::new(Cell { tensors: RwLock::new(Tensors { value, leaf: None }), stored, packed: Packed::default() }))
     }
 
     /// The tensor to compute with: the leaf while tracked, else the plain values.
@@ -75,6 +78,15 @@ impl<const D: usize> Param<D> {
     }
 }
 
+impl Param<2> {
+    /// [`Param::value`] to multiply with. While nobody trains it, what products make of it is kept.
+    pub fn operand(&self) -> Operand {
+        let tensors = self.0.tensors.read().expect(LOCK);
+        let packed = tensors.leaf.is_none().then(|| self.0.packed.clone());
+        Operand { weight: tensors.leaf.as_ref().unwrap_or(&tensors.value).clone(), packed }
+    }
+}
+
 impl<const D: usize> Parameter for Cell<D> {
     fn stored_shape(&self) -> &[usize] {
         &self.stored
@@ -82,6 +94,8 @@ impl<const D: usize> Parameter for Cell<D> {
 
     fn track(&self) {
         let mut tensors = self.tensors.write().expect(LOCK);
+        // The next step changes the value, and needs the memory.
+        self.packed.forget();
         let leaf = tensors.value.clone().autodiff().require_grad();
         tensors.leaf = Some(leaf);
     }
@@ -116,6 +130,7 @@ impl<const D: usize> Parameter for Cell<D> {
 
     fn replace(&self, change: &mut dyn FnMut(Tensor<1>) -> Tensor<1>) {
         let mut tensors = self.tensors.write().expect(LOCK);
+        self.packed.forget();
         let (device, shape) = (tensors.value.device(), tensors.value.dims());
         // Taken out, so that the storage has one owner and is changed where it lies.
         let value = std::mem::replace(&mut tensors.value, Tensor::empty([0; D], &device));

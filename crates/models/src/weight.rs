@@ -3,7 +3,7 @@
 use crate::param::{Handle, Named, Param};
 use crate::weights::Dtype;
 use burn::tensor::{Device, Tensor, TensorData};
-use recast_ops::linear::{Layout, linear, linear_in_out};
+use recast_ops::linear::{Layout, Operand, linear, linear_in_out};
 use recast_ops::quantised::{Format, QuantMatrix, linear_quantised};
 use std::fmt;
 use std::str::FromStr;
@@ -74,9 +74,9 @@ impl Weight {
     /// `[.., in]` to `[.., out]`.
     pub fn apply<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
         match self {
-            Weight::Trained(weight, Layout::OutIn) => linear(x, weight.value(), bias),
+            Weight::Trained(weight, Layout::OutIn) => linear(x, weight.operand(), bias),
             Weight::Trained(weight, Layout::InOut) => {
-                let y = linear_in_out(x, weight.value());
+                let y = linear_in_out(x, weight.operand());
                 bias.map_or(y.clone(), |bias| y + bias.unsqueeze::<D>())
             }
             Weight::Quantised(weight) => linear_quantised(x, weight, bias),
@@ -112,6 +112,14 @@ impl Weight {
                 }
                 Tensor::from_data(TensorData::new(rows, [ids.len(), width]), device)
             }
+        }
+    }
+
+    /// [`Weight::dense`] to multiply with; what products make of a parameter that nobody trains is kept.
+    pub fn operand(&self, device: &Device) -> Operand {
+        match self {
+            Weight::Trained(weight, _) => weight.operand(),
+            Weight::Quantised(_) => self.dense(device).into(),
         }
     }
 

@@ -124,7 +124,7 @@ impl HeldOut {
             loss += sum(cross_entropy(hidden.clone(), model.head(), batch.targets.clone(), None, Some(1.0))?);
             if let Some(teacher) = teacher {
                 let wanted = self.wanted(i, batch, teacher)?;
-                kl += sum(teacher_kl(hidden, common_head(model, teacher), wanted, teacher.head(), None, Some(1.0))?);
+                kl += sum(teacher_kl(hidden, common_head(model, teacher), wanted, teacher.head_operand(), None, Some(1.0))?);
             }
             tokens += batch.inputs.len() as u64;
         }

@@ -1,5 +1,6 @@
 //! GPU: burn's matrix products; operands in bf16 where the process asks for it, results in f32.
 
+use super::kept::Options;
 use super::{Layout, Precision, precision};
 use crate::cube::{CubeTensor, Gpu, contiguous, nothing, reshaped};
 use burn::backend::ops::FloatTensorOps;
@@ -27,7 +28,7 @@ fn flat(tensor: CubeTensor, width: usize) -> CubeTensor {
     reshaped(tensor, &[rows, width])
 }
 
-pub fn forward(&layout: &Layout, [x, weight]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
+pub fn forward(&Options { layout, .. }: &Options, [x, weight]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
     let (inner, outer) = (layout.inner(weight.meta.shape()), layout.outer(weight.meta.shape()));
     let mut shape = x.meta.shape().to_vec();
     shape.pop();
@@ -38,7 +39,7 @@ pub fn forward(&layout: &Layout, [x, weight]: [CubeTensor; 2]) -> (CubeTensor, C
 }
 
 pub fn backward(
-    &layout: &Layout,
+    &Options { layout, .. }: &Options,
     needs: [bool; 2],
     [x, weight]: [CubeTensor; 2],
     _output: CubeTensor,

@@ -1,10 +1,11 @@
 //! CPU: three matrix products over all rows at once.
 
+use super::kept::{Options, panels};
 use super::{Layout, product_new, rows};
 use crate::cpu::{Array, Matrix, View};
 
 /// The weight as the matrix `[in, out]` that multiplies from the right.
-fn matrix<'a>(layout: Layout, weight: View<'a>) -> Matrix<'a> {
+pub fn matrix<'a>(layout: Layout, weight: View<'a>) -> Matrix<'a> {
     let stored = Matrix::new(weight.data, weight.shape[0], weight.shape[1]);
     match layout {
         Layout::OutIn => stored.t(),
@@ -12,9 +13,12 @@ fn matrix<'a>(layout: Layout, weight: View<'a>) -> Matrix<'a> {
     }
 }
 
-pub fn forward(&layout: &Layout, [x, weight]: [View<'_>; 2]) -> (Array, Array) {
+pub fn forward(options: &Options, [x, weight]: [View<'_>; 2]) -> (Array, Array) {
+    let layout = options.layout;
     let (rows, inner, outer) = (x.rows(), x.width(), layout.outer(weight.shape));
-    let y = if rows <= rows::MOST {
+    let y = if let Some(panels) = panels(options, weight) {
+        panels.matmul_threads_new(Matrix::new(x.data, rows, inner))
+    } else if rows <= rows::MOST {
         rows::product(layout, x.data, weight.data, [rows, inner, outer])
     } else {
         product_new(Matrix::new(x.data, rows, inner), matrix(layout, weight))
@@ -25,7 +29,7 @@ pub fn forward(&layout: &Layout, [x, weight]: [View<'_>; 2]) -> (Array, Array) {
 }
 
 pub fn backward(
-    &layout: &Layout,
+    &Options { layout, .. }: &Options,
     needs: [bool; 2],
     [x, weight]: [View<'_>; 2],
     _output: View<'_>,

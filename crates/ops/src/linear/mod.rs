@@ -4,13 +4,17 @@
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
 mod flex;
+mod kept;
 pub mod reference;
 pub mod rows;
+
+pub use kept::{Operand, Packed};
 
 use crate::cpu::{Matrix, bf16, matmul, matmul_threads, matmul_threads_new};
 use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
+use kept::Options;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Precision of matrix products with weights; accumulation and weights are f32 in both.
@@ -38,10 +42,15 @@ pub fn precision() -> Precision {
 /// Fewest rows that repay the rounding and packing of a weight.
 const BF16_ROWS: usize = 16;
 
+/// Whether operands of a product of so many rows are rounded.
+pub(crate) fn rounds(rows: usize) -> bool {
+    precision() == Precision::Bf16 && rows >= BF16_ROWS && bf16::available()
+}
+
 /// `out = left right`, or `out += left right` with `accumulate`, at the process's precision, over
 /// the thread pool.
 pub(crate) fn product(out: &mut [f32], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
-    if precision() == Precision::Bf16 && left.height() >= BF16_ROWS && bf16::available() {
+    if rounds(left.height()) {
         bf16::matmul_threads(out, out_stride, accumulate, left, right);
     } else {
         matmul_threads(out, out_stride, if accumulate { 1.0 } else { 0.0 }, left, right);
@@ -50,7 +59,7 @@ pub(crate) fn product(out: &mut [f32], out_stride: usize, accumulate: bool, left
 
 /// The product as a new array.
 pub(crate) fn product_new(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
-    if precision() == Precision::Bf16 && left.height() >= BF16_ROWS && bf16::available() {
+    if rounds(left.height()) {
         bf16::matmul_threads_new(left, right)
     } else {
         matmul_threads_new(left, right)
@@ -91,7 +100,7 @@ impl Layout {
     }
 }
 
-operator!(LinearBackend, Layout, linear_forward, linear_backward, flex, 2, [x, weight], cube);
+operator!(LinearBackend, Options, linear_forward, linear_backward, flex, 2, [x, weight], cube);
 
 /// `y[.., o] = sum_i x[.., i] weight[o, i] (+ bias[o])`.
 ///
@@ -99,8 +108,8 @@ operator!(LinearBackend, Layout, linear_forward, linear_backward, flex, 2, [x, w
 ///
 /// # Panics
 /// When the inner sizes differ.
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    let y = run(x, weight, Layout::OutIn);
+pub fn linear<const D: usize>(x: Tensor<D>, weight: impl Into<Operand>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let y = run(x, weight.into(), Layout::OutIn);
     match bias {
         Some(bias) => y + bias.unsqueeze::<D>(),
         None => y,
@@ -112,12 +121,13 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 ///
 /// # Panics
 /// When the inner sizes differ.
-pub fn linear_in_out<const D: usize>(x: Tensor<D>, matrix: Tensor<2>) -> Tensor<D> {
-    run(x, matrix, Layout::InOut)
+pub fn linear_in_out<const D: usize>(x: Tensor<D>, matrix: impl Into<Operand>) -> Tensor<D> {
+    run(x, matrix.into(), Layout::InOut)
 }
 
-fn run<const D: usize>(x: Tensor<D>, weight: Tensor<2>, layout: Layout) -> Tensor<D> {
+fn run<const D: usize>(x: Tensor<D>, Operand { weight, packed }: Operand, layout: Layout) -> Tensor<D> {
     let inner = layout.inner(&weight.dims());
     assert_eq!(x.dims()[D - 1], inner, "linear: x {:?} against weight {:?} ({layout:?})", x.dims(), weight.dims());
-    Tensor::from_dispatch(Dispatch::linear_forward(layout, x.into_dispatch(), weight.into_dispatch()).0)
+    let options = Options { layout, packed };
+    Tensor::from_dispatch(Dispatch::linear_forward(options, x.into_dispatch(), weight.into_dispatch()).0)
 }

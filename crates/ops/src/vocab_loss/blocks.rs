@@ -2,7 +2,7 @@
 //! pass.
 
 use crate::cpu::{Array, Matrix, View, exp, maximum, simd, split_rows, sum_of, zeros};
-use crate::linear::product;
+use crate::linear::{Packed, product, rounds};
 use std::sync::{Arc, Mutex};
 
 /// Logits of one block. Larger blocks read (and pack) the vocabulary weight less often and keep the
@@ -23,15 +23,21 @@ pub fn active_rows(rows: usize, weights: Option<&[f32]>) -> Vec<usize> {
 pub struct Head<'a> {
     hidden: View<'a>,
     weight: View<'a>,
+    /// The weight's panels, to multiply with and to carry gradients back through: packed once for all
+    /// blocks, and for longer where the weight's owner keeps them.
+    packed: Option<Packed>,
+    turned: Packed,
     rows: Vec<f32>,
     logits: Vec<f32>,
 }
 
 impl<'a> Head<'a> {
-    pub fn new(hidden: View<'a>, weight: View<'a>, block: usize) -> Self {
+    pub fn new(hidden: View<'a>, weight: View<'a>, packed: Option<Packed>, block: usize) -> Self {
         Self {
             hidden,
             weight,
+            packed,
+            turned: Packed::default(),
             rows: vec![0.0; block * hidden.width()],
             logits: zeros(block * weight.shape[0]),
         }
@@ -43,13 +49,15 @@ impl<'a> Head<'a> {
         for (to, &from) in self.rows.chunks_exact_mut(width.max(1)).zip(block) {
             to.copy_from_slice(&self.hidden.data[from * width..][..width]);
         }
-        product(
-            &mut self.logits,
-            vocabulary,
-            false,
-            Matrix::new(&self.rows, block.len(), width),
-            Matrix::new(self.weight.data, vocabulary, width).t(),
-        );
+        let rows = Matrix::new(&self.rows, block.len(), width);
+        let weight = Matrix::new(self.weight.data, vocabulary, width).t();
+        let lasting = self.packed.is_some();
+        if rounds(if lasting { usize::MAX } else { block.len() }) {
+            let packed = self.packed.get_or_insert_default().of(weight, lasting);
+            packed.matmul_threads(&mut self.logits, vocabulary, false, rows);
+        } else {
+            product(&mut self.logits, vocabulary, false, rows, weight);
+        }
         &mut self.logits[..block.len() * vocabulary]
     }
 
@@ -64,7 +72,11 @@ impl<'a> Head<'a> {
         if !dhidden.is_empty() {
             // The copies of the hidden rows have served; their gradient takes their place.
             let weight = Matrix::new(self.weight.data, vocabulary, width);
-            product(&mut self.rows, width, false, dlogits, weight);
+            if rounds(block.len()) {
+                self.turned.of(weight, false).matmul_threads(&mut self.rows, width, false, dlogits);
+            } else {
+                product(&mut self.rows, width, false, dlogits, weight);
+            }
             for (from, &to) in self.rows.chunks_exact(width.max(1)).zip(block) {
                 dhidden[to * width..][..width].copy_from_slice(from);
             }

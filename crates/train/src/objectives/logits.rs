@@ -21,7 +21,7 @@ pub fn teacher(
     let wanted = rows(teacher.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, batch.documents.as_ref(), None)?);
     run(student, batch, trainable, by_block, out, |hidden| {
         let (weights, denominator) = (batch.weights.clone(), Some(batch.denominator));
-        Ok(teacher_kl(rows(hidden), common_head(student, teacher), wanted, teacher.head(), weights, denominator)?)
+        Ok(teacher_kl(rows(hidden), common_head(student, teacher), wanted, teacher.head_operand(), weights, denominator)?)
     })
 }
 

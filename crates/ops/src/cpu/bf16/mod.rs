@@ -38,6 +38,88 @@ pub fn matmul_threads_new(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
     written(left.rows * right.columns, |out| run(out, right.columns, false, left, right))
 }
 
+/// A right operand, rounded and packed once for any number of products.
+#[derive(Debug)]
+pub struct Packed {
+    #[cfg(target_arch = "x86_64")]
+    panels: panels::Packed,
+}
+
+impl Packed {
+    /// Packs, over the thread pool. What does not last longer than a few products takes and gives
+    /// back memory that they share.
+    ///
+    /// # Panics
+    /// When the processor lacks the instructions ([`available`]).
+    pub fn new(right: Matrix<'_>, lasting: bool) -> Self {
+        assert!(available(), "bf16 products need AVX512-BF16");
+        // SAFETY: the level names what this processor has.
+        #[cfg(target_arch = "x86_64")]
+        let panels = unsafe {
+            match level() {
+                Level::Amx => panels::Packed::new::<amx::Amx>(right, lasting),
+                _ => panels::Packed::new::<avx512::Avx512>(right, lasting),
+            }
+        };
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            panels,
+        }
+    }
+
+    /// [`matmul_threads`] with it on the right; to the bit the same.
+    ///
+    /// # Panics
+    /// When the sizes do not fit together.
+    pub fn matmul_threads(&self, out: &mut [f32], out_stride: usize, accumulate: bool, left: Matrix<'_>) {
+        self.run(assume_written(out), out_stride, accumulate, left);
+    }
+
+    /// The product as a new array.
+    ///
+    /// # Panics
+    /// As [`Packed::matmul_threads`].
+    pub fn matmul_threads_new(&self, left: Matrix<'_>) -> Vec<f32> {
+        let [_, n] = self.size();
+        written(left.rows * n, |out| self.run(out, n, false, left))
+    }
+
+    fn size(&self) -> [usize; 2] {
+        #[cfg(target_arch = "x86_64")]
+        return self.panels.size();
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("packed for no processor but these")
+    }
+
+    fn run(&self, out: &mut [MaybeUninit<f32>], out_stride: usize, accumulate: bool, left: Matrix<'_>) {
+        let [k, n] = self.size();
+        assert_eq!(left.columns, k, "inner sizes of a matrix product");
+        if !prepared(out, out_stride, accumulate, left.rows, n, k) {
+            return;
+        }
+        // SAFETY: packed for this level, and the sizes were checked.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            match level() {
+                Level::Amx => panels::product_packed::<amx::Amx>(out, out_stride, accumulate, left, &self.panels),
+                _ => panels::product_packed::<avx512::Avx512>(out, out_stride, accumulate, left, &self.panels),
+            }
+        }
+    }
+}
+
+/// Checks the output of a product; false where nothing is left to do.
+fn prepared(out: &mut [MaybeUninit<f32>], out_stride: usize, accumulate: bool, m: usize, n: usize, k: usize) -> bool {
+    if m == 0 || n == 0 {
+        return false;
+    }
+    assert!((m - 1) * out_stride + n <= out.len(), "output of a matrix product is too small");
+    if k == 0 && !accumulate {
+        out.chunks_mut(out_stride).take(m).for_each(|row| row[..n].fill(MaybeUninit::new(0.0)));
+    }
+    k > 0
+}
+
 /// Whether products of a few dozen rows, columns and `k` that lie in cache gain by it: where tiles
 /// take them, rounding and packing included. `vdpbf16ps` does not repay the packing there.
 pub fn available_in_cache(m: usize, n: usize, k: usize) -> bool {
@@ -64,13 +146,8 @@ pub fn matmul_in_cache(out: &mut [f32], out_stride: usize, accumulate: bool, lef
 fn run(out: &mut [MaybeUninit<f32>], out_stride: usize, accumulate: bool, left: Matrix<'_>, right: Matrix<'_>) {
     assert!(available(), "bf16 products need AVX512-BF16");
     assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
-    let (m, n, k) = (left.rows, right.columns, left.columns);
-    if m == 0 || n == 0 {
+    if !prepared(out, out_stride, accumulate, left.rows, right.columns, left.columns) {
         return;
-    }
-    assert!((m - 1) * out_stride + n <= out.len(), "output of a matrix product is too small");
-    if k == 0 && !accumulate {
-        out.chunks_mut(out_stride).take(m).for_each(|row| row[..n].fill(MaybeUninit::new(0.0)));
     }
     // SAFETY: the level names what this processor has, and the sizes were checked.
     #[cfg(target_arch = "x86_64")]
@@ -104,6 +181,11 @@ mod tests {
             }),
             ("AMX emulated", |out, stride, keep, a, b| unsafe {
                 panels::product::<amx::tests::Emulated<false>>(assume_written(out), stride, keep, a, b);
+            }),
+            ("packed before", |out, stride, keep, a, b| Packed::new(b, true).matmul_threads(out, stride, keep, a)),
+            ("AMX emulated, packed before", |out, stride, keep, a, b| unsafe {
+                let right = panels::Packed::new::<amx::tests::Emulated<false>>(b, false);
+                panels::product_packed::<amx::tests::Emulated<false>>(assume_written(out), stride, keep, a, &right);
             }),
             ("AMX emulated, in cache", |out, stride, keep, a, b| unsafe {
                 panels::product_here::<amx::tests::Emulated<false>>(out, stride, keep, a, b);

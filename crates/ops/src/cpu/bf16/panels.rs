@@ -3,11 +3,12 @@
 //! The right operand is packed once, in panels of columns; each thread packs the blocks of rows it
 //! owns, small enough to stay in its L2, and sweeps all panels over them.
 
-use crate::cpu::matmul::{Matrix, assume_written};
+use crate::cpu::matmul::Matrix;
 use crate::cpu::threads;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Bytes of packed rows a thread works on at a time.
@@ -53,13 +54,16 @@ pub trait Kernel {
     unsafe fn tile(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, keep: bool);
 }
 
-/// Room for packed panels, kept for the next product: fresh memory would cost a page fault
-/// every 4 KiB, for a vocabulary's weight more than the packing itself.
+/// Room for packed panels. What is needed for one product is kept for the next: fresh memory would
+/// cost a page fault every 4 KiB, for a vocabulary's weight more than the packing itself.
+#[derive(Debug)]
 struct Scratch {
     buffer: Vec<u32>,
     /// Where the first whole cache line begins, and how many words are meant.
     start: usize,
     words: usize,
+    /// Whether the memory goes back to where it came from.
+    returns: bool,
 }
 
 /// Words of a cache line: a tile's rows and a vector's halves shall not lie in two.
@@ -80,18 +84,29 @@ impl Scratch {
         if buffer.len() < needed {
             buffer = vec![0; needed];
         }
-        let start = buffer.as_ptr().align_offset(4 * LINE);
-        Self { buffer, start, words }
+        Self { start: buffer.as_ptr().align_offset(4 * LINE), buffer, words, returns: true }
     }
 
-    fn words(&mut self) -> &mut [u32] {
+    /// `words` zeros in memory of their own.
+    fn own(words: usize) -> Self {
+        let buffer = vec![0u32; words + LINE - 1];
+        Self { start: buffer.as_ptr().align_offset(4 * LINE), buffer, words, returns: false }
+    }
+
+    fn words(&self) -> &[u32] {
+        &self.buffer[self.start..][..self.words]
+    }
+
+    fn words_mut(&mut self) -> &mut [u32] {
         &mut self.buffer[self.start..][..self.words]
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.buffer));
+        if self.returns {
+            KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.buffer));
+        }
     }
 }
 
@@ -127,9 +142,54 @@ pub unsafe fn product_here<K: Kernel>(out: &mut [f32], out_stride: usize, keep: 
                 K::pack_rows(left, i * K::ROWS, (m - i * K::ROWS).min(K::ROWS), to);
             }
             K::enter();
-            sweep::<K>(pairs, rows, columns, assume_written(out), out_stride, keep, m, n);
+            sweep::<K>(pairs, rows, columns, out.as_mut_ptr(), out_stride, keep, m, n);
         }
     });
+}
+
+/// A right operand in panels, for any number of products.
+#[derive(Debug)]
+pub struct Packed {
+    words: Scratch,
+    /// Rows and columns of the operand.
+    k: usize,
+    n: usize,
+}
+
+impl Packed {
+    /// Over the thread pool. `lasting` operands get memory of their own.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `K`.
+    pub unsafe fn new<K: Kernel>(right: Matrix<'_>, lasting: bool) -> Self {
+        let (k, n) = (right.rows, right.columns);
+        let sizes = || passes::<K>(k).map(|pass| panel_words::<K>(pass.len()) * n.div_ceil(K::COLUMNS));
+        let mut words = if lasting { Scratch::own(sizes().sum()) } else { Scratch::take(sizes().sum()) };
+        let mut rest = words.words_mut();
+        for (range, size) in passes::<K>(k).zip(sizes()) {
+            let (pass, after) = rest.split_at_mut(size);
+            // SAFETY: the caller's condition.
+            unsafe { pack_right::<K>(right.rows(range), pass) };
+            rest = after;
+        }
+        Self { words, k, n }
+    }
+
+    /// Rows and columns of the operand.
+    pub fn size(&self) -> [usize; 2] {
+        [self.k, self.n]
+    }
+}
+
+/// The ranges of `k` that are taken one after the other.
+fn passes<K: Kernel>(k: usize) -> impl Iterator<Item = Range<usize>> {
+    let depth = k.div_ceil(k.div_ceil(K::DEPTH).max(1)).next_multiple_of(2).max(1);
+    (0..k).step_by(depth).map(move |start| start..(start + depth).min(k))
+}
+
+/// Words of a panel of columns.
+fn panel_words<K: Kernel>(k: usize) -> usize {
+    k.div_ceil(2).next_multiple_of(K::PAIRS) * K::COLUMNS
 }
 
 /// `out (+)= left right`. Without `keep`, `out` is only written to.
@@ -138,62 +198,119 @@ pub unsafe fn product_here<K: Kernel>(out: &mut [f32], out_stride: usize, keep: 
 /// The processor has the instructions of `K`; `out` holds `left.rows` rows of `right.columns`,
 /// `out_stride` apart, and with `keep` they have values.
 pub unsafe fn product<K: Kernel>(out: Out<'_>, out_stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>) {
-    let k = left.columns;
-    let passes = k.div_ceil(K::DEPTH);
-    let depth = k.div_ceil(passes.max(1)).next_multiple_of(2);
-    for start in (0..k).step_by(depth.max(1)) {
-        let range = start..(start + depth).min(k);
+    for range in passes::<K>(left.columns) {
+        let mut words = Scratch::take(panel_words::<K>(range.len()) * right.columns.div_ceil(K::COLUMNS));
+        let keep = keep || range.start > 0;
         // SAFETY: the caller's conditions; after the first pass `out` has values.
-        unsafe { pass::<K>(out, out_stride, keep || start > 0, left.columns(range.clone()), right.rows(range)) };
+        unsafe {
+            pack_right::<K>(right.rows(range.clone()), words.words_mut());
+            pass::<K>(out, out_stride, keep, left.columns(range), words.words(), right.columns);
+        }
     }
 }
 
-unsafe fn pass<K: Kernel>(out: Out<'_>, out_stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>) {
-    let (m, n, threads) = (left.rows, right.columns, threads());
+/// [`product`] with panels that [`Packed::new`] made for the same `K`.
+///
+/// # Safety
+/// As [`product`]; `left.columns` is the operand's `k`.
+pub unsafe fn product_packed<K: Kernel>(out: Out<'_>, out_stride: usize, keep: bool, left: Matrix<'_>, right: &Packed) {
+    let mut rest = right.words.words();
+    for range in passes::<K>(left.columns) {
+        let (words, after) = rest.split_at(panel_words::<K>(range.len()) * right.n.div_ceil(K::COLUMNS));
+        // SAFETY: as above.
+        unsafe { pass::<K>(out, out_stride, keep || range.start > 0, left.columns(range), words, right.n) };
+        rest = after;
+    }
+}
+
+/// All panels of columns of one pass.
+unsafe fn pack_right<K: Kernel>(right: Matrix<'_>, to: &mut [u32]) {
+    let (n, panel) = (right.columns, panel_words::<K>(right.rows));
+    to.par_chunks_mut(panel).enumerate().with_min_len(n.div_ceil(K::COLUMNS).div_ceil(4 * threads())).for_each(|(index, to)| {
+        let start = index * K::COLUMNS;
+        // SAFETY: the caller's conditions.
+        unsafe { K::pack_columns(right.t(), start, (n - start).min(K::COLUMNS), to) }
+    });
+}
+
+/// Panels of all rows of `left`.
+unsafe fn pack_left<K: Kernel>(left: Matrix<'_>, pairs: usize, to: &mut [u32]) {
+    for (panel, to) in to.chunks_mut(pairs * K::ROWS).enumerate() {
+        let start = panel * K::ROWS;
+        // SAFETY: the caller's conditions.
+        unsafe { K::pack_rows(left, start, (left.rows - start).min(K::ROWS), to) };
+    }
+}
+
+/// Where results go, for threads that write different elements.
+#[derive(Clone, Copy)]
+struct Target(*mut f32);
+// SAFETY: see there.
+unsafe impl Sync for Target {}
+// SAFETY: see there.
+unsafe impl Send for Target {}
+
+/// One pass over panels of `n` columns.
+unsafe fn pass<K: Kernel>(out: Out<'_>, stride: usize, keep: bool, left: Matrix<'_>, columns: &[u32], n: usize) {
+    let m = left.rows;
     let pairs = left.columns.div_ceil(2).next_multiple_of(K::PAIRS);
-    let mut packed = Scratch::take(n.div_ceil(K::COLUMNS) * pairs * K::COLUMNS);
-    let packed = packed.words();
-    packed.par_chunks_mut(pairs * K::COLUMNS).enumerate().with_min_len(n.div_ceil(K::COLUMNS).div_ceil(4 * threads)).for_each(
-        |(panel, to)| {
-            let start = panel * K::COLUMNS;
-            // SAFETY: the caller's conditions.
-            unsafe { K::pack_columns(right.t(), start, (n - start).min(K::COLUMNS), to) }
-        },
-    );
-    // Blocks of whole row panels, no larger than L2 allows, and enough of them to share out.
     let panels = m.div_ceil(K::ROWS);
     let in_cache = (BLOCK_BYTES / (pairs * K::ROWS * 4)).max(1);
-    let blocks = panels.div_ceil(in_cache).next_multiple_of(threads);
+    let out = Target(out.as_mut_ptr().cast());
+    if panels <= in_cache {
+        // Few rows, that every thread may have in its cache: columns are shared out, each read once.
+        let mut rows = Scratch::take(panels * pairs * K::ROWS);
+        // SAFETY: the caller's conditions.
+        unsafe { pack_left::<K>(left, pairs, rows.words_mut()) };
+        let rows = rows.words();
+        let panel = pairs * K::COLUMNS;
+        // Below some thousands of multiplications a thread, waking it costs more than it does.
+        let parts = (m * n * left.columns >> 16).clamp(1, 4 * threads());
+        let share = n.div_ceil(K::COLUMNS).div_ceil(parts);
+        columns.par_chunks(share * panel).enumerate().for_each(|(index, columns)| {
+            let first = index * share * K::COLUMNS;
+            let width = (n - first).min(share * K::COLUMNS);
+            // The whole of the capture, not its field, which may not be shared.
+            let out = out;
+            // SAFETY: the panels hold `pairs` steps, `out` the rows, of which no other part writes
+            // these columns.
+            unsafe {
+                K::enter();
+                sweep::<K>(pairs, rows, columns, out.0.add(first), stride, keep, m, width);
+            }
+        });
+        return;
+    }
+    // Blocks of whole row panels, no larger than L2 allows, and enough of them to share out.
+    let blocks = panels.div_ceil(in_cache).next_multiple_of(threads());
     let rows = panels.div_ceil(blocks) * K::ROWS;
-    out.par_chunks_mut(rows * out_stride).take(m.div_ceil(rows)).enumerate().for_each(|(index, out)| {
+    (0..m.div_ceil(rows)).into_par_iter().for_each(|index| {
         let first = index * rows;
         let rows = rows.min(m - first);
         let mut block = Scratch::take(rows.div_ceil(K::ROWS) * pairs * K::ROWS);
-        let block = block.words();
-        for (panel, to) in block.chunks_mut(pairs * K::ROWS).enumerate() {
-            let start = first + panel * K::ROWS;
-            // SAFETY: as above.
-            unsafe { K::pack_rows(left, start, (m - start).min(K::ROWS), to) };
+        let out = out;
+        // SAFETY: the caller's conditions; the panels hold `pairs` steps, and `out` the block, whose
+        // rows no other part writes.
+        unsafe {
+            pack_left::<K>(left.rows(first..first + rows), pairs, block.words_mut());
+            K::enter();
+            sweep::<K>(pairs, block.words(), columns, out.0.add(first * stride), stride, keep, rows, n);
         }
-        // SAFETY: as above.
-        unsafe { K::enter() };
-        // SAFETY: the panels hold `pairs` steps, and `out` the block.
-        unsafe { sweep::<K>(pairs, block, packed, out, out_stride, keep, rows, n) };
     });
 }
 
 /// All panels of columns over all panels of rows, `m` and `n` in all.
-unsafe fn sweep<K: Kernel>(pairs: usize, rows: &[u32], columns: &[u32], out: Out<'_>, stride: usize, keep: bool, m: usize, n: usize) {
+unsafe fn sweep<K: Kernel>(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, keep: bool, m: usize, n: usize) {
     for (j, columns) in columns.chunks(pairs * K::COLUMNS).enumerate() {
         let column = j * K::COLUMNS;
         for (i, panel) in rows.chunks(pairs * K::ROWS).enumerate() {
             let row = i * K::ROWS;
             let (height, width) = ((m - row).min(K::ROWS), (n - column).min(K::COLUMNS));
-            let out = &mut out[row * stride + column..];
             // SAFETY: the panels hold `pairs` steps, and `out` the tile of height x width.
             unsafe {
+                let out = out.add(row * stride + column);
                 if height == K::ROWS && width == K::COLUMNS {
-                    K::tile(pairs, panel, columns, out.as_mut_ptr().cast(), stride, keep);
+                    K::tile(pairs, panel, columns, out, stride, keep);
                 } else {
                     edge::<K>(pairs, panel, columns, out, stride, keep, height, width);
                 }
@@ -202,25 +319,30 @@ unsafe fn sweep<K: Kernel>(pairs: usize, rows: &[u32], columns: &[u32], out: Out
     }
 }
 
-/// A tile at the edge: computed whole, stored in part.
+/// A tile at the edge: computed whole, stored in part. Sums go on from what is there, as in a whole
+/// tile, so that an element's bits do not depend on where its tile lies.
 unsafe fn edge<K: Kernel>(
     pairs: usize,
     rows: &[u32],
     columns: &[u32],
-    out: Out<'_>,
+    out: *mut f32,
     stride: usize,
     keep: bool,
     height: usize,
     width: usize,
 ) {
     let mut whole = [0.0f32; LARGEST_TILE];
-    // SAFETY: the caller's conditions, and a tile of our own.
-    unsafe { K::tile(pairs, rows, columns, whole.as_mut_ptr(), K::COLUMNS, false) };
-    for (r, whole) in whole.chunks(K::COLUMNS).take(height).enumerate() {
-        for (to, &sum) in out[r * stride..][..width].iter_mut().zip(whole) {
-            // SAFETY: with `keep` the caller's output holds values.
-            let before = if keep { unsafe { to.assume_init() } } else { 0.0 };
-            to.write(before + sum);
+    // SAFETY: the caller's conditions, a tile of our own, and `height` rows of `width` in `out`, which
+    // hold values with `keep`.
+    unsafe {
+        if keep {
+            for r in 0..height {
+                whole.as_mut_ptr().add(r * K::COLUMNS).copy_from_nonoverlapping(out.add(r * stride), width);
+            }
+        }
+        K::tile(pairs, rows, columns, whole.as_mut_ptr(), K::COLUMNS, keep);
+        for r in 0..height {
+            out.add(r * stride).copy_from_nonoverlapping(whole.as_ptr().add(r * K::COLUMNS), width);
         }
     }
 }

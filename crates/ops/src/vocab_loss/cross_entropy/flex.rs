@@ -8,7 +8,7 @@ pub fn forward(options: &Options, [hidden, weight]: [View<'_>; 2]) -> (Array, Ar
     let vocabulary = weight.shape[0];
     let active = active_rows(hidden.shape[0], options.weights.as_deref());
     let size = block_rows(vocabulary).min(active.len());
-    let mut head = Head::new(hidden, weight, size);
+    let mut head = Head::new(hidden, weight, None, size);
     let mut gradients = room(options.track, [hidden, weight]);
     let tracked = options.track != [false; 2];
     let mut total = 0.0f64;

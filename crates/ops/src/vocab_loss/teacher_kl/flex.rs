@@ -11,8 +11,8 @@ pub fn forward(
     let vocabulary = weight.shape[0];
     let active = active_rows(hidden.shape[0], options.weights.as_deref());
     let size = block_rows(vocabulary).min(active.len());
-    let mut student = Head::new(hidden, weight, size);
-    let mut teacher = Head::new(teacher_hidden, teacher_weight, size);
+    let mut student = Head::new(hidden, weight, None, size);
+    let mut teacher = Head::new(teacher_hidden, teacher_weight, options.teacher_packed.clone(), size);
     let mut gradients = room(options.track, [hidden, weight]);
     let tracked = options.track != [false; 2];
     let mut total = 0.0f64;

@@ -6,6 +6,7 @@ mod flex;
 
 use super::{VocabLossError, blocks::Waiting, denominator, length};
 use crate::glue::operator;
+use crate::linear::{Operand, Packed};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ pub struct Options {
     weights: Option<Arc<[f32]>>,
     denominator: f32,
     track: [bool; 2],
+    /// Panels of the teacher's weight.
+    teacher_packed: Option<Packed>,
     waiting: Waiting,
 }
 
@@ -42,10 +45,11 @@ pub fn teacher_kl(
     hidden: Tensor<2>,
     weight: Tensor<2>,
     teacher_hidden: Tensor<2>,
-    teacher_weight: Tensor<2>,
+    teacher_weight: impl Into<Operand>,
     weights: Option<Arc<[f32]>>,
     denominator_given: Option<f32>,
 ) -> Result<Tensor<1>, VocabLossError> {
+    let Operand { weight: teacher_weight, packed: teacher_packed } = teacher_weight.into();
     let ([rows, width], [vocabulary, inner]) = (hidden.dims(), weight.dims());
     let ([teacher_rows, teacher_width], [teacher_vocabulary, teacher_inner]) =
         (teacher_hidden.dims(), teacher_weight.dims());
@@ -55,7 +59,7 @@ pub fn teacher_kl(
     length("teacher's vocabulary", vocabulary, teacher_vocabulary)?;
     let denominator = denominator(rows, weights.as_deref(), denominator_given)?;
     let track = [hidden.is_tracked(), weight.is_tracked()];
-    let options = Options { weights, denominator, track, waiting: Waiting::default() };
+    let options = Options { weights, denominator, track, teacher_packed, waiting: Waiting::default() };
     let loss = Dispatch::teacher_kl_forward(
         options,
         hidden.into_dispatch(),

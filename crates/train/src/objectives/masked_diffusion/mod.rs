@@ -266,7 +266,7 @@ fn generalised_kl(
     denominator: f32,
 ) -> Result<(f64, Tensor<1>), TrainError> {
     let score = |ids: &[u32]| -> Result<Vec<f32>, TrainError> {
-        Ok(values(token_log_probabilities(hidden.clone(), student.head(), ids.to_vec().into())?.log_probabilities))
+        Ok(values(token_log_probabilities(hidden.clone(), student.head_operand(), ids.to_vec().into())?.log_probabilities))
     };
     let (of_noisy, of_clean) = (score(noisy)?, score(clean)?);
     let mut value = 0.0;
