@@ -81,8 +81,12 @@ second = client.responses.create(model=model, input="What is my name?", previous
 assert second.previous_response_id == first.id and second.usage.input_tokens > first.usage.input_tokens
 with client.responses.stream(model=model, input="Count to three.", max_output_tokens=16) as stream:
     kinds = [event.type for event in stream]
-    assert stream.get_final_response().output_text
 assert kinds[0] == "response.created" and kinds[-1] in ("response.completed", "response.incomplete"), kinds
+# The package takes a final response from `response.completed` alone: an answer that is sure to end.
+count = {"type": "object", "properties": {"count": {"enum": [3]}}, "required": ["count"], "additionalProperties": False}
+ends = {"text": {"format": {"type": "json_schema", "name": "count", "schema": count}}}
+with client.responses.stream(model=model, input="Count to three.", max_output_tokens=64, **ends) as stream:
+    assert json.loads(stream.get_final_response().output_text) == {"count": 3}
 print("responses:", json.dumps(second.output_text))
 
 
