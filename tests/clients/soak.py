@@ -51,6 +51,7 @@ def count(what):
 
 
 def fault(words):
+    print("fault:", words[:300], flush=True)
     with lock:
         faults.append(words)
 

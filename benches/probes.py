@@ -1,0 +1,215 @@
+"""What masked diffusion learns that next-token prediction does not, and the reverse: three probes on small models.
+
+    python benches/probes.py reversal --recast target/release/recast --denoiser MODEL --facts DATA/reversal [--seeds 2]
+    python benches/probes.py lookup   --recast ... --models MODEL...
+    python benches/probes.py repeated --recast ... [--unique 32768] [--seeds 2]
+
+reversal  Facts stated in one direction ("A is B") are learned by the embedded next-token model and by a model that
+          denoises, in equal steps; then both are asked in both directions, the right answer among eight.
+lookup    Which colour did one of three to five people wear? The text before the question says it once.
+repeated  The same few tokens read 1, 4, 16 and 64 times by models that start from nothing, in equal steps: held-out loss
+          of next-token models, bound of those that denoise (not to be subtracted from each other), and lookup.
+
+Every model is trained and scored by `recast` alone; scores of models that denoise are estimates of the likelihood of
+whole answers (`recast eval --samples`). Prints a line a figure and a table; errors are standard errors over items,
+over seeds where there are several.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import random
+import statistics
+import subprocess
+import tempfile
+
+parser = argparse.ArgumentParser()
+parser.add_argument("probe", choices=["reversal", "lookup", "repeated"])
+parser.add_argument("--recast", required=True)
+parser.add_argument("--denoiser", help="a trained masked diffusion model of the embedded tokenizer")
+parser.add_argument("--facts", type=pathlib.Path, help="folder with facts_train.jsonl and facts_test_dev.jsonl")
+parser.add_argument("--seeds", type=int, default=2)
+parser.add_argument("--tokens", type=int, default=600_000, help="of training on facts")
+parser.add_argument("--unique", type=int, default=32_768, help="tokens that are read again and again")
+parser.add_argument("--times", default="1,4,16,64")
+parser.add_argument("--samples", default="32", help="masks a scored text")
+parser.add_argument("--precision", default="bf16")
+parser.add_argument("--work", type=pathlib.Path)
+parser.add_argument("--models", nargs="+", default=[])
+args = parser.parse_args()
+work = args.work or pathlib.Path(tempfile.mkdtemp(prefix="probes-"))
+work.mkdir(parents=True, exist_ok=True)
+
+
+def recast(*command):
+    done = subprocess.run([args.recast, *map(str, command), "--precision", args.precision, "--no-progress"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"recast {' '.join(map(str, command))}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def lines(path):
+    raw = subprocess.run(["zstd", "-dc", path], stdout=subprocess.PIPE, check=True).stdout if path.suffix == ".zst" else path.read_bytes()
+    return [json.loads(line) for line in raw.decode().splitlines() if line.strip()]
+
+
+def task(name, items):
+    """A multiple-choice task of ours: `context`, `choices` (with their space), `gold`, `kind`."""
+    (work / f"{name}.jsonl").write_text("\n".join(json.dumps({"id": f"{name}-{i}", **item}) for i, item in enumerate(items)) + "\n")
+    path = work / f"{name}.toml"
+    path.write_text(f"""
+name = "{name}"
+version = 1
+title = "{name}"
+[data]
+file = "{name}.jsonl"
+id = "id"
+group = "kind"
+[data.fields]
+id = "string"
+context = "string"
+choices = "strings"
+gold = "integer"
+kind = "string"
+[prompt]
+kind = "multiple_choice"
+context = "{{{{ context }}}}"
+continuation = "{{{{ choice }}}}"
+choices = "choices"
+gold = "gold"
+[score]
+metrics = ["acc", "acc_norm"]
+primary = "acc"
+chance = "uniform"
+[origin]
+source = "benches/probes.py"
+licence = "as the text's"
+""")
+    return path
+
+
+def score(model, path):
+    found = json.loads(recast("eval", model, "--tasks", path, "--data", work, "--samples", args.samples, "--json"))
+    return found
+
+
+def train(name, recipe, seed):
+    out = work / f"{name}-{seed}"
+    path = work / f"{name}-{seed}.toml"
+    path.write_text(f'name = "{name}"\nseed = {seed}\n{recipe}')
+    if not (out / "summary.json").exists():
+        recast("convert" if "mixer" in recipe else "train", path, "--out", out)
+    return out
+
+
+def accuracy(found, kind=None):
+    """(value, standard error) of the accuracy, of one kind of item if given."""
+    result = found["results"][0]
+    if kind is not None:
+        result = next(group for group in result["groups"] if group["name"] == kind)
+    metric = next(metric for metric in result["metrics"] if metric["kind"] == "acc")
+    return metric["value"], metric["std_error"] or 0.0
+
+
+def spread(values):
+    return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else float("nan")
+
+
+NAMES = "Tom Ben Etta Nell Tess Una Leo Rosa Mira Lila Hugo Ivo".split()
+COLOURS = "green pink red blue yellow brown white grey black purple".split()
+
+
+def stories(count=200):
+    """Who wore what, in the wording of the embedded text; people and colours are drawn anew."""
+    items = []
+    for seed in range(count):
+        chance = random.Random(seed)
+        people = chance.sample(NAMES, chance.choice([3, 4, 5]))
+        colours = dict(zip(people, chance.sample(COLOURS, len(people))))
+        thing = chance.choice(["coat", "cap", "scarf", "jersey"])
+        things = [f"{chance.choice(['three', 'four', 'six', 'nine', 'twelve'])} {what} in a bag" for what in chance.sample(["apples", "shells", "stamps", "plums", "buns"], len(people))]
+        story = f"{', '.join(people[:-1])} and {people[-1]} wanted to see who could find the most on one {chance.choice(['Friday', 'Monday', 'Sunday'])}. "
+        story += " ".join(f"{person} wore a {colours[person]} {thing} and carried {carried}." for person, carried in zip(chance.sample(people, len(people)), things))
+        asked = chance.choice(people)
+        question = f"What colour was {asked}'s {thing}? A: {asked}'s {thing} was"
+        choices = [f" {colours[person]}." for person in people]
+        items.append({"context": f"{story} Nobody wanted to go home.\nQ: {question}", "choices": choices, "gold": people.index(asked), "kind": f"{len(people)} people"})
+    return items
+
+
+def lookup_task():
+    items = stories()
+    return task("lookup", items), statistics.mean(1 / len(i["choices"]) for i in items), len(items)
+
+
+def reversal():
+    facts = lines(args.facts / "facts_train.jsonl")
+    (work / "facts.jsonl").write_text("\n".join(json.dumps({"text": text}) for fact in facts for text in fact["texts"]) + "\n")
+    chance = random.Random(0)
+    questions = lines(args.facts / "facts_test_dev.jsonl")
+    items = []
+    for q in questions:
+        others = [o["answer"] for o in questions if o["direction"] == q["direction"] and o["answer"] != q["answer"]]
+        choices = [q["answer"], *chance.sample(others, 7)]
+        chance.shuffle(choices)
+        kind = "as stated" if q["direction"] == q["trained_direction"] else "reversed"
+        items.append({"context": q["prompt"], "choices": choices, "gold": choices.index(q["answer"]), "kind": kind})
+    path = task("reversal", items)
+    stage = 'tokens = {tokens}\ncontext = 128\nbatch = 32\nlearning_rate = 1e-3\nfinal_learning_rate = 1e-4\nwarmup = 10\nreset_documents = {reset}\n'
+    text = f'[text]\ntrain = ["{work}/facts.jsonl"]\nheld_out = ["{work}/facts.jsonl"]\n[validation]\ntokens = 2048\ncontext = 128\nsamples = 2\n'
+    recipes = {
+        "next token": f'[teacher]\npath = "embedded"\n[student]\nmixer = {{ kind = "softmax" }}\n{text}[[stages]]\nname = "facts"\nobjective = "next-token"\n' + stage.format(tokens=args.tokens, reset="false"),
+        "masked diffusion": f'[teacher]\npath = "{args.denoiser}"\n[student.diffusion]\n{text}[[stages]]\nname = "facts"\nobjective = "masked-diffusion"\n' + stage.format(tokens=args.tokens, reset="false"),
+    }
+    rows = []
+    for name, recipe in recipes.items():
+        values = {"as stated": [], "reversed": []}
+        for seed in range(1, args.seeds + 1):
+            run = train(f"reversal-{name.replace(' ', '-')}", recipe, seed)
+            found = score(run / "model", path)
+            for kind in values:
+                value, error = accuracy(found, kind)
+                values[kind].append(value)
+                print(json.dumps({"objective": name, "seed": seed, "asked": kind, "accuracy": value, "error": error}), flush=True)
+        rows.append(f"| {name} | " + " | ".join("{:.3f} ± {:.3f}".format(*spread(values[kind])) for kind in ("as stated", "reversed")) + " |")
+    print("\n| trained by | asked as stated | asked the other way round |\n|---|---:|---:|")
+    print("\n".join(rows), f"\n\n{len(items)} questions, chance 0.125, {args.seeds} seeds, {args.tokens} tokens")
+
+
+def lookup():
+    path, chance, count = lookup_task()
+    print(f"{count} questions, chance {chance:.2f}\n\n| model | right |\n|---|---:|")
+    for model in args.models:
+        value, error = accuracy(score(model, path))
+        print(f"| {model} | {value:.3f} ± {error:.3f} |", flush=True)
+
+
+def repeated():
+    path, chance, count = lookup_task()
+    scratch = (pathlib.Path(__file__).resolve().parent.parent / "recipes" / "llada-tiny-scratch.toml").read_text()
+    scratch = scratch[scratch.index("[scratch]") : scratch.index("[student.diffusion]")]
+    print(f"{args.unique} tokens; lookup: {count} questions, chance {chance:.2f}")
+    rows = []
+    for times in map(int, args.times.split(",")):
+        cells = []
+        for name, extra, objective in (("next-token", "", "next-token"), ("denoise", "[student.diffusion]\nshift = true\n", "masked-diffusion")):
+            losses, right = [], []
+            for seed in range(1, args.seeds + 1):
+                recipe = (
+                    f'{scratch}{extra}[text]\ntrain = ["embedded"]\nmax_tokens = {args.unique}\n[validation]\ntokens = 20480\ncontext = 256\nsamples = 8\n'
+                    f'[[stages]]\nname = "read"\nobjective = "{objective}"\ntokens = {args.unique * times}\ncontext = 256\nbatch = 8\nlearning_rate = 2e-3\n'
+                    f'final_learning_rate = 2e-4\nschedule = "half-cosine"\nwarmup = 10\nweight_decay = 0.1\n'
+                )
+                run = train(f"repeated-{name}-{times}", recipe, seed)
+                held_out = json.loads((run / "summary.json").read_text())["held_out"][-1][1]
+                losses.append(held_out["bound"]["loss"] if objective == "masked-diffusion" else held_out["loss"])
+                right.append(accuracy(score(run / "model", path))[0])
+                print(json.dumps({"objective": objective, "times": times, "seed": seed, "held_out": losses[-1], "lookup": right[-1]}), flush=True)
+            cells += ["{:.2f} ± {:.2f}".format(*spread(losses)), "{:.3f} ± {:.3f}".format(*spread(right))]
+        rows.append(f"| {times} | " + " | ".join(cells) + " |")
+    print("\n| times read | next token, held-out loss | lookup | masked diffusion, bound | lookup |\n|---:|---:|---:|---:|---:|")
+    print("\n".join(rows))
+
+
+{"reversal": reversal, "lookup": lookup, "repeated": repeated}[args.probe]()
