@@ -158,8 +158,7 @@ impl Observer for Screen {
                     let who = if *name == TEACHER { "teacher" } else { "student before training" };
                     self.say(&format!("{who}: held-out perplexity {:.3}{}", loss.perplexity(), loss.bound_text()));
                 }
-                // What a diffusion model would write token by token says nothing of it.
-                if let Some(tokenizer) = self.tokenizer.as_ref().filter(|_| model.config.diffusion.is_none()) {
+                if let Some(tokenizer) = &self.tokenizer {
                     let written = samples::write(name, model, tokenizer, &self.prompts, self.sample_tokens)?;
                     self.samples.retain(|w| w.name != written.name);
                     self.samples.push(written);

@@ -1,5 +1,6 @@
 //! Text that each model of a run writes: the quickest way to see what a stage did.
 
+use recast_infer::samplers::denoising::{Canvas, Denoising, Filler, Masked};
 use recast_infer::{Generator, Options, Sampling};
 use recast_models::Model;
 use recast_text::Tokenizer;
@@ -19,19 +20,26 @@ pub struct Written {
 
 const FILE: &str = "samples.json";
 
-/// Greedy continuations of the prompts.
+/// Greedy continuations of the prompts; by a model that denoises, as `recast generate` writes without
+/// options.
 pub fn write(name: &str, model: &Model, tokenizer: &Tokenizer, prompts: &[String], tokens: usize) -> Result<Written, TrainError> {
-    let sampling = Sampling { temperature: 0.0, ..Default::default() };
-    let options = Options { sampling, max_tokens: tokens, ..Default::default() };
     let failed = |e: recast_infer::InferError| TrainError::Recipe(format!("samples: {e}"));
-    let generator = Generator::new(model, tokenizer, options).map_err(failed)?;
-    let mut texts = Vec::new();
-    for prompt in prompts {
-        let ids = tokenizer.encode(prompt, true)?;
-        let written = generator.generate(&ids, &mut |_| ControlFlow::Continue(())).map_err(failed)?;
-        texts.push((prompt.clone(), written.text));
-    }
-    Ok(Written { name: name.into(), texts })
+    let encoded = prompts.iter().map(|prompt| Ok(tokenizer.encode(prompt, true)?));
+    let encoded: Vec<_> = encoded.collect::<Result<_, TrainError>>()?;
+    let texts: Vec<String> = if model.config.diffusion.is_some() {
+        let masked = Masked::new(model).map_err(failed)?;
+        let filler = Filler::new(&masked, tokenizer, Denoising::default(), Vec::new()).map_err(failed)?;
+        let canvases: Vec<Canvas> = encoded.iter().map(|ids| Canvas::after(ids, tokens)).collect();
+        let written = canvases.iter().map(|canvas| Ok(filler.fill(canvas, &mut |_| ControlFlow::Continue(()))?.text));
+        written.collect::<Result<_, _>>().map_err(failed)?
+    } else {
+        let sampling = Sampling { temperature: 0.0, ..Default::default() };
+        let options = Options { sampling, max_tokens: tokens, ..Default::default() };
+        let generator = Generator::new(model, tokenizer, options).map_err(failed)?;
+        let written = encoded.iter().map(|ids| Ok(generator.generate(ids, &mut |_| ControlFlow::Continue(()))?.text));
+        written.collect::<Result<_, _>>().map_err(failed)?
+    };
+    Ok(Written { name: name.into(), texts: prompts.iter().cloned().zip(texts).collect() })
 }
 
 /// What an interrupted run has written so far.
