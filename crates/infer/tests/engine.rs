@@ -86,7 +86,7 @@ fn a_thousand_requests_each_get_the_answer_they_get_alone() {
     for name in MODELS {
         let limits = Limits { slots: 12, queue: 1000, chunk: 64, ..Limits::default() };
         let engine = engine(name, limits);
-        let count = if *name == "released/rwkv7_hybrid" { 1000 } else { 120 };
+        let count = 1000;
         let mut running = Vec::new();
         for i in 0..count {
             running.push((i, submit(&engine, numbered(&engine, i))));
@@ -192,7 +192,7 @@ fn a_kept_beginning_changes_nothing() {
     for name in MODELS {
         let warm = engine(name, Limits { chunk: 32, prefix_bytes: 64 << 20, ..Limits::default() });
         let cold = engine(name, Limits { chunk: 32, prefix_bytes: 0, ..Limits::default() });
-        let prompts = if *name == "released/rwkv7_hybrid" { 200 } else { 20 };
+        let prompts = 200;
         for p in 0..prompts {
             let all: Vec<u32> = prompt(warm.model(), 300).into_iter().map(|t| (t * 7 + p * 5) % warm.model().config.vocabulary as u32).collect();
             let tokens = &all[p as usize % 50..][..18 + p as usize % 31];
