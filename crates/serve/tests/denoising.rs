@@ -70,10 +70,36 @@ async fn a_seed_is_a_text_and_greedy_is_the_default() {
 }
 
 #[tokio::test]
+async fn a_suffix_is_seen_and_not_written() {
+    let router = masked_server().router();
+    let text = |reply: &Value| reply["choices"][0]["text"].as_str().unwrap().to_owned();
+    for stream in [false, true] {
+        let mut texts = Vec::new();
+        for suffix in ["", " and all was well.", " until the snow was gone."] {
+            let asked = ask(json!({"model": "whole", "suffix": suffix, "stream": stream, "denoising": {"ends": "never"}}));
+            let reply = post(&router, "/v1/completions", &asked).await;
+            let written = if stream {
+                reply.chunks().iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str().map(str::to_owned)).collect()
+            } else {
+                let reply = reply.json();
+                assert_eq!(reply["usage"]["completion_tokens"], 21, "{reply}");
+                text(&reply)
+            };
+            texts.push(written);
+        }
+        assert!(texts[0] != texts[1] && texts[1] != texts[2], "{texts:?}");
+    }
+    // A model with blocks of four goes past the suffix in its block too.
+    let reply = post(&router, "/v1/completions", &ask(json!({"suffix": "end", "max_tokens": 6}))).await.json();
+    assert_eq!(reply["usage"]["completion_tokens"], 6, "{reply}");
+}
+
+#[tokio::test]
 async fn what_does_not_fit_is_refused_with_what_to_do() {
     let router = masked_server().router();
     let cases = [
         (json!({"model": "plain", "denoising": {}}), "found a next-token model"),
+        (json!({"model": "plain", "suffix": "end"}), "suffix: expected a model that denoises"),
         (json!({"denoising": {"rul": 3}}), "did you mean \"denoising.rule\"?"),
         (json!({"denoising": {"rule": {"name": "fixed", "steps": 0}}}), "steps: expected at least 1"),
         (json!({"denoising": {"rule": {"name": "fixed", "step": 4}}}), "expected `steps`"),

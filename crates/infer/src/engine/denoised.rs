@@ -5,7 +5,7 @@ use super::request::{Message, Refused, Request};
 use super::sequence::Sequence;
 use crate::error::InferError;
 use crate::samplers::autoregressive::Choice;
-use crate::samplers::denoising::{Canvas, Carried, Denoising, Masked, Row, Step, read as read_blocks, step, stop_within};
+use crate::samplers::denoising::{Canvas, Carried, Denoising, Ends, Masked, Row, Step, read as read_blocks, step, stop_within};
 use crate::samplers::{Event, Finish, Sampling};
 use recast_models::Model;
 use recast_text::Tokenizer;
@@ -17,6 +17,9 @@ use recast_text::Tokenizer;
 /// do not suit model and prompt.
 pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Option<Row<Carried>>, Refused> {
     let invalid = |error: InferError| Refused::Invalid(error.to_string());
+    if !request.suffix.is_empty() && model.config.diffusion.is_none() {
+        return Err(Refused::Invalid("suffix: expected a model that denoises, found a next-token model; leave it out".into()));
+    }
     let Some(diffusion) = &model.config.diffusion else {
         return match request.denoising {
             Some(_) => Err(Refused::Invalid("denoising: expected a model that denoises, found a next-token model".into())),
@@ -38,9 +41,12 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
     if let Some((what, _)) = unsupported.into_iter().find(|(_, asked)| *asked) {
         return Err(Refused::Invalid(format!("{what}: expected a next-token model, found one that denoises; leave it out")));
     }
-    let settings = Denoising { temperature, top_p, seed, ..request.denoising.clone().unwrap_or_default() };
+    let ends = if request.suffix.is_empty() { Ends::default() } else { Ends::Never };
+    let chosen = request.denoising.clone().unwrap_or(Denoising { ends, ..Denoising::default() });
+    let settings = Denoising { temperature, top_p, seed, ..chosen };
     let masked = Masked::with(model, diffusion.clone());
-    let canvas = Canvas::after(&request.prompt, request.max_tokens);
+    let mut canvas = Canvas::after(&request.prompt, request.max_tokens);
+    canvas.text(&request.suffix);
     Row::new(&masked, &canvas, settings, tokenizer.eos_ids(), request.stream).map(Some).map_err(invalid)
 }
 
@@ -121,7 +127,9 @@ fn take(sequence: &mut Sequence, tokenizer: &Tokenizer, step: Option<Step>) {
     }
     let over = row.is_over();
     let (tokens, confidences) = row.settled();
-    let news: Vec<(u32, f32)> = tokens.iter().copied().zip(confidences.iter().copied()).skip(told).collect();
+    // What is fixed behind the holes is not written.
+    let most = sequence.request.max_tokens.saturating_sub(told);
+    let news: Vec<(u32, f32)> = tokens.iter().copied().zip(confidences.iter().copied()).skip(told).take(most).collect();
     for (token, confidence) in news {
         if sequence.has_ended() {
             return;

@@ -15,6 +15,9 @@ use std::time::Instant;
 pub struct Request {
     /// Tokens to read. With a `state` they follow what it has read.
     pub prompt: Vec<u32>,
+    /// Fixed text behind the `max_tokens` tokens that are written between the two; of models that
+    /// denoise alone, where no end token is written then unless `denoising` says so.
+    pub suffix: Vec<u32>,
     /// Where to begin, instead of at the beginning of a text.
     pub state: Option<Arc<Snapshot>>,
     /// How tokens are chosen; of models that denoise only temperature, top-p and seed.

@@ -28,7 +28,7 @@ pub(crate) const FIELDS: &[Field] = &[
     read("max_tokens", r#"{"type":"integer","minimum":0,"default":16}"#, "The most tokens to write; 0 only reads, to score a prompt with echo."),
     read("response_format", r##"{"$ref":"#/components/schemas/ResponseFormat"}"##, "The form of the text."),
     only("best_of", "[1]", "Not supported: use n."),
-    only("suffix", r#"[""]"#, "Not supported."),
+    read("suffix", r#"{"type":"string"}"#, "Text behind the max_tokens tokens that are written between it and the prompt. Of models that denoise; others refuse it."),
     unused("user", r#"{"type":"string"}"#, "Who asks."),
 ];
 
@@ -81,14 +81,19 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     }
     let logprobs = fields.count("logprobs", 0, ALTERNATIVES)?;
     let max_tokens = fields.count("max_tokens", 0, app.settings.max_tokens)?.unwrap_or(DEFAULT_TOKENS);
+    let suffix = match fields.text("suffix")? {
+        Some(text) => served.engine.tokenizer().encode(text, false).map_err(|error| ApiError::at("suffix", error.to_string()))?,
+        None => Vec::new(),
+    };
     super::check_answers(app, prompts.len(), &options)?;
     let mut requests = Vec::new();
     for prompt in &prompts {
         let before = kept.map_or(0, |kept| kept.snapshot.tokens.len());
         let tokens: Vec<u32> = kept.iter().flat_map(|kept| kept.unread.iter().copied()).chain(prompt.tokens.iter().copied()).collect();
-        let max_tokens = served.room(before + tokens.len(), Some(max_tokens), 0)?;
+        let max_tokens = served.room(before + tokens.len() + suffix.len(), Some(max_tokens), 0)?;
         requests.push(engine::Request {
             prompt: tokens,
+            suffix: suffix.clone(),
             state: kept.map(|kept| kept.snapshot.clone()),
             max_tokens,
             alternatives: logprobs.unwrap_or(0),
