@@ -1,13 +1,13 @@
 //! GPU: a kernel over blocks of logits.
 
+use super::Options;
 use crate::cube::{CubeTensor, UNITS, largest, nothing, room, upload_indices};
 use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp};
 use cubecl::prelude::*;
-use std::sync::Arc;
 
-pub fn forward(targets: &Arc<[u32]>, [hidden, weight]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
+pub fn forward(options: &Options, [hidden, weight]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
     let head = Head { hidden, weight };
-    let targets = upload_indices(&head.hidden, targets);
+    let targets = upload_indices(&head.hidden, &options.targets);
     let scores = room(&head.hidden, &[2, head.rows()]);
     let client = head.hidden.client.clone();
     blocks(&head, [false; 2], |rows, logits| {
@@ -29,7 +29,7 @@ pub fn forward(targets: &Arc<[u32]>, [hidden, weight]: [CubeTensor; 2]) -> (Cube
 }
 
 pub fn backward(
-    _: &Arc<[u32]>,
+    _: &Options,
     _: [bool; 2],
     _: [CubeTensor; 2],
     _output: CubeTensor,
