@@ -166,5 +166,5 @@ if args.out:
             x, y = x_of(r["tokens_a_pass"]), y_of(r["nats"])
             svg.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>')
             svg.append(f'<line stroke="{colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{y_of(r["nats"] - r["error"]):.1f}" y2="{y_of(r["nats"] + r["error"]):.1f}"/>')
-        svg += [f'<circle cx="{width - right + 12}" cy="{height - bottom - 14 * place - 4}" r="3" fill="{colour}"/>', text(width - right + 20, height - bottom - 14 * place, family)]
+        svg += [f'<circle cx="{width - right + 12}" cy="{top + 16 * place + 4}" r="3" fill="{colour}"/>', text(width - right + 20, top + 16 * place + 8, family)]
     args.out.write_text("\n".join(svg + ["</svg>"]) + "\n")
