@@ -17,12 +17,10 @@ use recast_text::Tokenizer;
 /// do not suit model and prompt.
 pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Option<Row<Carried>>, Refused> {
     let invalid = |error: InferError| Refused::Invalid(error.to_string());
-    if !request.suffix.is_empty() && model.config.diffusion.is_none() {
-        return Err(Refused::Invalid("suffix: expected a model that denoises, found a next-token model; leave it out".into()));
-    }
     let Some(diffusion) = &model.config.diffusion else {
-        return match request.denoising {
-            Some(_) => Err(Refused::Invalid("denoising: expected a model that denoises, found a next-token model".into())),
+        let only_here = [("denoising", request.denoising.is_some()), ("suffix", !request.suffix.is_empty())];
+        return match only_here.into_iter().find(|(_, asked)| *asked) {
+            Some((what, _)) => Err(Refused::Invalid(format!("{what}: expected a model that denoises, found a next-token model; leave it out"))),
             None => Ok(None),
         };
     };

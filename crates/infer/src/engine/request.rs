@@ -16,7 +16,7 @@ pub struct Request {
     /// Tokens to read. With a `state` they follow what it has read.
     pub prompt: Vec<u32>,
     /// Fixed text behind the `max_tokens` tokens that are written between the two; of models that
-    /// denoise alone, where no end token is written then unless `denoising` says so.
+    /// denoise alone. No end token is written then, or as a given `denoising` says.
     pub suffix: Vec<u32>,
     /// Where to begin, instead of at the beginning of a text.
     pub state: Option<Arc<Snapshot>>,
