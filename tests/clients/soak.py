@@ -217,6 +217,14 @@ def resident():
             return int(line.split()[1]) / 1024
 
 
+def allocated():
+    """MiB in use within it, by the server's own count."""
+    for line in get("/metrics")[1].splitlines():
+        if line.startswith("recast_allocated_bytes"):
+            return float(line.split()[-1]) / (1 << 20)
+    return 0.0
+
+
 def gone():
     server.kill()
     sys.exit("the server did not begin:\n" + "".join(log[-20:]))
@@ -241,13 +249,14 @@ threads += [threading.Thread(target=staller, args=(2000 + s,), daemon=True) for 
 threads += [threading.Thread(target=sender, args=(3000 + s, args.bodies // 4), daemon=True) for s in range(4)]
 for thread in threads:
     thread.start()
-memory = []
+memory, in_use = [], []
 end = time.monotonic() + args.minutes * 60
 while (left := end - time.monotonic()) > 0 and server.poll() is None:
     time.sleep(min(5.0, max(left, 0.0)))
     memory.append(resident() if server.poll() is None else 0)
     if len(memory) % 12 == 0:
-        print(f"{len(memory) // 12:3} min  {memory[-1]:7.0f} MiB  {len(whole)} answers, {len(faults)} faults", flush=True)
+        in_use.append(allocated())
+        print(f"{len(memory) // 12:3} min  {memory[-1]:7.0f} MiB, in use {in_use[-1]:7.0f}  {len(whole)} answers, {len(faults)} faults", flush=True)
 stop.set()
 if server.poll() is not None:
     sys.exit("the server ended:\n" + "".join(log[-30:]))
@@ -305,7 +314,7 @@ if late > early * (1 + args.growth):
     fault(f"the floor of memory rose from {early:.0f} MiB (second third) to {late:.0f} MiB (last third)")
 result = {
     "minutes": args.minutes, "milliseconds": {"first token": percentiles(first), "between tokens": percentiles(between), "whole answer": percentiles(whole)},
-    "memory_mib": {"floor of the second third": round(early), "floor of the last third": round(late), "most": round(max(memory, default=0)), "each 5 s": [round(m) for m in memory]},
+    "memory_mib": {"floor of the second third": round(early), "floor of the last third": round(late), "most": round(max(memory, default=0)), "each 5 s": [round(m) for m in memory], "in use, each minute": [round(m) for m in in_use]},
     "counts": dict(sorted(counts.items())), "after SIGTERM": {"new request": refused, "running answers whole": ended.count(True), "exit code": code},
     "faults": faults[:50], "fault_count": len(faults),
 }

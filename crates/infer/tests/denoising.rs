@@ -44,6 +44,10 @@ impl Denoiser for Toy {
         Ok(())
     }
 
+    fn around(&self, _: &[u32], _: std::ops::Range<usize>) -> Result<Vec<u32>, InferError> {
+        unreachable!("not asked for")
+    }
+
     fn predict(&self, views: &[View<'_, Vec<u32>>], read: &Read<'_>) -> Result<Vec<Vec<Candidate>>, InferError> {
         let of = |v: usize, view: &View<'_, Vec<u32>>| {
             let seen = [view.state, view.tokens].concat();
@@ -154,6 +158,10 @@ impl Denoiser for Uncached<'_> {
     fn advance(&self, tokens: &[&[u32]], states: &mut [&mut Vec<u32>]) -> Result<(), InferError> {
         tokens.iter().zip(states).for_each(|(new, state)| state.extend(*new));
         Ok(())
+    }
+
+    fn around(&self, _: &[u32], _: std::ops::Range<usize>) -> Result<Vec<u32>, InferError> {
+        unreachable!("models with blocks have a state of their own")
     }
 
     fn predict(&self, views: &[View<'_, Vec<u32>>], read: &Read<'_>) -> Result<Vec<Vec<Candidate>>, InferError> {
@@ -525,6 +533,41 @@ fn a_kept_prefix_is_an_approximation_that_computes_less() {
     let with = |keep| fill(&denoiser, Denoising { keep, ..by(Rule::Fixed { steps: 8 }) }, &alone);
     let (plain, kept) = (with(Keep::Nothing), with(Keep::Prefix));
     assert_eq!((plain.tokens, plain.counters), (kept.tokens, kept.counters));
+}
+
+#[test]
+fn what_stands_around_a_block_is_exact_in_its_first_step() {
+    for (family, shift) in [("families/llama_gqa", false), ("families/llama_gqa", true), ("families/qwen2_tied", true)] {
+        let model = masked(family, None, shift);
+        let denoiser = Masked::new(&model).expect("masked");
+        // Text before and behind the holes.
+        let mut canvas = Canvas::after(&unmasked_prompt(&model, 21), 24);
+        canvas.text(&unmasked_prompt(&model, 7));
+        let with = |keep, steps, guidance, ahead| {
+            let settings = Denoising { keep, guidance, ahead, block: Some(8), ..by(Rule::Fixed { steps }) };
+            fill(&denoiser, settings, &canvas)
+        };
+        for (guidance, ahead) in [(0.0, None), (0.0, Some(3)), (0.5, None)] {
+            // One step a block: each is the block's first.
+            let (plain, kept) = (with(Keep::Nothing, 3, guidance, ahead), with(Keep::Around, 3, guidance, ahead));
+            assert_eq!(plain.tokens, kept.tokens, "{family}");
+            for (a, b) in plain.confidences.iter().zip(&kept.confidences) {
+                assert!((a - b).abs() < 1e-5, "{family}: {a} and {b}");
+            }
+            // Blocks of several steps compute their own positions alone.
+            let kept = with(Keep::Around, 24, guidance, ahead);
+            let passes = if guidance == 0.0 { 1 } else { 2 };
+            assert_eq!((kept.counters.refreshes, kept.counters.forwards), (3 * passes, 27 * passes));
+            assert!(kept.counters.idle_positions < 24 * 8 * passes);
+        }
+    }
+    // A recurrence cannot leave out what it has read, and says so.
+    let model = masked("released/rwkv7_hybrid", None, false);
+    let denoiser = Masked::new(&model).expect("masked");
+    let canvas = Canvas::after(&unmasked_prompt(&model, 16), 8);
+    let mut row: Row<Carried> = Row::new(&denoiser, &canvas, Denoising { keep: Keep::Around, ..by(Rule::Fixed { steps: 8 }) }, &[], 0).expect("row");
+    let error = step(&denoiser, &mut [&mut row]).expect_err("refused").to_string();
+    assert!(error.contains("keep the prefix, or nothing"), "{error}");
 }
 
 #[test]

@@ -124,6 +124,9 @@ pub enum ModelError {
     /// A next-token model where a diffusion model is needed.
     #[error("this is a next-token model; expected a masked diffusion model (its config.json names a mask token)")]
     NoDiffusion,
+    /// A state that tokens cannot be taken out of.
+    #[error("what stands around a block can be kept by attention without a window alone; keep the prefix, or nothing")]
+    LeaveOut,
     /// Lengths of rows that do not fit the tokens.
     #[error("lengths {lengths:?} of {batch} rows of {columns} tokens; expected one a row, from 1 to {columns}")]
     Lengths {

@@ -7,6 +7,7 @@ use crate::model::Model;
 use crate::sight::Sight;
 use crate::state::{Documents, LayerState, ModelState};
 use burn::tensor::Tensor;
+use std::ops::Range;
 
 impl Model {
     /// Normed hidden states `[batch, T, C]` of whole sequences, without a state. Rows of unequal length
@@ -111,6 +112,21 @@ impl Model {
             state.position += tokens.len() / batch;
         }
         Ok(self.final_norm(x))
+    }
+
+    /// Takes tokens out of the state of a sequence that was read from its beginning, and puts the state at
+    /// the first of them: what comes next stands in their place, between those before and those behind.
+    ///
+    /// # Errors
+    /// When a mixer cannot: recurrences, attention with a window.
+    pub fn leave_out(&self, state: &mut ModelState, tokens: Range<usize>) -> Result<(), ModelError> {
+        for (layer, block) in state.layers.iter_mut().zip(self.blocks()) {
+            if !block.mixer().leave_out(layer, tokens.clone()) {
+                return Err(ModelError::LeaveOut);
+            }
+        }
+        state.position = tokens.start;
+        Ok(())
     }
 
     /// Normed hidden states `[batch, T, C]` of one noisy block a row, placed behind its clean state:

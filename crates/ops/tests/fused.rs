@@ -251,6 +251,46 @@ mod attention {
         }
     }
 
+    /// New tokens over the pages of their sequence are new tokens over its keys and values.
+    #[test]
+    fn pages_of_a_cache() {
+        use burn::tensor::TensorData;
+        use recast_ops::attention::{Cache, attention_over};
+        const PAGE: usize = 16;
+        for sizes in [[1, 1, 2, 1, 1, 8], [1, 7, 4, 9, 2, 5], [1, 16, 4, 48, 2, 8], [1, 70, 6, 333, 2, 8]] {
+            let [_, time, _, keys, groups, size] = sizes;
+            let [q, k, v] = inputs(sizes);
+            let device = tested();
+            let pages: Vec<Tensor<4>> = (0..keys.div_ceil(PAGE))
+                .flat_map(|page| {
+                    let mut held = [vec![7.0; groups * PAGE * size], vec![7.0; groups * PAGE * size]];
+                    for (at, key) in (page * PAGE..((page + 1) * PAGE).min(keys)).enumerate() {
+                        for (g, n) in (0..groups).flat_map(|g| (0..size).map(move |n| (g, n))) {
+                            held[0][(g * size + n) * PAGE + at] = k[(key * groups + g) * size + n];
+                            held[1][(g * PAGE + at) * size + n] = v[(key * groups + g) * size + n];
+                        }
+                    }
+                    let [keys, values] = held;
+                    [
+                        Tensor::from_data(TensorData::new(keys, [1, groups, size, PAGE]), &device),
+                        Tensor::from_data(TensorData::new(values, [1, groups, PAGE, size]), &device),
+                    ]
+                })
+                .collect();
+            let leaves = [&q, &k, &v].map(|x| flat(x, &device));
+            let end: Arc<[u32]> = (0..time).map(|t| ((keys - time + t) / 6 * 6 + 6).min(keys) as u32).collect();
+            let blocks = AttentionOptions { mask: Mask::Bidirectional, end_visible: Some(end), ..Default::default() };
+            let masks = [Mask::Causal, Mask::Window(20), Mask::Bidirectional];
+            let all = masks.map(|mask| AttentionOptions { mask, ..Default::default() }).into_iter().chain([blocks]);
+            for options in all {
+                let [q, k, v] = split(&leaves, sizes);
+                let expected = reference::attention(q.clone(), k, v, &options);
+                let found = attention_over(q, Cache { pages: &pages, length: keys }, options.clone());
+                close(&format!("{sizes:?} {:?}", options.mask), &numbers(found), &numbers(expected), 2e-5);
+            }
+        }
+    }
+
     #[test]
     fn a_query_that_sees_nothing_gives_zeros() {
         let sizes = [1, 3, 2, 3, 1, 4];

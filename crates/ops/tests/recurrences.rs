@@ -220,6 +220,85 @@ fn rwkv7_equals_reference() {
     }
 }
 
+/// States after every so many tokens, outputs and gradients through all of them, against one call a block.
+#[test]
+fn states_between_blocks_equal_a_call_a_block() {
+    use recast_ops::rwkv7::{Inputs, Keys, Settings, rwkv7, rwkv7_states};
+    let device = tested().autodiff();
+    if !recast_ops::quantised::on_processor(&device) {
+        return;
+    }
+    let (b, h, n) = (2, 2, 8);
+    for (tokens, every) in [(1, 1), (6, 4), (5, 8), (37, 1), (37, 16), (70, 35), (300, 256), (300, 400)] {
+        let shape = [b, tokens, h, n];
+        let leaves: Vec<Tensor<4>> = (0..7).map(|_| random(shape, &device).detach()).collect();
+        let biases = [(); 2].map(|()| random::<1>([h * n], &device));
+        let blocks = tokens.div_ceil(every);
+        let (co, cs) = (random(shape, &device), random([b * blocks, h, n, n], &device));
+        let block = |x: &Tensor<4>, i: usize| x.clone().narrow(1, i * every, every.min(tokens - i * every));
+        let settings = || Settings { scale: 0.3, starts: None, form: Form::Auto };
+        let inputs = |x: &[Tensor<4>]| {
+            let wide = |x: &Tensor<4>| { let [b, t, h, n] = x.dims(); x.clone().reshape([b, t, h * n]) };
+            let (r, k, v) = (x[0].clone(), x[3].clone(), x[4].clone());
+            Inputs {
+                r, decay: wide(&x[1]), iclr: wide(&x[2]), k, v,
+                biases: biases.clone(), residual: None, keys: Keys::Balanced, gate: Some(wide(&x[5])),
+            }
+        };
+        let plain = |x: &[Tensor<4>]| {
+            let [r, w, k, v, a, b] = [0, 1, 3, 4, 5, 6].map(|i| x[i].clone());
+            // As the mixers scale them: a transition that does not grow.
+            (r, w.abs().neg(), k, v, a.mul_scalar(-0.1), b.mul_scalar(0.1))
+        };
+        type Run<'a> = &'a dyn Fn(&[Tensor<4>]) -> (Tensor<4>, Tensor<4>);
+        type Step<'a> = &'a dyn Fn(&[Tensor<4>], Option<Tensor<4>>) -> (Tensor<4>, Tensor<4>);
+        let whole: [Run<'_>; 2] = [
+            &|x| {
+                let (r, w, k, v, a, b) = plain(x);
+                delta_rule::delta_rule_states(r, w, k, v, a, b, every, Form::Auto)
+            },
+            &|x| rwkv7_states(inputs(x), settings(), every),
+        ];
+        let steps: [Step<'_>; 2] = [
+            &|x, state| {
+                let (r, w, k, v, a, b) = plain(x);
+                delta_rule(r, w, k, v, a, b, state, Form::Auto)
+            },
+            &|x, state| rwkv7(inputs(x), state, settings()),
+        ];
+        for (which, (whole, step)) in whole.into_iter().zip(steps).enumerate() {
+            let run = |f: Run<'_>| {
+                let x: Vec<Tensor<4>> = leaves.iter().map(|x| x.clone().require_grad()).collect();
+                let (o, states) = f(&x);
+                let grads = ((o.clone() * co.clone()).sum() + (states.clone() * cs.clone()).sum()).backward();
+                let used = [6, 5][which] + 1;
+                let grads: Vec<_> = x.iter().take(used).filter_map(|x| x.grad(&grads)).collect();
+                (o, states, grads)
+            };
+            let (o, states, expected) = run(&|x| {
+                let (mut state, mut outputs, mut states) = (None, Vec::new(), Vec::new());
+                for i in 0..blocks {
+                    let x: Vec<_> = x.iter().map(|x| block(x, i)).collect();
+                    let (o, last) = step(&x, state);
+                    outputs.push(o);
+                    states.push(last.clone().reshape([b, 1, h, n * n]));
+                    state = Some(last);
+                }
+                (Tensor::cat(outputs, 1), Tensor::cat(states, 1).reshape([b * blocks, h, n, n]))
+            });
+            let (o2, states2, grads) = run(whole);
+            let case = format!("{} {tokens} every {every}", ["delta rule", "rwkv7"][which]);
+            assert!(difference(o2, o) < 2e-5, "{case}: outputs");
+            assert!(difference(states2, states) < 2e-5, "{case}: states");
+            assert_eq!(grads.len(), expected.len());
+            for (i, (found, expected)) in grads.into_iter().zip(expected).enumerate() {
+                let d = difference(found, expected);
+                assert!(d < GRADIENTS, "{case}: gradient {i} differs by {d:e}");
+            }
+        }
+    }
+}
+
 /// As above for RWKV-6; decays reach the clamp.
 #[test]
 fn rwkv6_equals_reference() {

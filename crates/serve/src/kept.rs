@@ -21,6 +21,13 @@ pub(crate) struct Conversation {
     pub whole: bool,
 }
 
+impl Conversation {
+    /// About the bytes that it takes: its text, as one and as turns.
+    pub fn bytes(&self) -> usize {
+        2 * self.text.len()
+    }
+}
+
 /// What is kept of an answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
@@ -35,7 +42,7 @@ pub(crate) struct Kept {
     pub conversation: Option<Conversation>,
     /// What `/v1/responses/{id}` gives back.
     pub response: Option<Value>,
-    /// Bytes of the state.
+    /// Bytes of all that.
     pub bytes: usize,
 }
 

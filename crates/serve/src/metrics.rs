@@ -98,7 +98,13 @@ pub(crate) fn page(app: &App) -> String {
         ("recast_kept_state_bytes", "gauge", "Bytes that they take.", app.kept.bytes() as f64),
         ("recast_draining", "gauge", "1 while the server is shutting down.", f64::from(u8::from(app.is_draining()))),
     ];
-    for (name, kind, about, value) in single {
+    let memory = recast_ops::cpu::memory_in_use().map(|[resident, allocated]| {
+        [
+            ("process_resident_memory_bytes", "gauge", "Memory that the system has given the process.", resident as f64),
+            ("recast_allocated_bytes", "gauge", "Of it, what is in use: weights, states, whatever is kept.", allocated as f64),
+        ]
+    });
+    for (name, kind, about, value) in single.into_iter().chain(memory.into_iter().flatten()) {
         head(&mut page, name, kind, about);
         line(&mut page, name, "", value);
     }

@@ -59,7 +59,7 @@ pub(crate) const DENOISING: &[Field] = &[
     read("order", r#"{"enum":["probability","margin","entropy"]}"#, "What is best where the best come first."),
     read("editing", r#"{"type":"object"}"#, "Replace committed tokens: {\"at\": 0.9, \"passes\": 1}."),
     read("ahead", r#"{"type":"integer","minimum":0}"#, "Masks behind the block that the model sees."),
-    read("keep", r#"{"enum":["nothing","prefix"]}"#, "What a model of whole sequences keeps from step to step."),
+    read("keep", r#"{"enum":["nothing","prefix","around"]}"#, "What a model of whole sequences keeps from step to step."),
 ];
 
 /// Of `stream_options`.

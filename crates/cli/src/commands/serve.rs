@@ -149,6 +149,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         );
         models.push((name, Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?));
     }
+    recast_ops::cpu::small_pages_from_now_on();
     let open_to_all = settings.api_keys.is_empty() && !args.host.is_loopback();
     let server = Server::new(settings, models)?;
     let address = listener.local_addr()?;

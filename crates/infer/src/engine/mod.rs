@@ -32,11 +32,11 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Steps after which the loop leaves the pool for a moment: with one thread, another engine or a
-/// measurement would never get it.
-const STEPS_ON_POOL: usize = 32;
+/// Time after which the loop leaves the pool for a moment, between two steps: engines beside it, more of
+/// them than threads perhaps, would wait as long as this one has work.
+const ON_POOL: Duration = Duration::from_millis(10);
 
 /// A model at work. Dropping it ends what runs.
 pub struct Engine {
@@ -228,7 +228,8 @@ fn work(shared: &Shared) {
             }
         }
         on_worker(|| {
-            for _ in 0..STEPS_ON_POOL {
+            let begun = Instant::now();
+            while begun.elapsed() < ON_POOL {
                 seat(shared, &mut running);
                 if running.is_empty() {
                     break;

@@ -138,7 +138,8 @@ impl Sequence {
     }
 
     /// Reads the next chunk of the prompt; with its last token comes the first one written. Chunks end
-    /// at multiples of their length, wherever reading began. Returns the number of tokens read.
+    /// at multiples of their length, wherever reading began, so that prompts that begin alike leave the
+    /// same states behind; a rest that is not longer than a chunk is one. Returns the number of tokens read.
     pub fn read(&mut self, model: &Model, chunk: usize, kept: &mut PrefixCache) -> usize {
         if self.row.is_some() {
             return super::denoised::read(self, model, chunk, kept);
@@ -154,7 +155,7 @@ impl Sequence {
                 }
             }
         }
-        let until = ((self.read / chunk + 1) * chunk).min(self.given);
+        let until = if self.given - self.read <= chunk { self.given } else { (self.read / chunk + 1) * chunk };
         let count = until - self.read;
         if let Err(error) = self.read_until(model, until, kept) {
             self.fail(error);

@@ -10,7 +10,7 @@
 //! as in arXiv 2512.20569; it keeps the teacher's rotary embedding, and its gate is a sigmoid, so
 //! that it starts at one half.
 
-use super::{Call, Kind, LayerContext, Mixer, Projections, Streams, by_blocks_joined, readout};
+use super::{Boundaries, Call, Kind, LayerContext, Mixer, Projections, Streams, by_boundaries, readout};
 use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
@@ -19,7 +19,7 @@ use crate::sight::Sight;
 use crate::state::{join, split};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{log_sigmoid, sigmoid};
-use recast_ops::delta_rule::{Form, delta_rule, delta_rule_outputs};
+use recast_ops::delta_rule::{Form, delta_rule, delta_rule_outputs, delta_rule_states};
 use recast_ops::key_norm::key_norm;
 use recast_ops::rms_norm::rms_norm;
 use serde::{Deserialize, Serialize};
@@ -92,19 +92,9 @@ impl Kind for GatedDeltaNet {
     }
 }
 
-impl Mixer for GatedDeltaNet {
-    fn parameters(&self) -> Vec<Named> {
-        let mut out = self.projections.parameters();
-        out.push(("A_log".into(), self.a_log.handle()));
-        out.push(("dt_bias".into(), self.dt_bias.handle()));
-        out.extend(self.time_step.parameters("a_proj"));
-        out.extend(self.write.parameters("b_proj"));
-        out.extend(self.gate.parameters("g_proj"));
-        out.push(("o_norm.weight".into(), self.norm.handle()));
-        out
-    }
-
-    fn forward(&self, call: Call<'_>) -> Tensor<3> {
+impl GatedDeltaNet {
+    /// The layer; with the states at boundaries, where they are asked for.
+    fn mix(&self, call: Call<'_>, boundaries: Option<&mut Boundaries>) -> Tensor<3> {
         let (p, x) = (&self.projections, call.x);
         let [batch, tokens, _] = x.dims();
         let (h, n) = (self.layer.heads, self.layer.head_size);
@@ -138,9 +128,14 @@ impl Mixer for GatedDeltaNet {
         }
 
         let read_end = call.sight == Sight::Whole && tokens > 1;
-        let o = match call.states {
-            None if !read_end => delta_rule_outputs(q, logw, k.clone(), v, a, k, None, Form::Auto),
-            states => {
+        let o = match (call.states, boundaries) {
+            (None, Some(boundaries)) => {
+                let (o, states) = delta_rule_states(q, logw, k.clone(), v, a, k, boundaries.every, Form::Auto);
+                boundaries.parts = vec![states];
+                o
+            }
+            (None, None) if !read_end => delta_rule_outputs(q, logw, k.clone(), v, a, k, None, Form::Auto),
+            (states, _) => {
                 let state = states.as_ref().and_then(|states| join(states, 0));
                 let (o, last) = delta_rule(q.clone(), logw, k.clone(), v, a, k, state, Form::Auto);
                 let o = if read_end { readout(q, last.clone(), 1.0) } else { o };
@@ -153,9 +148,26 @@ impl Mixer for GatedDeltaNet {
         let gate = sigmoid(self.gate.forward(x)).reshape([batch, tokens, h, n]);
         p.output(rms_norm(o, self.norm.value(), self.layer.norm_epsilon) * gate)
     }
+}
+
+impl Mixer for GatedDeltaNet {
+    fn parameters(&self) -> Vec<Named> {
+        let mut out = self.projections.parameters();
+        out.push(("A_log".into(), self.a_log.handle()));
+        out.push(("dt_bias".into(), self.dt_bias.handle()));
+        out.extend(self.time_step.parameters("a_proj"));
+        out.extend(self.write.parameters("b_proj"));
+        out.extend(self.gate.parameters("g_proj"));
+        out.push(("o_norm.weight".into(), self.norm.handle()));
+        out
+    }
+
+    fn forward(&self, call: Call<'_>) -> Tensor<3> {
+        self.mix(call, None)
+    }
 
     fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
-        by_blocks_joined(|call| self.forward(call), streams)
+        by_boundaries(|call, boundaries| self.mix(call, boundaries), streams)
     }
 
     fn state_bytes(&self, _: usize) -> usize {

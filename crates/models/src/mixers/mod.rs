@@ -15,7 +15,7 @@ pub mod softmax;
 mod streams;
 
 pub use projections::Projections;
-pub use streams::{Streams, by_blocks, by_blocks_joined};
+pub use streams::{Boundaries, Streams, by_blocks, by_boundaries};
 
 use crate::config::{MixerSpec, ModelConfig, nearest};
 use crate::error::ModelError;
@@ -25,6 +25,7 @@ use crate::source::Builder;
 use crate::sight::Sight;
 use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
+use std::ops::Range;
 use serde_json::{Map, Value};
 use std::sync::{Arc, RwLock};
 
@@ -149,6 +150,11 @@ pub trait Mixer: Send + Sync {
     }
     /// Bytes of state that one sequence of `tokens` tokens needs.
     fn state_bytes(&self, tokens: usize) -> usize;
+    /// Takes tokens that were read, counted from those held, out of a state, as if nothing had been read
+    /// at their positions; whether it can. Attention does so with its keys, a recurrence does not.
+    fn leave_out(&self, _state: &mut LayerState, _tokens: Range<usize>) -> bool {
+        false
+    }
 }
 
 /// What a mixer says of itself; implement it beside [`Mixer`].

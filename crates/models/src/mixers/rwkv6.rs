@@ -1,6 +1,6 @@
 //! RAD-RWKV6 ("RADFinch"): vector-decay linear attention (RADLADS, arXiv 2505.03005, section 4).
 
-use super::{Call, Kind, LayerContext, Mixer, Projections, Streams, by_blocks_joined, readout};
+use super::{Boundaries, Call, Kind, LayerContext, Mixer, Projections, Streams, by_boundaries, readout};
 use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
@@ -13,7 +13,7 @@ use recast_ops::activation::{sigmoid, tanh};
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
 use recast_ops::linear::{Layout, linear_in_out};
-use recast_ops::rwkv6::{Inputs, Settings, rwkv6, rwkv6_outputs, rwkv6_step};
+use recast_ops::rwkv6::{Inputs, Settings, rwkv6, rwkv6_outputs, rwkv6_states, rwkv6_step};
 use recast_ops::token_shift::token_shift;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -187,29 +187,9 @@ pub(super) fn output_norm_epsilon(layer: &LayerContext) -> f64 {
     1e-5 * layer.head_size as f64
 }
 
-impl Mixer for Rwkv6 {
-    fn parameters(&self) -> Vec<Named> {
-        let mut out = self.projections.parameters();
-        if let Some(shift) = &self.shift {
-            out.push(("time_maa_x".into(), shift.maa_x.handle()));
-            for (name, param) in ["r", "k", "v", "w", "g"].iter().zip(&shift.maa) {
-                out.push((format!("time_maa_{name}"), param.handle()));
-            }
-            out.extend(shift.w1.named("time_maa_w1"));
-            out.push(("time_maa_w2".into(), shift.w2.handle()));
-        }
-        out.push(("time_decay".into(), self.time_decay.handle()));
-        out.extend(self.time_decay_w1.named("time_decay_w1"));
-        out.extend(self.time_decay_w2.named("time_decay_w2"));
-        out.extend(self.gate.parameters());
-        if let Some((weight, bias)) = &self.ln_x {
-            out.push(("ln_x.weight".into(), weight.handle()));
-            out.push(("ln_x.bias".into(), bias.handle()));
-        }
-        out
-    }
-
-    fn forward(&self, call: Call<'_>) -> Tensor<3> {
+impl Rwkv6 {
+    /// The layer; with the states at boundaries, where they are asked for.
+    fn mix(&self, call: Call<'_>, boundaries: Option<&mut Boundaries>) -> Tensor<3> {
         let p = &self.projections;
         let [batch, tokens, c] = call.x.dims();
         let (h, n) = (self.layer.heads, self.layer.head_size);
@@ -242,14 +222,22 @@ impl Mixer for Rwkv6 {
         };
         let settings =
             Settings { scale: (n as f32).powf(-0.5), starts: documents.map(Documents::starts), form: Form::Auto };
-        let mut y = match call.states {
-            None if read_end => {
+        let mut y = match (call.states, boundaries) {
+            (None, Some(boundaries)) => {
+                let (y, states) = rwkv6_states(inputs, settings, boundaries.every);
+                boundaries.parts = vec![states];
+                if self.shift.is_some() {
+                    boundaries.parts.push(boundaries.last_tokens(&call.x));
+                }
+                y
+            }
+            (None, _) if read_end => {
                 let scale = settings.scale;
                 readout(queries, rwkv6(inputs, None, settings).1, scale)
             }
-            None => rwkv6_outputs(inputs, settings),
+            (None, _) => rwkv6_outputs(inputs, settings),
             // A state that nobody else holds is changed in place.
-            Some(mut states) if tokens == 1 && states.len() == batch => {
+            (Some(mut states), _) if tokens == 1 && states.len() == batch => {
                 let own = states.iter_mut().map(|s| std::mem::take(&mut s.parts).into_iter().next()).collect();
                 let (y, last) = rwkv6_step(inputs, own, settings.scale);
                 for (row, (state, part)) in states.into_iter().zip(last).enumerate() {
@@ -261,7 +249,7 @@ impl Mixer for Rwkv6 {
                 }
                 y
             }
-            Some(states) => {
+            (Some(states), _) => {
                 let scale = settings.scale;
                 let (y, last) = rwkv6(inputs, join(&states, 0), settings);
                 let y = if read_end { readout(queries, last.clone(), scale) } else { y };
@@ -281,9 +269,36 @@ impl Mixer for Rwkv6 {
         }
         p.output(y)
     }
+}
+
+impl Mixer for Rwkv6 {
+    fn parameters(&self) -> Vec<Named> {
+        let mut out = self.projections.parameters();
+        if let Some(shift) = &self.shift {
+            out.push(("time_maa_x".into(), shift.maa_x.handle()));
+            for (name, param) in ["r", "k", "v", "w", "g"].iter().zip(&shift.maa) {
+                out.push((format!("time_maa_{name}"), param.handle()));
+            }
+            out.extend(shift.w1.named("time_maa_w1"));
+            out.push(("time_maa_w2".into(), shift.w2.handle()));
+        }
+        out.push(("time_decay".into(), self.time_decay.handle()));
+        out.extend(self.time_decay_w1.named("time_decay_w1"));
+        out.extend(self.time_decay_w2.named("time_decay_w2"));
+        out.extend(self.gate.parameters());
+        if let Some((weight, bias)) = &self.ln_x {
+            out.push(("ln_x.weight".into(), weight.handle()));
+            out.push(("ln_x.bias".into(), bias.handle()));
+        }
+        out
+    }
+
+    fn forward(&self, call: Call<'_>) -> Tensor<3> {
+        self.mix(call, None)
+    }
 
     fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
-        by_blocks_joined(|call| self.forward(call), streams)
+        by_boundaries(|call, boundaries| self.mix(call, boundaries), streams)
     }
 
     fn state_bytes(&self, _: usize) -> usize {

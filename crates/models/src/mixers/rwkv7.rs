@@ -1,7 +1,7 @@
 //! RAD-RWKV7 ("RADGoose"): the delta rule with vector decay (RADLADS, arXiv 2505.03005, eqs. 15-32).
 
 use super::rwkv6::{Gate, output_norm, output_norm_epsilon};
-use super::{Call, Kind, LayerContext, Mixer, Projections, Streams, by_blocks_joined, readout};
+use super::{Boundaries, Call, Kind, LayerContext, Mixer, Projections, Streams, by_boundaries, readout};
 use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::source::{Builder, Init};
@@ -13,7 +13,7 @@ use recast_ops::activation::tanh;
 use recast_ops::delta_rule::Form;
 use recast_ops::group_norm::group_norm;
 use recast_ops::linear::Layout;
-use recast_ops::rwkv7::{Inputs, Keys, Residual, Settings, rwkv7, rwkv7_outputs, rwkv7_step};
+use recast_ops::rwkv7::{Inputs, Keys, Residual, Settings, rwkv7, rwkv7_outputs, rwkv7_states, rwkv7_step};
 use serde::{Deserialize, Serialize};
 
 /// Options of [`Rwkv7`]; the defaults are the paper's variant.
@@ -153,26 +153,9 @@ impl Kind for Rwkv7 {
     }
 }
 
-impl Mixer for Rwkv7 {
-    fn parameters(&self) -> Vec<Named> {
-        let mut out = self.projections.parameters();
-        out.extend(self.decay.parameters('w'));
-        out.extend(self.iclr.parameters('a'));
-        if let Some(value) = &self.value {
-            out.extend(value.parameters('v'));
-        }
-        out.extend(self.gate.parameters());
-        out.push(("k_k".into(), self.k_k.handle()));
-        out.push(("k_a".into(), self.k_a.handle()));
-        out.push(("r_k".into(), self.r_k.handle()));
-        if let Some((weight, bias)) = &self.ln_x {
-            out.push(("ln_x.weight".into(), weight.handle()));
-            out.push(("ln_x.bias".into(), bias.handle()));
-        }
-        out
-    }
-
-    fn forward(&self, call: Call<'_>) -> Tensor<3> {
+impl Rwkv7 {
+    /// The layer; with the states at boundaries, where they are asked for.
+    fn mix(&self, call: Call<'_>, boundaries: Option<&mut Boundaries>) -> Tensor<3> {
         let p = &self.projections;
         let x = call.x;
         let [batch, tokens, _] = x.dims();
@@ -224,14 +207,19 @@ impl Mixer for Rwkv7 {
             starts: documents.map(Documents::starts),
             form: Form::Auto,
         };
-        let mut y = match call.states {
-            None if read_end => {
+        let mut y = match (call.states, boundaries) {
+            (None, Some(boundaries)) => {
+                let (y, states) = rwkv7_states(inputs, settings, boundaries.every);
+                boundaries.parts = vec![states];
+                y
+            }
+            (None, _) if read_end => {
                 let scale = settings.scale;
                 readout(queries, rwkv7(inputs, None, settings).1, scale)
             }
-            None => rwkv7_outputs(inputs, settings),
+            (None, _) => rwkv7_outputs(inputs, settings),
             // A state that nobody else holds is changed in place.
-            Some(mut states) if tokens == 1 && states.len() == batch => {
+            (Some(mut states), _) if tokens == 1 && states.len() == batch => {
                 let own = states.iter_mut().map(|s| std::mem::take(&mut s.parts).pop()).collect();
                 let (y, last) = rwkv7_step(inputs, own, settings.scale);
                 for (state, part) in states.into_iter().zip(last) {
@@ -240,7 +228,7 @@ impl Mixer for Rwkv7 {
                 }
                 y
             }
-            Some(states) => {
+            (Some(states), _) => {
                 let scale = settings.scale;
                 let (y, last) = rwkv7(inputs, join(&states, 0), settings);
                 let y = if read_end { readout(queries, last.clone(), scale) } else { y };
@@ -256,9 +244,33 @@ impl Mixer for Rwkv7 {
         }
         p.output(y)
     }
+}
+
+impl Mixer for Rwkv7 {
+    fn parameters(&self) -> Vec<Named> {
+        let mut out = self.projections.parameters();
+        out.extend(self.decay.parameters('w'));
+        out.extend(self.iclr.parameters('a'));
+        if let Some(value) = &self.value {
+            out.extend(value.parameters('v'));
+        }
+        out.extend(self.gate.parameters());
+        out.push(("k_k".into(), self.k_k.handle()));
+        out.push(("k_a".into(), self.k_a.handle()));
+        out.push(("r_k".into(), self.r_k.handle()));
+        if let Some((weight, bias)) = &self.ln_x {
+            out.push(("ln_x.weight".into(), weight.handle()));
+            out.push(("ln_x.bias".into(), bias.handle()));
+        }
+        out
+    }
+
+    fn forward(&self, call: Call<'_>) -> Tensor<3> {
+        self.mix(call, None)
+    }
 
     fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
-        by_blocks_joined(|call| self.forward(call), streams)
+        by_boundaries(|call, boundaries| self.mix(call, boundaries), streams)
     }
 
     fn state_bytes(&self, _: usize) -> usize {

@@ -7,7 +7,7 @@ use crate::source::Builder;
 use crate::sight::Sight;
 use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
-use recast_ops::attention::{AttentionOptions, Cache, Mask, attention, attention_step};
+use recast_ops::attention::{AttentionOptions, Cache, Mask, attention, attention_over, attention_step};
 use recast_ops::quantised::on_processor;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -92,6 +92,27 @@ impl Mixer for Softmax {
         [clean, noisy].map(|y| self.projections.output(y))
     }
 
+    fn leave_out(&self, state: &mut LayerState, tokens: Range<usize>) -> bool {
+        // Its pages say which keys a window has dropped by how many are held.
+        if self.options.window.is_some() {
+            return false;
+        }
+        let held = state.length;
+        if tokens.is_empty() {
+            return tokens.end <= held;
+        }
+        let cache = Cache { pages: &state.parts, length: held };
+        let rest = |x: Tensor<4>| {
+            let parts = [0..tokens.start, tokens.end..held].into_iter().filter(|part| !part.is_empty());
+            let parts: Vec<_> = parts.map(|part| x.clone().narrow(1, part.start, part.len())).collect();
+            if parts.is_empty() { x.narrow(1, 0, 0) } else { Tensor::cat(parts, 1) }
+        };
+        let (k, v) = (rest(cache.keys()), rest(cache.values()));
+        *state = LayerState::default();
+        append(state, k, v);
+        true
+    }
+
     fn state_bytes(&self, tokens: usize) -> usize {
         let dropped = self.options.window.map_or(0, |window| unseen_pages(tokens, window));
         2 * (tokens - dropped * PAGE).next_multiple_of(PAGE) * self.layer.kv_heads * self.layer.head_size * size_of::<f32>()
@@ -133,15 +154,15 @@ impl Softmax {
             attention_step(q, &caches, self.options.window)
         } else {
             let rows = states.iter().enumerate().map(|(at, state)| {
-                let (keys, values) = if state.length == tokens {
-                    (row(&k, at), row(&v, at))
-                } else {
-                    let cache = Cache { pages: &state.parts, length: state.length };
-                    (cache.keys(), cache.values())
-                };
-                // Tokens of which a window has dropped the keys.
-                let dropped = positions.get(at).copied().unwrap_or(0) + tokens - state.length;
-                attention(row(&q, at), keys, values, seen.options(1, tokens, state.length, dropped))
+                // Tokens of which a window has dropped the keys. What stands behind the tokens may be held too.
+                let dropped = (positions.get(at).copied().unwrap_or(0) + tokens).saturating_sub(state.length);
+                let options = seen.options(1, tokens, state.length, dropped);
+                let cache = Cache { pages: &state.parts, length: state.length };
+                match row(&q, at) {
+                    q if state.length == tokens => attention(q, row(&k, at), row(&v, at), options),
+                    q if q.is_tracked() => attention(q, cache.keys(), cache.values(), options),
+                    q => attention_over(q, cache, options),
+                }
             });
             Tensor::cat(rows.collect(), 0)
         };

@@ -1,10 +1,12 @@
-//! CPU: the newest token of each of several sequences against all that they have read, where it
-//! lies. Each key head is read once for all the query heads that share it, in pieces of a fixed
+//! CPU: new tokens against all that their sequence has read, where it lies.
+//!
+//! A step takes the newest token of each of several sequences. Each key head is read once for all the query heads that share it, in pieces of a fixed
 //! number of keys, so that a long sequence occupies every thread and its result depends neither on
 //! their number nor on the other sequences.
 
-use super::forward::{FORK, run};
-use crate::cpu::{Matrix, exp, maximum, product_by_rows, simd, sum};
+use super::AttentionOptions;
+use super::forward::{FORK, Held, Sizes, over, run};
+use crate::cpu::{Matrix, View, exp, maximum, product_by_rows, replace, simd};
 use crate::glue::{on_cpu, slice};
 use burn::tensor::{Tensor, TensorData};
 use std::ops::Range;
@@ -49,7 +51,7 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
     if !on_cpu(&q) {
         let rows = caches.iter().enumerate().map(|(row, cache)| {
             let mask = window.map_or(super::Mask::Causal, super::Mask::Window);
-            let options = super::AttentionOptions { mask, ..Default::default() };
+            let options = AttentionOptions { mask, ..Default::default() };
             super::attention(q.clone().narrow(0, row, 1), cache.keys(), cache.values(), options)
         });
         return Tensor::cat(rows.collect(), 0);
@@ -60,7 +62,7 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
     let Some(&[_, groups, page, _]) = caches.first().and_then(|cache| cache.pages.get(1)).map(Tensor::dims).as_ref() else {
         panic!("attention_step: a sequence's own key is in its cache");
     };
-    let sizes = Sizes { repeat: heads / groups, size, page, scale: (size as f32).powf(-0.5) };
+    let sizes = Step { repeat: heads / groups, size, page, scale: (size as f32).powf(-0.5) };
     let each = (PIECE / page).max(1);
     let mut tasks = Vec::new();
     for (row, cache) in caches.iter().enumerate() {
@@ -90,9 +92,35 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
     Tensor::from_data(TensorData::new(y, [batch, 1, heads, size]), &device)
 }
 
-/// Sizes of every task.
+/// [`attention`](super::attention) of the newest tokens of one sequence, `q` `[1, T, H, N]`, to all that it
+/// has read, where it lies. Not differentiable.
+///
+/// # Panics
+/// As [`attention`](super::attention), and when the pages do not hold what the cache's length says.
+pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions) -> Tensor<4> {
+    if !on_cpu(&q) {
+        return super::attention(q, cache.keys(), cache.values(), options);
+    }
+    let Some(&[1, groups, page, size]) = cache.pages.get(1).map(Tensor::dims).as_ref() else {
+        panic!("attention_over: the pages of one sequence, its own keys among them");
+    };
+    assert!(cache.length <= cache.pages.len() / 2 * page, "attention_over: the pages hold fewer tokens than the cache's length");
+    let [batch, time, heads, _] = q.dims();
+    let options = options.resolve(&q, [1, cache.length, groups, size], false);
+    let device = q.device();
+    let owned: Vec<_> = cache.pages.iter().cloned().map(slice).collect();
+    let pages: Vec<&[f32]> = owned.iter().map(|page| page.as_slice()).collect();
+    let q = slice(q);
+    let sizes = Sizes { batch, time, heads, keys: cache.length, groups, size };
+    let shape = [batch, time, heads, size];
+    let q = View { data: q.as_slice(), shape: &shape };
+    let (y, _) = over(&options, sizes, q, Held::Pages { pages: &pages, tokens: page });
+    Tensor::from_data(TensorData::new(y.data, shape), &device)
+}
+
+/// Sizes of every task of a step.
 #[derive(Clone, Copy)]
-struct Sizes {
+struct Step {
     /// Query heads that share a key head.
     repeat: usize,
     /// Channels of a head.
@@ -113,8 +141,8 @@ struct Part {
 
 impl Part {
     /// The query heads `q` `[R, N]` over the tokens `seen` of some pages, keys and values in turn.
-    fn over(q: &[f32], planes: &[&[f32]], seen: Range<usize>, sizes: Sizes) -> Self {
-        let Sizes { repeat, size, page, scale } = sizes;
+    fn over(q: &[f32], planes: &[&[f32]], seen: Range<usize>, sizes: Step) -> Self {
+        let Step { repeat, size, page, scale } = sizes;
         let keys = planes.len() / 2 * page;
         let mut weights = vec![0.0; repeat * keys];
         for (at, pair) in planes.chunks_exact(2).enumerate() {
@@ -155,9 +183,6 @@ simd! {
     // `exp(scale s - m)` of every score, with the maximum `m` and the sum.
     fn exponentials(scale: f32, scores: &mut [f32]) -> (f32, f32) {
         let largest = scale * maximum(scores);
-        for s in scores.iter_mut() {
-            *s = exp(scale * *s - largest);
-        }
-        (largest, sum(scores))
+        (largest, replace(scores, |s| exp(scale * s - largest)))
     }
 }

@@ -1,7 +1,7 @@
 //! CPU: online softmax over blocks of keys; one task a query head and block of queries.
 
 use super::Options;
-use crate::cpu::{Array, Matrix, View, dot, exp, maximum, simd, split_rows, written};
+use crate::cpu::{Array, Matrix, View, dot, exp, maximum, replace, simd, split_rows, written};
 use rayon::prelude::*;
 use crate::linear::product_in_cache;
 use std::ops::Range;
@@ -59,7 +59,42 @@ pub fn run<T: Send, R: Send>(fork: bool, tasks: Vec<T>, work: impl Fn(T) -> R + 
 }
 
 pub fn forward(options: &Options, [q, k, v]: [View<'_>; 3]) -> (Array, Array) {
-    let sizes = Sizes::new(q, k);
+    over(options, Sizes::new(q, k), q, Held::Rows { k, v })
+}
+
+/// Keys and values, as they lie in memory.
+#[derive(Clone, Copy)]
+pub enum Held<'a> {
+    /// Both `[B, S, G, N]`.
+    Rows { k: View<'a>, v: View<'a> },
+    /// Of one sequence, in pages of so many tokens: keys `[1, G, N, P]` and values `[1, G, P, N]`, in turn.
+    Pages { pages: &'a [&'a [f32]], tokens: usize },
+}
+
+impl<'a> Held<'a> {
+    /// The run of keys that lies in one piece from key `from` on, before `end`: its length, its keys `[N, S]`
+    /// and its values `[S, N]`, for one query head.
+    fn piece(&self, sizes: &Sizes, batch: usize, head: usize, from: usize, end: usize) -> (usize, Matrix<'a>, Matrix<'a>) {
+        match *self {
+            Self::Rows { k, v } => {
+                let keys = |x| sizes.keys(x, batch, head, from..end);
+                (end - from, keys(k).t(), keys(v))
+            }
+            Self::Pages { pages, tokens } => {
+                let Sizes { heads, groups, size, .. } = *sizes;
+                let (page, offset) = (from / tokens, from % tokens);
+                let count = (end - from).min(tokens - offset);
+                let plane = head / (heads / groups) * tokens * size;
+                let keys = Matrix::strided(&pages[2 * page][plane + offset..], size, count, tokens);
+                let values = Matrix::new(&pages[2 * page + 1][plane + offset * size..], count, size);
+                (count, keys, values)
+            }
+        }
+    }
+}
+
+/// [`forward`] over keys and values wherever they lie.
+pub fn over(options: &Options, sizes: Sizes, q: View<'_>, held: Held<'_>) -> (Array, Array) {
     let Sizes { batch, time, heads, size, .. } = sizes;
     let starts: Vec<usize> = (0..time).step_by(QUERIES).collect();
     let mut tasks = Vec::with_capacity(batch * heads * starts.len());
@@ -69,7 +104,7 @@ pub fn forward(options: &Options, [q, k, v]: [View<'_>; 3]) -> (Array, Array) {
             tasks.extend(starts.iter().rev().map(|&start| (b, head, start..(start + QUERIES).min(time))));
         }
     }
-    let blocks = run(sizes.fork(), tasks, |(b, head, times)| block(options, sizes, [q, k, v], b, head, times));
+    let blocks = run(sizes.fork(), tasks, |(b, head, times)| block(options, sizes, q, held, b, head, times));
     let place = |b: usize, head: usize, t: usize| {
         &blocks[(b * heads + head) * starts.len() + (starts.len() - 1 - t / QUERIES)]
     };
@@ -104,7 +139,8 @@ pub fn forward(options: &Options, [q, k, v]: [View<'_>; 3]) -> (Array, Array) {
 fn block(
     options: &Options,
     sizes: Sizes,
-    [q, k, v]: [View<'_>; 3],
+    q: View<'_>,
+    held: Held<'_>,
     batch: usize,
     head: usize,
     times: Range<usize>,
@@ -119,13 +155,23 @@ fn block(
         let (ranges, seen) = options.visible.block(run, batch, times.clone());
         scores.resize(scores.len().max(count * KEYS.min(seen.len())), 0.0);
         for start in seen.clone().step_by(KEYS) {
-            let keys = start..(start + KEYS).min(seen.end);
-            let columns = keys.len();
+            let end = (start + KEYS).min(seen.end);
+            let columns = end - start;
             let scores = &mut scores[..count * columns];
-            product_in_cache(scores, columns, false, queries, sizes.keys(k, batch, head, keys.clone()).t());
+            let mut at = start;
+            while at < end {
+                let (keys, k, _) = held.piece(&sizes, batch, head, at, end);
+                product_in_cache(&mut scores[at - start..], columns, false, queries, k);
+                at += keys;
+            }
             online_softmax(scores, columns, start, &ranges, options.scale, &mut largest, &mut total, &mut y);
-            let scores = Matrix::new(scores, count, columns);
-            product_in_cache(&mut y, size, true, scores, sizes.keys(v, batch, head, keys));
+            let mut at = start;
+            while at < end {
+                let (keys, _, v) = held.piece(&sizes, batch, head, at, end);
+                let weights = Matrix::strided(&scores[at - start..], count, keys, columns);
+                product_in_cache(&mut y, size, true, weights, v);
+                at += keys;
+            }
         }
     }
     finish(&mut y, &mut largest, &total);
@@ -155,15 +201,9 @@ simd! {
             if scores.is_empty() {
                 continue;
             }
-            for s in scores.iter_mut() {
-                *s *= scale;
-            }
             let before = largest[row];
-            let now = before.max(maximum(scores));
-            for s in scores.iter_mut() {
-                *s = exp(*s - now);
-            }
-            let sum = crate::cpu::sum(scores);
+            let now = before.max(scale * maximum(scores));
+            let sum = replace(scores, |s| exp(scale * s - now));
             if now > before {
                 let correction = if before == f32::NEG_INFINITY { 0.0 } else { exp(before - now) };
                 total[row] *= correction;

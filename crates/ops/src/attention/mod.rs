@@ -15,7 +15,7 @@ mod flex {
     pub use super::forward::forward;
 }
 
-pub use decode::{Cache, attention_step};
+pub use decode::{Cache, attention_over, attention_step};
 
 use crate::glue::operator;
 use burn::backend::Dispatch;
@@ -41,7 +41,7 @@ pub enum Mask {
 /// How to attend; the default is causal, scaled by `N^(-1/2)`.
 #[derive(Clone, Debug, Default)]
 pub struct AttentionOptions {
-    /// Factor on the scores; `N^(-1/2)` if absent.
+    /// Factor on the scores, not negative; `N^(-1/2)` if absent.
     pub scale: Option<f32>,
     /// Visibility by position.
     pub mask: Mask,
@@ -116,6 +116,42 @@ pub struct Options {
     save: bool,
 }
 
+impl AttentionOptions {
+    /// The constants of a call with queries `q` and keys of shape `[B, S, G, N]`, which must suit each other.
+    fn resolve(self, q: &Tensor<4>, key_shape: [usize; 4], save: bool) -> Options {
+        let ([batch, time, heads, size], [key_batch, keys, groups, key_size]) = (q.dims(), key_shape);
+        assert_eq!((batch, size), (key_batch, key_size), "attention: batch and head size of q against k");
+        assert!(size > 0, "attention: heads of size 0");
+        assert!(groups > 0 && heads % groups == 0, "attention: {heads} query heads over {groups} key heads");
+        assert!(
+            self.mask == Mask::Bidirectional || time <= keys,
+            "attention: {time} queries are the last of {keys} keys"
+        );
+        assert!(self.mask != Mask::Blocks(0), "attention: blocks of no tokens");
+        for list in [&self.first_visible, &self.end_visible].into_iter().flatten() {
+            assert_eq!(list.len(), batch * time, "attention: one visible key a query");
+        }
+        if let Some(also) = &self.also_visible {
+            assert_eq!(also.len(), batch * time, "attention: one second run a query");
+            assert!(crate::glue::on_cpu(q), "attention: a second run of keys is for the processor only");
+        }
+        let scale = self.scale.unwrap_or_else(|| (size as f32).powf(-0.5));
+        assert!(scale >= 0.0, "attention: a scale of {scale}");
+        Options {
+            visible: Visible {
+                mask: self.mask,
+                first: self.first_visible,
+                end: self.end_visible,
+                also: self.also_visible,
+                time,
+                keys,
+            },
+            scale,
+            save,
+        }
+    }
+}
+
 operator!(AttentionBackend, Options, attention_forward, attention_backward, flex, 3, [q, k, v], cube);
 
 /// `y[b,t,h] = sum_s softmax_s(scale * q[b,t,h] . k[b,s,g]) v[b,s,g]` over the visible `s`, with
@@ -127,39 +163,13 @@ operator!(AttentionBackend, Options, attention_forward, attention_backward, flex
 /// and none when no input is tracked.
 ///
 /// # Panics
-/// When shapes disagree, `G` does not divide `H`, a mask that looks at positions has more queries
+/// When shapes disagree, `G` does not divide `H`, the scale is negative, a mask that looks at positions has more queries
 /// than keys, a visibility list has not `B * T` entries, or there is a second run on another device
 /// than the processor.
 pub fn attention(q_bthn: Tensor<4>, k_bsgn: Tensor<4>, v_bsgn: Tensor<4>, options: AttentionOptions) -> Tensor<4> {
-    let ([batch, time, heads, size], [key_batch, keys, groups, key_size]) = (q_bthn.dims(), k_bsgn.dims());
     assert_eq!(k_bsgn.dims(), v_bsgn.dims(), "attention: shapes of k and v");
-    assert_eq!((batch, size), (key_batch, key_size), "attention: batch and head size of q against k");
-    assert!(size > 0, "attention: heads of size 0");
-    assert!(groups > 0 && heads % groups == 0, "attention: {heads} query heads over {groups} key heads");
-    assert!(
-        options.mask == Mask::Bidirectional || time <= keys,
-        "attention: {time} queries are the last of {keys} keys"
-    );
-    assert!(options.mask != Mask::Blocks(0), "attention: blocks of no tokens");
-    for list in [&options.first_visible, &options.end_visible].into_iter().flatten() {
-        assert_eq!(list.len(), batch * time, "attention: one visible key a query");
-    }
-    if let Some(also) = &options.also_visible {
-        assert_eq!(also.len(), batch * time, "attention: one second run a query");
-        assert!(crate::glue::on_cpu(&q_bthn), "attention: a second run of keys is for the processor only");
-    }
-    let options = Options {
-        visible: Visible {
-            mask: options.mask,
-            first: options.first_visible,
-            end: options.end_visible,
-            also: options.also_visible,
-            time,
-            keys,
-        },
-        scale: options.scale.unwrap_or_else(|| (size as f32).powf(-0.5)),
-        save: q_bthn.is_tracked() || k_bsgn.is_tracked() || v_bsgn.is_tracked(),
-    };
+    let save = q_bthn.is_tracked() || k_bsgn.is_tracked() || v_bsgn.is_tracked();
+    let options = options.resolve(&q_bthn, k_bsgn.dims(), save);
     let y = Dispatch::attention_forward(options, q_bthn.into_dispatch(), k_bsgn.into_dispatch(), v_bsgn.into_dispatch());
     Tensor::from_dispatch(y.0)
 }

@@ -224,6 +224,26 @@ pub fn sum(a: &[f32]) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
+/// Replaces every element by what `of` makes of it; the sum of the results. For the body of a `simd!`
+/// function.
+#[inline(always)]
+pub fn replace(a: &mut [f32], of: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let mut chunks = a.chunks_exact_mut(LANES);
+    for a in &mut chunks {
+        for l in 0..LANES {
+            let x = of(a[l]);
+            a[l] = x;
+            lanes[l] += x;
+        }
+    }
+    for (l, a) in chunks.into_remainder().iter_mut().enumerate() {
+        *a = of(*a);
+        lanes[l] += *a;
+    }
+    fold(lanes, |a, b| a + b)
+}
+
 /// Largest element, `-inf` of none. NaN elements are passed over.
 #[inline(always)]
 pub fn maximum(a: &[f32]) -> f32 {
@@ -252,7 +272,8 @@ mod tests {
             for (y, &x) in y.iter_mut().zip(x) {
                 *y = multiply_add::<FMA>(x, N as f32, *y);
             }
-            dot::<FMA>(x, y) + sum(x) + maximum(y) + sum_of([x, x], |[a, b]| 0.5 * (a + b))
+            let largest = maximum(y);
+            dot::<FMA>(x, y) + sum(x) + largest + sum_of([x, x], |[a, b]| 0.5 * (a + b)) + replace(y, |y| 0.5 * y)
         }
     }
 
@@ -265,7 +286,8 @@ mod tests {
             let plain: Vec<f32> = x.iter().map(|x| 3.0 * x + 1.0).collect();
             let expected = x.iter().zip(&plain).map(|(a, b)| a * b).sum::<f32>()
                 + 2.0 * x.iter().sum::<f32>()
-                + plain.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                + plain.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+                + plain.iter().map(|y| 0.5 * y).sum::<f32>();
             assert!(got == expected || (got - expected).abs() < 1e-4, "n {n}: {got} against {expected}");
         }
     }

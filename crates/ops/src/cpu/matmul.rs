@@ -1,6 +1,6 @@
 //! Matrix products on strided slices, through the `gemm` crate (AVX-512 chosen at run time).
 
-use super::{multiply_add, simd};
+use super::{Level, level, multiply_add, simd};
 use gemm::Parallelism;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -84,10 +84,12 @@ simd! {
     /// of the inner index.
     pub(crate) fn product(out: &mut [f32], stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>) {
         let (m, n) = (left.rows, right.columns);
+        // Sums of a tile have to stay in registers: 16 of 8 numbers each with AVX2, 32 of 16 above.
+        let wide = level() >= Level::Avx512 || m < 4;
         let mut column = 0;
         while column < n {
             let step = match n - column {
-                32.. => 32,
+                32.. if wide => 32,
                 16.. => 16,
                 8.. => 8,
                 _ => 1,
@@ -95,23 +97,30 @@ simd! {
             let mut row = 0;
             while row < m {
                 let out = &mut out[row * stride + column..];
-                let rows = match m - row {
-                    4.. => 4,
-                    left if step == 32 => left,
+                // As many as the registers hold the sums of; what is left over in one tile too.
+                let rows = match (step, m - row) {
+                    (32, left) => left.min(4),
+                    (16, left) if wide => left.min(4),
+                    (16, left) => left.min(6),
+                    (_, 4..) => 4,
                     _ => 1,
                 };
                 // SAFETY: `check` bounds the tile of `out`, `Matrix` both operands.
                 unsafe {
                     match (rows, step) {
                         (4, 32) => tile::<FMA, 4, 32>(out, stride, keep, left, row, right, column),
-                        (4, 16) => tile::<FMA, 4, 16>(out, stride, keep, left, row, right, column),
-                        (4, 8) => tile::<FMA, 4, 8>(out, stride, keep, left, row, right, column),
-                        (4, _) => tile::<FMA, 4, 1>(out, stride, keep, left, row, right, column),
                         (3, 32) => tile::<FMA, 3, 32>(out, stride, keep, left, row, right, column),
                         (2, 32) => tile::<FMA, 2, 32>(out, stride, keep, left, row, right, column),
                         (_, 32) => tile::<FMA, 1, 32>(out, stride, keep, left, row, right, column),
+                        (6, 16) => tile::<FMA, 6, 16>(out, stride, keep, left, row, right, column),
+                        (5, 16) => tile::<FMA, 5, 16>(out, stride, keep, left, row, right, column),
+                        (4, 16) => tile::<FMA, 4, 16>(out, stride, keep, left, row, right, column),
+                        (3, 16) => tile::<FMA, 3, 16>(out, stride, keep, left, row, right, column),
+                        (2, 16) => tile::<FMA, 2, 16>(out, stride, keep, left, row, right, column),
                         (_, 16) => tile::<FMA, 1, 16>(out, stride, keep, left, row, right, column),
+                        (4, 8) => tile::<FMA, 4, 8>(out, stride, keep, left, row, right, column),
                         (_, 8) => tile::<FMA, 1, 8>(out, stride, keep, left, row, right, column),
+                        (4, _) => tile::<FMA, 4, 1>(out, stride, keep, left, row, right, column),
                         _ => tile::<FMA, 1, 1>(out, stride, keep, left, row, right, column),
                     }
                 }

@@ -1,6 +1,7 @@
 //! Asking the system for memory as training uses it: in large pieces, again and again the same.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Tells glibc's allocator to keep freed memory for the next tensor of that size, where by default
 /// every tensor above 32 MiB, and many smaller ones, are mapped afresh and their pages faulted in
@@ -38,6 +39,31 @@ pub fn give_back_freed_memory() {
     };
 }
 
+/// Bytes of memory of this process: those that the system has given it pages for, and those that its
+/// program has allocated and not freed. What lies between is freed memory kept for later. None where the
+/// system does not tell.
+pub fn memory_in_use() -> Option<[usize; 2]> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+        let resident: usize = pages.split(' ').nth(1)?.parse().ok()?;
+        // SAFETY: both only read numbers.
+        let (page, heap) = unsafe { (libc::sysconf(libc::_SC_PAGESIZE), libc::mallinfo2()) };
+        Some([resident * usize::try_from(page).ok()?, heap.uordblks + heap.hblkhd])
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    None
+}
+
+static ADVISES: AtomicBool = AtomicBool::new(true);
+
+/// Leaves pages as small as they come in all that [`HugePages`] grows from now on. The kernel fills a large
+/// page up as soon as a small part of it is in use, so what [`give_back_freed_memory`] gives back between
+/// long-lived pieces would creep in again: for a server, once its weights are in memory.
+pub fn small_pages_from_now_on() {
+    ADVISES.store(false, Ordering::Relaxed);
+}
+
 /// The system's allocator, its heap backed by pages of 2 MiB where the system offers them to those
 /// who ask (`madvise`, the default of most distributions): walks over weights and activations of
 /// gigabytes miss the processor's page tables otherwise. With glibc's own switch for the same
@@ -50,9 +76,12 @@ const LARGE: usize = 256 << 10;
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn advise() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     const PAGE: usize = 2 << 20;
     static ADVISED: AtomicUsize = AtomicUsize::new(0);
+    if !ADVISES.load(Ordering::Relaxed) {
+        return;
+    }
     // SAFETY: with 0 it only tells where the heap ends.
     let end = unsafe { libc::sbrk(0) } as usize;
     let before = ADVISED.load(Ordering::Relaxed);

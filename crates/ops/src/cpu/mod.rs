@@ -11,8 +11,8 @@ mod split;
 use std::num::NonZeroUsize;
 
 pub(crate) use dispatch::simd;
-pub use dispatch::{Level, dot, level, maximum, multiply_add, sum, sum_of};
-pub use memory::{HugePages, give_back_freed_memory, keep_freed_memory};
+pub use dispatch::{Level, dot, level, maximum, multiply_add, replace, sum, sum_of};
+pub use memory::{HugePages, give_back_freed_memory, keep_freed_memory, memory_in_use, small_pages_from_now_on};
 pub use split::{Disjoint, add_parts, split_rows, zeros};
 pub use math::{exp, round_to_bf16, sigmoid, softplus, tanh};
 pub(crate) use matmul::product as product_by_rows;

@@ -14,7 +14,7 @@ mod flex;
 pub mod reference;
 
 use crate::delta_rule::Form;
-use crate::delta_rule::layer::{Options, Settings};
+use crate::delta_rule::layer::{Options, Settings, States};
 use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -35,7 +35,7 @@ pub fn decayed_sum(
 ) -> (Tensor<4>, Tensor<4>) {
     let [batch, tokens, heads, key] = q.dims();
     let value = v.dims()[3];
-    let packed = packed(q, logw, k, v, state, form, true);
+    let packed = packed(q, logw, k, v, state, form, States::Last);
     let outputs = batch * tokens * heads * value;
     let states = batch * heads * key * value;
     (
@@ -55,7 +55,7 @@ pub fn decayed_sum_outputs(
 ) -> Tensor<4> {
     let [batch, tokens, heads, _] = q.dims();
     let value = v.dims()[3];
-    packed(q, logw, k, v, state, form, false).reshape([batch, tokens, heads, value])
+    packed(q, logw, k, v, state, form, States::Nothing).reshape([batch, tokens, heads, value])
 }
 
 fn packed(
@@ -65,7 +65,7 @@ fn packed(
     v: Tensor<4>,
     state: Option<Tensor<4>>,
     form: Form,
-    final_state: bool,
+    states: States,
 ) -> Tensor<1> {
     let [batch, tokens, heads, key] = q.dims();
     let value = v.dims()[3];
@@ -80,7 +80,7 @@ fn packed(
     let state = state.unwrap_or_else(|| Tensor::zeros([batch, heads, key, value], &q.device().inner()));
     assert_eq!(state.dims(), [batch, heads, key, value], "decayed_sum: shape of the state");
     let save = [&q, &logw, &k, &v, &state].iter().any(|x| x.is_tracked());
-    let options = Options { settings: Settings::plain(form), save, final_state };
+    let options = Options { settings: Settings::plain(form), save, states };
     Tensor::from_dispatch(
         Dispatch::decay_forward(
             options,

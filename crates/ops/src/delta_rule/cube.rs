@@ -6,7 +6,7 @@
 //! the state's gradient, so that every sum runs inside one unit; the states inside a chunk are made
 //! again from its beginning and kept in scratch memory. Nothing is divided by a decay.
 
-use super::layer::Options;
+use super::layer::{Options, States};
 use crate::cube::{CubeTensor, Gpu, Together, contiguous, cubes, nothing, reshaped, room};
 use burn::backend::ops::FloatTensorOps;
 use cubecl::prelude::*;
@@ -76,7 +76,7 @@ impl Sizes {
 /// chunks' beginnings and, behind them, `S^T a` of every token.
 pub fn run(options: &Options, inputs: Inputs) -> (CubeTensor, CubeTensor) {
     let sizes = Sizes::of(&inputs);
-    let finals = if options.final_state { sizes.pairs() * sizes.state() } else { 0 };
+    let finals = if options.states == States::Last { sizes.pairs() * sizes.state() } else { 0 };
     let packed = room(&inputs.r, &[sizes.outputs() + finals]);
     let saved = if options.save {
         room(&inputs.r, &[sizes.pairs() * sizes.chunks() * sizes.state() + sizes.outputs()])
@@ -108,7 +108,7 @@ pub fn run(options: &Options, inputs: Inputs) -> (CubeTensor, CubeTensor) {
         sizes.decays,
         has_ab,
         options.save,
-        options.final_state,
+        options.states == States::Last,
     );
     (packed, saved)
 }
@@ -156,7 +156,7 @@ pub fn gradients(options: &Options, inputs: Inputs, saved: CubeTensor, gradient:
         sizes.value,
         sizes.decays,
         has_ab,
-        options.final_state,
+        options.states == States::Last,
     );
     let mut parts = all.parts(&out);
     let mut next = || parts.next().expect("one part for every array that was added");

@@ -32,14 +32,25 @@ impl Settings {
     }
 }
 
+/// Which states are part of the output, behind the outputs proper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum States {
+    /// None.
+    Nothing,
+    /// The one after all tokens, `[B, H, K, V]`.
+    Last,
+    /// Those after every so many tokens, and the last, `[B, S, H, K, V]`. On the processor only.
+    Every(usize),
+}
+
 /// Constants of one call.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub settings: Settings,
     /// Whether a backward pass may follow.
     pub save: bool,
-    /// Whether the final state is part of the output.
-    pub final_state: bool,
+    /// What stands behind the outputs.
+    pub states: States,
 }
 
 /// Some tokens of one head.
@@ -141,12 +152,43 @@ impl<'a> Layer<'a> {
     }
 
     fn chunk(&self) -> Option<usize> {
-        self.options.settings.form.chunk(self.dims.tokens)
+        let chunk = self.options.settings.form.chunk(self.dims.tokens);
+        match self.options.states {
+            States::Every(every) if every < self.dims.tokens => Some(chunk.unwrap_or(every).min(every)),
+            _ => chunk,
+        }
     }
 
-    /// Tokens a segment: whole chunks; everything where there are none.
+    /// Tokens a segment: whole chunks; everything where there are none. States that are wanted stand
+    /// between segments.
     fn segment(&self) -> usize {
+        if let States::Every(every) = self.options.states
+            && every < self.dims.tokens
+        {
+            return every;
+        }
         self.chunk().map_or(self.dims.tokens, |chunk| chunk * (SEGMENT / chunk).max(1)).max(1)
+    }
+
+    /// How many states of a pair are part of the output.
+    fn given_states(&self) -> usize {
+        match self.options.states {
+            States::Nothing => 0,
+            States::Last => 1,
+            States::Every(every) => self.dims.tokens.div_ceil(every),
+        }
+    }
+
+    /// Where the state after a place stands in the output, if it does.
+    fn state_after(&self, place: &Place) -> Option<Range<usize>> {
+        let (end, last) = (place.tokens.end, place.tokens.end == self.dims.tokens);
+        let index = match self.options.states {
+            States::Every(every) if last || end.is_multiple_of(every) => (end - 1) / every,
+            States::Last if last => 0,
+            _ => return None,
+        };
+        let first = self.outputs() + ((place.b * self.given_states() + index) * self.dims.heads + place.h) * self.size();
+        Some(first..first + self.size())
     }
 
     /// Places of a pair, in order.
@@ -231,7 +273,7 @@ impl<'a> Layer<'a> {
         let states = self.saved_states() * size;
         let gated = !self.gate.data.is_empty();
         let keeps = options.save && gated;
-        let packed_size = outputs + if options.final_state { pairs * size } else { 0 };
+        let packed_size = outputs + pairs * self.given_states() * size;
         let saved_size = if options.save { pairs * states + if gated { outputs } else { 0 } } else { 0 };
         let run = |to: Disjoint<'_, MaybeUninit<f32>>, to_saved: Disjoint<'_, MaybeUninit<f32>>| (0..pairs).into_par_iter().for_each(|pair| {
             let mut current = self.state_of(pair).to_vec();
@@ -262,10 +304,10 @@ impl<'a> Layer<'a> {
                     }
                     finish(out, if gated { &self.gate.data[own] } else { &[] }, options.settings.scale);
                 }
-            }
-            if options.final_state {
-                // SAFETY: this pair's state.
-                unsafe { to.slice(outputs + pair * size..outputs + (pair + 1) * size) }.write_copy_of_slice(&current);
+                if let Some(after) = self.state_after(&place) {
+                    // SAFETY: a state of this pair.
+                    unsafe { to.slice(after) }.write_copy_of_slice(&current);
+                }
             }
         });
         let mut saved = Vec::new();
@@ -307,14 +349,13 @@ impl<'a> Layer<'a> {
         let (starts, ungated) = saved.data.split_at(saved.data.len() - if gated { outputs } else { 0 });
         let like_outputs = |data| View { data, shape: &[] };
         let run = |pair: usize| -> Vec<Given<G>> {
-            let mut d_state = if self.options.final_state {
-                gradient.data[outputs + pair * size..outputs + (pair + 1) * size].to_vec()
-            } else {
-                vec![0.0; size]
-            };
+            let mut d_state = vec![0.0; size];
             let mut starts = &starts[pair * (starts.len() / pairs)..(pair + 1) * (starts.len() / pairs)];
             let mut out = Vec::new();
             for place in self.places(pair).into_iter().rev() {
+                if let Some(after) = self.state_after(&place) {
+                    d_state.iter_mut().zip(&gradient.data[after]).for_each(|(d, given)| *d += given);
+                }
                 let (raw, head) = prepare(&place);
                 let mut d_y = self.gather(like_outputs(&gradient.data[..outputs]), dims.value, &place);
                 let mut d_gate = Vec::new();

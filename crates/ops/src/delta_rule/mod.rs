@@ -22,7 +22,7 @@ pub mod reference;
 pub(crate) mod step;
 
 use crate::glue::operator;
-use layer::{Options, Settings};
+use layer::{Options, Settings, States};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
@@ -80,12 +80,39 @@ pub fn delta_rule(
 ) -> (Tensor<4>, Tensor<4>) {
     let [batch, tokens, heads, key] = r.dims();
     let value = v.dims()[3];
-    let packed = packed(r, logw, k, v, a, b, state, form, true);
+    let packed = packed(r, logw, k, v, a, b, state, form, States::Last);
     let outputs = batch * tokens * heads * value;
     let states = batch * heads * key * value;
     (
         packed.clone().narrow(0, 0, outputs).reshape([batch, tokens, heads, value]),
         packed.narrow(0, outputs, states).reshape([batch, heads, key, value]),
+    )
+}
+
+/// [`delta_rule`] from zero, with the states after every `every` tokens and after the last,
+/// `[B * S, H, K, V]`: each sequence's behind each other. Differentiable through all of them. On the
+/// processor only.
+pub fn delta_rule_states(
+    r: Tensor<4>,
+    logw: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    a: Tensor<4>,
+    b: Tensor<4>,
+    every: usize,
+    form: Form,
+) -> (Tensor<4>, Tensor<4>) {
+    let shape = [r.dims(), v.dims()];
+    states_behind(packed(r, logw, k, v, a, b, None, form, States::Every(every)), shape, every)
+}
+
+/// Outputs and [`States::Every`], of queries and values of these shapes.
+pub(crate) fn states_behind(packed: Tensor<1>, [queries, values]: [[usize; 4]; 2], every: usize) -> (Tensor<4>, Tensor<4>) {
+    let ([batch, tokens, heads, key], value) = (queries, values[3]);
+    let (outputs, states) = (batch * tokens * heads * value, batch * tokens.div_ceil(every));
+    (
+        packed.clone().narrow(0, 0, outputs).reshape([batch, tokens, heads, value]),
+        packed.narrow(0, outputs, states * heads * key * value).reshape([states, heads, key, value]),
     )
 }
 
@@ -102,7 +129,7 @@ pub fn delta_rule_outputs(
 ) -> Tensor<4> {
     let [batch, tokens, heads, _] = r.dims();
     let value = v.dims()[3];
-    packed(r, logw, k, v, a, b, state, form, false).reshape([batch, tokens, heads, value])
+    packed(r, logw, k, v, a, b, state, form, States::Nothing).reshape([batch, tokens, heads, value])
 }
 
 fn packed(
@@ -114,7 +141,7 @@ fn packed(
     b: Tensor<4>,
     state: Option<Tensor<4>>,
     form: Form,
-    final_state: bool,
+    states: States,
 ) -> Tensor<1> {
     let [batch, tokens, heads, key] = r.dims();
     let value = v.dims()[3];
@@ -125,7 +152,7 @@ fn packed(
     let state = state.unwrap_or_else(|| Tensor::zeros([batch, heads, key, value], &r.device().inner()));
     assert_eq!(state.dims(), [batch, heads, key, value], "delta_rule: shape of the state");
     let save = [&r, &logw, &k, &v, &a, &b, &state].iter().any(|x| x.is_tracked());
-    let options = Options { settings: Settings::plain(form), save, final_state };
+    let options = Options { settings: Settings::plain(form), save, states };
     Tensor::from_dispatch(
         Dispatch::delta_rule_forward(
             options,

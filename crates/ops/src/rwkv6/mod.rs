@@ -11,7 +11,8 @@
 mod flex;
 pub mod reference;
 
-use crate::delta_rule::layer::Options;
+use crate::delta_rule::layer::{Options, States};
+use crate::delta_rule::states_behind;
 pub use crate::delta_rule::layer::Settings;
 use crate::delta_rule::Form;
 use crate::delta_rule::step::{given, taken};
@@ -70,7 +71,7 @@ pub fn rwkv6_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
         return on_device(inputs, None, &settings).0;
     }
     let shape = inputs.q.dims();
-    packed(inputs, None, settings, false).reshape(shape)
+    packed(inputs, None, settings, States::Nothing).reshape(shape)
 }
 
 /// Outputs `[B, T, H, N]`, and the state `[B, H, N, N]` after them, from `state` (zero when absent).
@@ -82,12 +83,23 @@ pub fn rwkv6(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (T
     if !on_cpu(&inputs.q) {
         return on_device(inputs, state, &settings);
     }
-    let packed = packed(inputs, state, settings, true);
+    let packed = packed(inputs, state, settings, States::Last);
     let outputs = b * t * h * n;
     (
         packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]),
         packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]),
     )
+}
+
+/// [`rwkv6`] from zero, with the states after every `every` tokens and after the last, `[B * S, H, N, N]`:
+/// each sequence's behind each other. On the processor only.
+///
+/// # Panics
+/// When shapes do not fit together, or on another device.
+pub fn rwkv6_states(inputs: Inputs, settings: Settings, every: usize) -> (Tensor<4>, Tensor<4>) {
+    assert!(on_cpu(&inputs.q), "rwkv6_states: on the processor only");
+    let shape = inputs.q.dims();
+    states_behind(packed(inputs, None, settings, States::Every(every)), [shape; 2], every)
 }
 
 /// GPU: the recurrence's kernel, and tensor operations around it.
@@ -118,7 +130,7 @@ pub fn rwkv6_step(inputs: Inputs, states: Vec<Option<Tensor<4>>>, scale: f32) ->
     let [_, _, g, _] = inputs.k.dims();
     assert!(g > 0 && h % g == 0, "rwkv6: {h} heads over {g} key-value heads");
     let mut states = taken(states, h * n * n);
-    let constants = Constants { layer: Options { settings, save: false, final_state: false }, balanced: inputs.balanced };
+    let constants = Constants { layer: Options { settings, save: false, states: States::Nothing }, balanced: inputs.balanced };
     let gate = inputs.gate.map_or_else(|| Tensor::empty([0], &device), |gate| gate.reshape([-1]));
     let q = slice(inputs.q);
     let rest = [inputs.decay.reshape([-1]), inputs.bias, inputs.k.reshape([-1]), inputs.v.reshape([-1]), gate].map(slice);
@@ -128,7 +140,7 @@ pub fn rwkv6_step(inputs: Inputs, states: Vec<Option<Tensor<4>>>, scale: f32) ->
     (Tensor::from_data(TensorData::new(y, [b, 1, h, n]), &device), given(states, [1, h, n, n], &device))
 }
 
-fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_state: bool) -> Tensor<1> {
+fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, states: States) -> Tensor<1> {
     let [b, t, h, n] = inputs.q.dims();
     let [_, _, g, _] = inputs.k.dims();
     assert!(g > 0 && h % g == 0, "rwkv6: {h} heads over {g} key-value heads");
@@ -156,7 +168,7 @@ fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_st
         assert_eq!(starts.len(), b * t, "rwkv6: one flag a token");
     }
     let save = tracked || state.is_tracked();
-    let constants = Constants { layer: Options { settings, save, final_state }, balanced: inputs.balanced };
+    let constants = Constants { layer: Options { settings, save, states }, balanced: inputs.balanced };
     Tensor::from_dispatch(
         Dispatch::rwkv6_forward(
             constants,

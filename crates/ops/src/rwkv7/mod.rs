@@ -18,7 +18,8 @@ mod flex;
 mod head;
 pub mod reference;
 
-use crate::delta_rule::layer::Options;
+use crate::delta_rule::layer::{Options, States};
+use crate::delta_rule::states_behind;
 pub use crate::delta_rule::layer::Settings;
 use crate::delta_rule::Form;
 use crate::delta_rule::step::{given, taken};
@@ -108,7 +109,7 @@ pub fn rwkv7_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
         return on_device(inputs, None, &settings).0;
     }
     let shape = inputs.r.dims();
-    packed(inputs, None, settings, false).reshape(shape)
+    packed(inputs, None, settings, States::Nothing).reshape(shape)
 }
 
 /// Outputs `[B, T, H, N]`, and the state `[B, H, N, N]` after them, from `state` (zero when absent).
@@ -120,12 +121,23 @@ pub fn rwkv7(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (T
     if !on_cpu(&inputs.r) {
         return on_device(inputs, state, &settings);
     }
-    let packed = packed(inputs, state, settings, true);
+    let packed = packed(inputs, state, settings, States::Last);
     let outputs = b * t * h * n;
     (
         packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]),
         packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]),
     )
+}
+
+/// [`rwkv7`] from zero, with the states after every `every` tokens and after the last, `[B * S, H, N, N]`:
+/// each sequence's behind each other. On the processor only.
+///
+/// # Panics
+/// When shapes do not fit together, or on another device.
+pub fn rwkv7_states(inputs: Inputs, settings: Settings, every: usize) -> (Tensor<4>, Tensor<4>) {
+    assert!(on_cpu(&inputs.r), "rwkv7_states: on the processor only");
+    let shape = inputs.r.dims();
+    states_behind(packed(inputs, None, settings, States::Every(every)), [shape; 2], every)
 }
 
 /// GPU: the recurrence's kernel, and tensor operations around it.
@@ -161,7 +173,7 @@ pub fn rwkv7_step(inputs: Inputs, states: Vec<Option<Tensor<4>>>, scale: f32) ->
     let mut all = [View { data: &[], shape: &[] }; 14];
     all[..13].copy_from_slice(&views);
     all[0].shape = &shape;
-    let options = Options { settings, save: false, final_state: false };
+    let options = Options { settings, save: false, states: States::Nothing };
     let y = flex::step(&options, all, &mut states);
     (Tensor::from_data(TensorData::new(y, shape), &device), given(states, [1, h, n, n], &device))
 }
@@ -206,7 +218,7 @@ impl Flat {
     }
 }
 
-fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_state: bool) -> Tensor<1> {
+fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, states: States) -> Tensor<1> {
     let [b, t, h, n] = inputs.r.dims();
     let state = match state {
         Some(state) => {
@@ -221,7 +233,7 @@ fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, final_st
     let save = inputs.is_tracked() || state.is_tracked();
     let Flat(flat) = Flat::of(inputs);
     let [r, decay, iclr, k, v, decay_bias, iclr_bias, first, mix, mix_bias, k_k, k_a, gate] = flat;
-    let options = Options { settings, save, final_state };
+    let options = Options { settings, save, states };
     Tensor::from_dispatch(
         Dispatch::rwkv7_forward(
             options,

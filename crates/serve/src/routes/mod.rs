@@ -170,7 +170,8 @@ pub(crate) fn keep(
     // All that was read before the answer is in the state; of the answer it lacks the end.
     let read = snapshot.tokens.len().checked_sub(generation.before() + summary.prompt_tokens)?;
     let unread = written.get(read..).unwrap_or_default().iter().map(|w| w.token).collect();
-    let bytes = generation.served.engine.model().state_bytes(snapshot.tokens.len()) + snapshot.tokens.len() * size_of::<u32>();
+    let state = generation.served.engine.model().state_bytes(snapshot.tokens.len()) + snapshot.tokens.len() * size_of::<u32>();
+    let bytes = state + conversation.as_ref().map_or(0, Conversation::bytes) + response.as_ref().map_or(0, |r| r.to_string().len());
     let kept = Kept { id: id.clone(), owner, model: generation.served.id.clone(), snapshot, unread, conversation, response, bytes };
     app.kept.put(kept).then_some(id)
 }

@@ -2,6 +2,7 @@
 //! the weights, so any model stands for one of its sizes that was trained to denoise.
 
 use super::Timing;
+use crate::commands::generate::arguments::keep;
 use crate::arguments::Quantize;
 use crate::{Global, output};
 use anyhow::Context;
@@ -32,9 +33,9 @@ pub struct Args {
     /// Positions settled before those behind them.
     #[arg(long, default_value_t = 32)]
     block: usize,
-    /// Keep keys and values of what stands before the block (whole sequences; an approximation).
-    #[arg(long)]
-    keep_prefix: bool,
+    /// What a model of whole sequences keeps from step to step: nothing, prefix or around.
+    #[arg(long, value_name = "WHAT", default_value = "nothing", value_parser = keep)]
+    keep: Keep,
     /// Texts to time, after one.
     #[arg(long, default_value_t = 7)]
     repeats: usize,
@@ -66,7 +67,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         rule: Rule::Fixed { steps: args.steps.unwrap_or(args.tokens) },
         block: Some(args.block),
         ends: Ends::Never,
-        keep: if args.keep_prefix { Keep::Prefix } else { Keep::Nothing },
+        keep: args.keep,
         ..Denoising::default()
     };
     // Any ids but the mask's.

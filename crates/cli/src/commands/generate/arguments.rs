@@ -57,10 +57,10 @@ pub struct DenoisingArgs {
     /// Masks behind the block that a model of whole sequences sees. Default: all of them.
     #[arg(long, value_name = "N")]
     ahead: Option<usize>,
-    /// Keep keys and values of what stands before the block, in a model of whole sequences: faster,
-    /// and an approximation.
-    #[arg(long)]
-    keep_prefix: bool,
+    /// What a model of whole sequences keeps from step to step, faster and an approximation:
+    /// nothing (the default), prefix (what stands before the block) or around (what stands behind it too).
+    #[arg(long, value_name = "WHAT", value_parser = keep)]
+    keep: Option<Keep>,
     /// Fill holes: [[N]] in the prompt stands for N tokens, anywhere.
     #[arg(long, conflicts_with = "chat")]
     pub infill: bool,
@@ -102,6 +102,11 @@ fn order(text: &str) -> Result<Order, String> {
     word(text, "probability, margin or entropy")
 }
 
+/// What to keep from step to step.
+pub fn keep(text: &str) -> Result<Keep, String> {
+    word(text, "nothing, prefix or around")
+}
+
 fn ends(text: &str) -> Result<Ends, String> {
     word(text, "free, last or never")
 }
@@ -140,7 +145,7 @@ impl DenoisingArgs {
             ("--fill-all", self.fill_all),
             ("--edit", self.edit.is_some()),
             ("--ahead", self.ahead.is_some()),
-            ("--keep-prefix", self.keep_prefix),
+            ("--keep", self.keep.is_some()),
             ("--infill", self.infill),
             ("--watch", self.watch),
             ("--trace", self.trace.is_some()),
@@ -164,7 +169,7 @@ impl DenoisingArgs {
             order: self.order.unwrap_or_default(),
             editing: self.edit.map(|at| Editing { at, passes: self.edit_passes }),
             ahead: self.ahead,
-            keep: if self.keep_prefix { Keep::Prefix } else { Keep::Nothing },
+            keep: self.keep.unwrap_or_default(),
             seed,
         };
         settings.check()?;

@@ -1,6 +1,6 @@
 //! `recast generate`: continues a prompt, or fills the holes of one with a model that denoises.
 
-mod arguments;
+pub mod arguments;
 mod denoise;
 mod watch;
 

@@ -2,6 +2,7 @@
 
 use super::candidate::Candidate;
 use crate::error::InferError;
+use std::ops::Range;
 
 /// What the sampler has to know of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,13 @@ pub trait Denoiser {
     /// # Errors
     /// When the model cannot run.
     fn advance(&self, tokens: &[&[u32]], states: &mut [&mut Self::State]) -> Result<(), InferError>;
+
+    /// The state of everything around a window of a sequence, of one pass over all of it: a view of the
+    /// window alone, behind that state, is a view of the whole sequence.
+    ///
+    /// # Errors
+    /// When the model cannot run, or cannot leave out what it has read.
+    fn around(&self, tokens: &[u32], window: Range<usize>) -> Result<Self::State, InferError>;
 
     /// Candidates of every view's wanted places. Logits exist for some places at a time, and only
     /// for those.

@@ -8,6 +8,7 @@ use recast_models::param::values;
 use recast_models::{Diffusion, Model, ModelState, Sight};
 use recast_ops::cpu::split_rows;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Places whose logits exist at a time.
 const ROWS: usize = 64;
@@ -145,6 +146,17 @@ impl Denoiser for Masked<'_> {
             }
         }
         Ok(())
+    }
+
+    fn around(&self, tokens: &[u32], window: Range<usize>) -> Result<Carried, InferError> {
+        let mut state = self.model.new_state();
+        // Refused before anything is computed.
+        self.model.leave_out(&mut state.clone(), 0..0)?;
+        let hidden = self.model.hidden(tokens, 1, Some(&mut [&mut state]), None)?;
+        let width = hidden.dims()[2];
+        let last = (self.diffusion.shift && window.start > 0).then(|| hidden.narrow(1, window.start - 1, 1).reshape([1, width]));
+        self.model.leave_out(&mut state, window)?;
+        Ok(Carried { state, last })
     }
 
     fn predict(&self, views: &[View<'_, Carried>], read: &Read<'_>) -> Result<Vec<Vec<Candidate>>, InferError> {

@@ -183,16 +183,39 @@ impl<S: Clone> Row<S> {
             let first = self.window.start / block * block;
             return first..(first + block).min(self.tokens.len());
         }
+        match self.settings.keep {
+            Keep::Nothing => 0..self.seen(),
+            Keep::Prefix => self.window.start..self.seen(),
+            Keep::Around => self.window.clone(),
+        }
+    }
+
+    /// Where what a model of whole sequences sees ends.
+    fn seen(&self) -> usize {
         let seen = self.settings.ahead.map_or(self.tokens.len(), |ahead| (self.window.end + ahead).min(self.tokens.len()));
         // What is given behind the block is there to be seen.
         let last_given = self.given.iter().rposition(|g| *g).map_or(0, |p| p + 1);
-        let first = if self.keeps_prefix() { self.window.start } else { 0 };
-        first..seen.max(last_given).max(first)
+        seen.max(last_given).max(self.window.start)
     }
 
-    /// Whether the state is a prefix read anew at every block.
-    fn keeps_prefix(&self) -> bool {
-        self.shape.block.is_none() && self.settings.keep == Keep::Prefix
+    /// Whether the state is what stands around the block.
+    fn keeps_around(&self) -> bool {
+        self.shape.block.is_none() && self.settings.keep == Keep::Around
+    }
+
+    /// The tokens of a pass that the state has to be made of before the block can be worked on, if so, and
+    /// the block.
+    pub(super) fn surroundings(&self) -> Option<(usize, Range<usize>)> {
+        (self.keeps_around() && !self.over && self.read < self.window.end).then(|| (self.seen(), self.window.clone()))
+    }
+
+    /// Takes the state made of them.
+    pub(super) fn has_surroundings(&mut self, state: S, blind: Option<S>) {
+        (self.state, self.blind, self.read) = (state, blind, self.window.end);
+        // Of the first block too: it computes masks, not the prompt alone.
+        let passes = 1 + usize::from(self.blind.is_some());
+        self.counters.forwards += passes;
+        self.counters.refreshes += passes;
     }
 
     /// Whether what it reads must be read at once, because all of it sees all of it.
@@ -202,12 +225,12 @@ impl<S: Clone> Row<S> {
 
     /// Clean tokens that the state lacks before the block can be worked on.
     pub(super) fn unread(&self) -> Range<usize> {
-        if self.over { self.read..self.read } else { self.read..self.unit().start }
+        if self.over || self.keeps_around() { self.read..self.read } else { self.read..self.unit().start }
     }
 
     /// Whether a prompt is still to be read.
     pub fn is_reading(&self) -> bool {
-        self.step == 0 && !self.unread().is_empty()
+        self.step == 0 && (!self.unread().is_empty() || self.surroundings().is_some())
     }
 
     /// Notes that so many more tokens are in the state.
@@ -420,7 +443,7 @@ impl<S: Clone> Row<S> {
         self.settled = begin.max(self.start);
         self.block += usize::from(!first);
         self.passes = 0;
-        if self.keeps_prefix() && !first {
+        if self.shape.block.is_none() && self.settings.keep == Keep::Prefix && !first {
             self.read = 0;
             self.state = self.blank.clone();
             self.blind = self.blind.as_ref().map(|_| self.blank.clone());

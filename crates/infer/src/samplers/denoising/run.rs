@@ -9,11 +9,20 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Reads clean tokens that rows' states lack, at most about `chunk` of each: of all rows that lack
-/// equally many at a time. Returns how many tokens were read.
+/// equally many at a time; whole sequences, where what stands around a block is kept. Returns how many tokens were read.
 ///
 /// # Errors
 /// When the model cannot run.
 pub fn read<D: Denoiser>(denoiser: &D, rows: &mut [&mut Row<D::State>], chunk: usize) -> Result<usize, InferError> {
+    let mut count = 0;
+    for row in rows.iter_mut() {
+        if let Some((tokens, window)) = row.surroundings() {
+            let state = denoiser.around(&row.tokens[..tokens], window.clone())?;
+            let blind = row.blind.is_some().then(|| denoiser.around(&row.blind_tokens(0..tokens), window)).transpose()?;
+            row.has_surroundings(state, blind);
+            count += tokens;
+        }
+    }
     let block = denoiser.shape().block.unwrap_or(1);
     // Whole blocks: tokens of one see each other.
     let chunk = (chunk / block).max(1) * block;
@@ -25,7 +34,6 @@ pub fn read<D: Denoiser>(denoiser: &D, rows: &mut [&mut Row<D::State>], chunk: u
             groups.entry(unread).or_default().push(index);
         }
     }
-    let mut count = 0;
     for (length, members) in groups {
         let mut group: Vec<&mut Row<D::State>> =
             rows.iter_mut().enumerate().filter(|(index, _)| members.contains(index)).map(|(_, row)| &mut **row).collect();

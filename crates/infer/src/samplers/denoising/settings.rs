@@ -118,7 +118,7 @@ pub struct Editing {
     pub passes: usize,
 }
 
-/// What is kept of the text before the block, by models that see the whole sequence. Models with
+/// What is kept of the text around the block, by models that see the whole sequence. Models with
 /// blocks of their own always go on from a state, which is exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -130,6 +130,10 @@ pub enum Keep {
     /// approximation (Fast-dLLM's prefix cache), since what stands before the block sees neither it
     /// nor what follows.
     Prefix,
+    /// Keys and values of everything around the block, of one pass over the whole sequence when the
+    /// block begins (Fast-dLLM's dual cache). The first step of a block is exact; in later ones, what
+    /// stands around it still sees the block as it began. Attention without a window only.
+    Around,
 }
 
 /// Settings of the denoising sampler.
