@@ -1,7 +1,8 @@
 """Quality of what a model that denoises writes, against forward passes: every rule and setting, as table and SVG.
 
     python benches/denoise_quality.py --recast target/release/recast --model runs/llada-tiny/model --judge embedded
-        --text assets/tiny/held_out.jsonl.zst [--tokens 64] [--items 40] [--block 0] [--out picture.svg]
+        --text assets/tiny/held_out.jsonl.zst [--tokens 64] [--items 40] [--block 0] [--keep prefix --keep around]
+        [--out picture.svg]
 
 The judge, a next-token model of the same vocabulary, says how surprising each text is behind its prompt (nats a
 token), and how many of its pairs of neighbouring words are new says whether it repeats itself: a text of one
@@ -29,6 +30,7 @@ parser.add_argument("--tokens", type=int, default=64)
 parser.add_argument("--items", type=int, default=40)
 parser.add_argument("--prompt-words", type=int, default=24)
 parser.add_argument("--block", type=int, default=0, help="positions settled before the next; 0: as the model has it")
+parser.add_argument("--keep", action="append", default=[], choices=["prefix", "around"], help="also with this kept (whole sequences)")
 parser.add_argument("--temperature", type=float, default=0)
 parser.add_argument("--precision", default="f32")
 parser.add_argument("--title", default="")
@@ -112,10 +114,12 @@ try:
         except (OSError, http.client.HTTPException):
             time.sleep(0.1)
     real = judged("the text that follows", [" ".join(after.split(" ")[: args.tokens]) for _, after in items])
-    own = []
+    own, tokens, start = [], 0, time.perf_counter()
     for seed, (prompt, _) in enumerate(items):
-        own.append(ask("/v1/completions", {"model": "judge", "prompt": prompt, "max_tokens": args.tokens, "seed": seed, "temperature": 0.7})["choices"][0]["text"])
-    own = judged("the judge at temperature 0.7", own)
+        done = ask("/v1/completions", {"model": "judge", "prompt": prompt, "max_tokens": args.tokens, "seed": seed, "temperature": 0.7})
+        own.append(done["choices"][0]["text"])
+        tokens += done["usage"]["completion_tokens"]
+    own = judged("the judge at temperature 0.7", own, speed=tokens / (time.perf_counter() - start))
     rows = []
     for k in (1, 2, 4, 8):
         rows.append(written(f"fixed, {k} a pass", {"rule": {"name": "fixed", "steps": math.ceil(args.tokens / k)}}))
@@ -125,6 +129,9 @@ try:
         rows.append(written(f"factor {at}", {"rule": {"name": "factor", "at": at}}))
     for at in (0.1, 0.5, 1.0):
         rows.append(written(f"entropy {at}", {"rule": {"name": "entropy", "at": at}}))
+    for keep in args.keep:
+        for at in (2, 0.9):
+            rows.append(written(f"threshold {at}, {keep} kept", {"rule": {"name": "threshold", "at": at}, "keep": keep}))
 finally:
     server.terminate()
     server.wait()

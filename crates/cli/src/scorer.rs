@@ -263,7 +263,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use burn::tensor::Device;
 
@@ -275,7 +275,7 @@ mod tests {
     }
 
     /// Letters as tokens; enough for a card.
-    fn tokenizer() -> Tokenizer {
+    pub fn tokenizer() -> Tokenizer {
         let vocab: serde_json::Map<String, serde_json::Value> =
             ('A'..='Z').chain('a'..='z').enumerate().map(|(id, c)| (c.to_string(), id.into())).collect();
         let json = serde_json::json!({

@@ -49,6 +49,34 @@ pub struct Estimate {
     pub samples: usize,
     /// Whether there was nothing to draw: this is the likelihood and no bound.
     pub exact: bool,
+    /// The same by how much of the span was masked, in quarters.
+    pub quarters: Quarters,
+}
+
+/// Negative log-probabilities of masked tokens by the share of the tokens around them that was masked with
+/// them: up to a quarter, a half, three quarters, all.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Quarters([(f64, usize); 4]);
+
+impl Quarters {
+    fn add(&mut self, share: f64, nats: f64) {
+        let (sum, count) = &mut self.0[((4.0 * share).ceil() as usize).clamp(1, 4) - 1];
+        *sum += nats;
+        *count += 1;
+    }
+
+    /// With those of other text.
+    pub fn join(&mut self, other: &Self) {
+        for ((sum, count), (more, others)) in self.0.iter_mut().zip(&other.0) {
+            *sum += more;
+            *count += others;
+        }
+    }
+
+    /// Nats a masked token; none where there was none.
+    pub fn means(&self) -> [Option<f64>; 4] {
+        self.0.map(|(sum, count)| (count > 0).then(|| sum / count as f64))
+    }
 }
 
 /// Bounds `-ln p(tokens[prompt..] | tokens[..prompt])`. Of a shifted model the first token of a text is
@@ -78,6 +106,7 @@ pub fn estimate(model: &Model, tokens: &[u32], prompt: usize, options: Options) 
     // Systematic counts: each span's run through 1..=L in equal steps from a start of its own.
     let starts: Vec<f64> = spans.iter().map(|_| random.uniform()).collect();
     let mut totals = Vec::with_capacity(samples);
+    let mut quarters = Quarters::default();
     let columns = tokens.len() * if diffusion.block.is_some() { 2 } else { 1 };
     let rows = (options.budget / columns).clamp(1, samples);
     for begin in (0..samples).step_by(rows) {
@@ -95,7 +124,10 @@ pub fn estimate(model: &Model, tokens: &[u32], prompt: usize, options: Options) 
                 Pass { masked: asked.iter().map(|&(i, _)| i).collect(), asked }
             })
             .collect();
-        totals.extend(run(model, &diffusion, tokens, &passes)?.into_iter().map(|answer| answer.nats));
+        for answer in run(model, &diffusion, tokens, &passes)? {
+            totals.push(answer.nats);
+            quarters.join(&answer.quarters);
+        }
     }
     let mean = totals.iter().sum::<f64>() / samples as f64;
     let variance = totals.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (samples.max(2) - 1) as f64;
@@ -105,6 +137,7 @@ pub fn estimate(model: &Model, tokens: &[u32], prompt: usize, options: Options) 
         positions: spans.iter().map(Range::len).sum(),
         samples,
         exact,
+        quarters,
     })
 }
 
@@ -156,6 +189,8 @@ struct Answer {
     nats: f64,
     /// Whether each was the most probable token.
     greedy: bool,
+    /// What a position counts is the inverse of the share masked.
+    quarters: Quarters,
 }
 
 fn run(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) -> Result<Vec<Answer>, ModelError> {
@@ -189,11 +224,12 @@ fn run(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) ->
     let count = places.len();
     let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), model.device());
     let scores = token_log_probabilities(hidden.select(0, places), model.head_operand(), targets.into())?;
-    let mut answers = vec![Answer { nats: 0.0, greedy: true }; rows];
+    let mut answers = vec![Answer { nats: 0.0, greedy: true, quarters: Quarters::default() }; rows];
     let found = values(scores.log_probabilities).into_iter().zip(values(scores.greedy));
     for ((log_probability, greedy), (row, weight)) in found.zip(weights) {
         answers[row].nats -= weight * f64::from(log_probability);
         answers[row].greedy &= greedy == 1.0;
+        answers[row].quarters.add(1.0 / weight, -f64::from(log_probability));
     }
     Ok(answers)
 }

@@ -5,6 +5,7 @@ use crate::objectives::common_head;
 use crate::recipe::Validation;
 use burn::tensor::Tensor;
 use recast_models::sight::Sight;
+use recast_models::likelihood::Quarters;
 use recast_models::{Model, likelihood};
 use recast_models::param::values;
 use recast_ops::vocab_loss::{cross_entropy, teacher_kl};
@@ -44,6 +45,18 @@ pub struct Bound {
     pub samples: usize,
     /// Whether it is the likelihood itself: blocks of one token.
     pub exact: bool,
+    /// Nats a masked token where up to a quarter of its sequence or block was masked, a half, three
+    /// quarters, all.
+    #[serde(default)]
+    pub by_share: [Option<f64>; 4],
+}
+
+impl Bound {
+    /// [`Bound::by_share`] as a text.
+    fn shares_text(&self) -> String {
+        let text = |nats: &Option<f64>| nats.map_or("none".into(), |nats| format!("{nats:.2}"));
+        self.by_share.iter().map(text).collect::<Vec<String>>().join(", ")
+    }
 }
 
 impl HeldOutLoss {
@@ -58,8 +71,9 @@ impl HeldOutLoss {
             None => String::new(),
             Some(bound) if bound.exact => format!(", likelihood of its own order {:.4} nats a token", bound.loss),
             Some(bound) => format!(
-                ", diffusion bound {:.4} +- {:.4} nats a token (next token {:.4}; exact-count form, {} masks a window)",
-                bound.loss, bound.error, self.loss, bound.samples
+                ", diffusion bound {:.4} +- {:.4} nats a token (next token {:.4}; exact-count form, {} masks a window; \
+                 a masked token, by the quarter masked: {})",
+                bound.loss, bound.error, self.loss, bound.samples, bound.shares_text()
             ),
         }
     }
@@ -136,6 +150,7 @@ impl HeldOut {
     /// The bound of every window; each has the same masks at every call.
     fn bound(&self, model: &Model) -> Result<Bound, TrainError> {
         let (mut nats, mut variance, mut positions, mut exact) = (0.0, 0.0, 0usize, true);
+        let mut quarters = Quarters::default();
         let windows = self.batches.iter().flat_map(|b| b.inputs.chunks(b.inputs.len() / b.rows));
         for (seed, window) in windows.enumerate() {
             let options = likelihood::Options { samples: self.samples, seed: seed as u64, ..Default::default() };
@@ -144,10 +159,11 @@ impl HeldOut {
             variance += estimate.error.powi(2);
             positions += estimate.positions;
             exact &= estimate.exact;
+            quarters.join(&estimate.quarters);
         }
         let count = positions as f64;
         let samples = if exact { 1 } else { self.samples };
-        Ok(Bound { loss: nats / count, error: variance.sqrt() / count, samples, exact })
+        Ok(Bound { loss: nats / count, error: variance.sqrt() / count, samples, exact, by_share: quarters.means() })
     }
 
     /// The teacher's hidden states on a batch: kept, as long as all that are kept are small.

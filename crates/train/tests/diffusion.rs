@@ -150,6 +150,22 @@ fn equal_losses_have_no_variance() {
     });
     let found = likelihood::estimate(&model, &[7; 40], 0, Options { samples: 16, ..Options::default() }).expect("estimate");
     assert!(found.error < 1e-3 * found.nats, "{found:?}");
+    // However much was masked.
+    let each = found.nats / found.positions as f64;
+    assert!(found.quarters.means().iter().all(|nats| nats.is_some_and(|nats| (nats - each).abs() < 1e-3 * each)), "{found:?}");
+}
+
+/// Tokens are counted under the share that was masked with them.
+#[test]
+fn quarters_are_those_of_the_counts() {
+    let model = model("softmax", whole(false));
+    let found = likelihood::estimate(&model, &batch(1, 24, 0).inputs, 0, Options { samples: 24, ..Options::default() }).expect("estimate");
+    // Every count from 1 to 24 once, each term of the bound weighing 24 / count.
+    let [a, b, c, d] = found.quarters.means().map(|nats| nats.expect("masked"));
+    let untrained = (VOCABULARY as f64).ln();
+    assert!([a, b, c, d].iter().all(|nats| (nats - untrained).abs() < 0.5 * untrained), "{found:?}");
+    let mean = [a, b, c, d].iter().sum::<f64>() / 4.0;
+    assert!((mean - found.nats / 24.0).abs() < 0.1 * mean, "{mean} against {found:?}");
 }
 
 /// Oracle ii: uniform logits give ln V.

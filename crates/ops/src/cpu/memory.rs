@@ -57,11 +57,25 @@ pub fn memory_in_use() -> Option<[usize; 2]> {
 
 static ADVISES: AtomicBool = AtomicBool::new(true);
 
-/// Leaves pages as small as they come in all that [`HugePages`] grows from now on. The kernel fills a large
-/// page up as soon as a small part of it is in use, so what [`give_back_freed_memory`] gives back between
-/// long-lived pieces would creep in again: for a server, once its weights are in memory.
+/// Where the first advice was for.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+static FIRST_ADVISED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// Asks for no more large pages: what has them keeps them, all that comes has small ones. The kernel fills
+/// a large page up as soon as a small part of it is in use, so what [`give_back_freed_memory`] gives back
+/// between long-lived pieces would creep in again: for a server, once its weights are in memory.
 pub fn small_pages_from_now_on() {
     ADVISES.store(false, Ordering::Relaxed);
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let first = FIRST_ADVISED.load(Ordering::Relaxed);
+        // SAFETY: with 0 it only tells where the heap ends.
+        let end = unsafe { libc::sbrk(0) } as usize;
+        if (1..end).contains(&first) {
+            // SAFETY: advice changes no content.
+            unsafe { libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_NOHUGEPAGE) };
+        }
+    }
 }
 
 /// The system's allocator, its heap backed by pages of 2 MiB where the system offers them to those
@@ -95,6 +109,7 @@ fn advise() {
     }
     // At the first call the length of the heap is not known: what this request may have grown it by.
     let start = (if before == 0 { end.saturating_sub(64 << 20) } else { before }).next_multiple_of(PAGE) - PAGE;
+    let _ = FIRST_ADVISED.compare_exchange(0, start, Ordering::Relaxed, Ordering::Relaxed);
     // SAFETY: advice changes no content, and a range that is not all mapped is refused with an error,
     // after the mapped part was advised.
     unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };

@@ -53,6 +53,9 @@ pub struct Line {
     /// Held-out bound of a diffusion model, in nats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_bound: Option<f64>,
+    /// Of it, nats a masked token by the share masked, in quarters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out_by_share: Option<[Option<f64>; 4]>,
 }
 
 /// Writes a run's metrics.
@@ -114,6 +117,11 @@ impl Metrics {
         self.scalars(stage, at, &[("held_out_loss", loss.loss)])?;
         if let Some(bound) = loss.bound {
             self.scalars(stage, at, &[("held_out_bound", bound.loss)])?;
+            for (name, nats) in ["quarter", "half", "three_quarters", "all"].iter().zip(bound.by_share) {
+                if let Some(nats) = nats {
+                    self.scalars(stage, at, &[(&format!("held_out_masked_up_to_{name}"), nats)])?;
+                }
+            }
         }
         self.line(&Line {
             stage: stage.into(),
@@ -122,6 +130,7 @@ impl Metrics {
             held_out_loss: Some(loss.loss),
             held_out_kl: loss.kl,
             held_out_bound: loss.bound.map(|bound| bound.loss),
+            held_out_by_share: loss.bound.map(|bound| bound.by_share),
             ..Default::default()
         })
     }

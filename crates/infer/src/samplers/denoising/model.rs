@@ -13,6 +13,12 @@ use std::ops::Range;
 /// Places whose logits exist at a time.
 const ROWS: usize = 64;
 
+/// Positions, padding included, that go through the model at once: what a pass takes of memory, and of
+/// time from others, does not grow with the number of rows.
+const BUDGET: usize = 4096;
+/// Passes below this size may be mostly padding: a small product costs what a slightly larger one does.
+const SMALL: usize = 512;
+
 /// A model that was trained to denoise.
 #[derive(Clone)]
 pub struct Masked<'a> {
@@ -83,7 +89,12 @@ impl<'a> Masked<'a> {
             let fresh = !begun && self.diffusion.block.is_none();
             groups.entry((fresh, begun, if fresh { 0 } else { tokens.len() })).or_default().push(index);
         }
-        for ((fresh, ..), members) in groups {
+        let passes = groups.into_iter().flat_map(|((fresh, ..), mut members)| {
+            members.sort_by_key(|&i| rows[i].0.len());
+            let lengths: Vec<usize> = members.iter().map(|&i| rows[i].0.len()).collect();
+            like_lengths(&lengths).into_iter().map(move |range| (fresh, members[range].to_vec()))
+        });
+        for (fresh, members) in passes {
             let lengths: Vec<usize> = members.iter().map(|&i| rows[i].0.len()).collect();
             let columns = lengths.iter().copied().max().unwrap_or(0);
             // Nobody sees what stands in the padding.
@@ -122,6 +133,22 @@ impl<'a> Masked<'a> {
             _ => pick(wanted),
         }
     }
+}
+
+/// Cuts rows of rising lengths into passes, padded to the longest of each, of at most [`BUDGET`] positions
+/// and a fifth of padding.
+fn like_lengths(lengths: &[usize]) -> Vec<Range<usize>> {
+    let (mut out, mut start, mut needed) = (Vec::new(), 0, 0);
+    for (at, &length) in lengths.iter().enumerate() {
+        let cost = (at + 1 - start) * length;
+        needed += length;
+        if at > start && cost > SMALL && (cost > BUDGET || 4 * cost > 5 * needed) {
+            out.push(start..at);
+            (start, needed) = (at, length);
+        }
+    }
+    out.push(start..lengths.len());
+    out
 }
 
 impl Denoiser for Masked<'_> {
@@ -199,5 +226,26 @@ impl Denoiser for Masked<'_> {
             }
         }
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_are_bounded_and_waste_little() {
+        let lengths: Vec<usize> = (1..400).map(|i| i * i % 1500 / (1 + i % 3) + 1).collect();
+        let mut lengths: Vec<usize> = lengths.into_iter().chain([9000; 2]).collect();
+        lengths.sort_unstable();
+        let passes = like_lengths(&lengths);
+        assert_eq!(passes.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..lengths.len()).collect::<Vec<_>>());
+        for pass in &passes {
+            let cost = pass.len() * lengths[pass.end - 1];
+            let needed: usize = lengths[pass.clone()].iter().sum();
+            assert!(pass.len() == 1 || cost <= SMALL || (cost <= BUDGET && 4 * cost <= 5 * needed), "{pass:?}");
+        }
+        assert!(passes.len() < 90, "{}", passes.len());
+        assert_eq!(like_lengths(&[16; 20]), [0..20]);
     }
 }
