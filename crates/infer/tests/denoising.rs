@@ -537,11 +537,13 @@ fn a_kept_prefix_is_an_approximation_that_computes_less() {
 
 #[test]
 fn what_stands_around_a_block_is_exact_in_its_first_step() {
-    for (family, shift) in [("families/llama_gqa", false), ("families/llama_gqa", true), ("families/qwen2_tied", true)] {
+    for (family, shift, prompt) in
+        [("families/llama_gqa", false, 21), ("families/llama_gqa", true, 21), ("families/qwen2_tied", true, 21), ("families/llama_gqa", false, 0), ("families/llama_gqa", true, 0)]
+    {
         let model = masked(family, None, shift);
         let denoiser = Masked::new(&model).expect("masked");
-        // Text before and behind the holes.
-        let mut canvas = Canvas::after(&unmasked_prompt(&model, 21), 24);
+        // Text behind the holes, and before them or not.
+        let mut canvas = Canvas::after(&unmasked_prompt(&model, prompt), 24);
         canvas.text(&unmasked_prompt(&model, 7));
         let with = |keep, steps, guidance, ahead| {
             let settings = Denoising { keep, guidance, ahead, block: Some(8), ..by(Rule::Fixed { steps }) };

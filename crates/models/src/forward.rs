@@ -118,7 +118,8 @@ impl Model {
     /// the first of them: what comes next stands in their place, between those before and those behind.
     ///
     /// # Errors
-    /// When a mixer cannot: recurrences, attention with a window.
+    /// When a mixer cannot (recurrences, attention with a window), or so many were not read; layers before
+    /// it are changed then.
     pub fn leave_out(&self, state: &mut ModelState, tokens: Range<usize>) -> Result<(), ModelError> {
         for (layer, block) in state.layers.iter_mut().zip(self.blocks()) {
             if !block.mixer().leave_out(layer, tokens.clone()) {

@@ -155,6 +155,7 @@ impl ApiError {
             Refused::QueueFull { retry_seconds, .. } => Self::QueueFull { message: refused.to_string(), retry_seconds },
             Refused::TooLarge { .. } => Self::ContextLength(refused.to_string()),
             Refused::Stopping => Self::Draining,
+            Refused::Field { field, .. } => Self::at(field, refused.to_string()),
             other => Self::request(other.to_string()),
         }
     }

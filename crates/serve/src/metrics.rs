@@ -101,7 +101,7 @@ pub(crate) fn page(app: &App) -> String {
     let memory = recast_ops::cpu::memory_in_use().map(|[resident, allocated]| {
         [
             ("process_resident_memory_bytes", "gauge", "Memory that the system has given the process.", resident as f64),
-            ("recast_allocated_bytes", "gauge", "Of it, what is in use: weights, states, whatever is kept.", allocated as f64),
+            ("recast_allocated_bytes", "gauge", "What the program has allocated and not freed: weights, states, whatever is kept.", allocated as f64),
         ]
     });
     for (name, kind, about, value) in single.into_iter().chain(memory.into_iter().flatten()) {

@@ -117,5 +117,8 @@ async fn what_does_not_fit_is_refused_with_what_to_do() {
         let reply = post(&router, "/v1/completions", &ask(more.clone())).await;
         assert_eq!(reply.status, 400, "{more}: {}", reply.text());
         assert!(reply.text().replace("\\\"", "\"").contains(words), "{more}: {}", reply.text());
+        for field in ["suffix", "denoising"].into_iter().filter(|field| words.starts_with(field)) {
+            assert_eq!(reply.json()["error"]["param"], field, "{more}");
+        }
     }
 }

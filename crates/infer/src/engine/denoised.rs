@@ -5,7 +5,7 @@ use super::request::{Message, Refused, Request};
 use super::sequence::Sequence;
 use crate::error::InferError;
 use crate::samplers::autoregressive::Choice;
-use crate::samplers::denoising::{Canvas, Carried, Denoising, Ends, Masked, Row, Step, read as read_blocks, step, stop_within};
+use crate::samplers::denoising::{Canvas, Carried, Denoising, Ends, Keep, Masked, Row, Step, read as read_blocks, step, stop_within};
 use crate::samplers::{Event, Finish, Sampling};
 use recast_models::Model;
 use recast_text::Tokenizer;
@@ -20,7 +20,7 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
     let Some(diffusion) = &model.config.diffusion else {
         let only_here = [("denoising", request.denoising.is_some()), ("suffix", !request.suffix.is_empty())];
         return match only_here.into_iter().find(|(_, asked)| *asked) {
-            Some((what, _)) => Err(Refused::Invalid(format!("{what}: expected a model that denoises, found a next-token model; leave it out"))),
+            Some((field, _)) => Err(Refused::Field { field, message: "expected a model that denoises, found a next-token model; leave it out".into() }),
             None => Ok(None),
         };
     };
@@ -42,6 +42,9 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
     let ends = if request.suffix.is_empty() { Ends::default() } else { Ends::Never };
     let chosen = request.denoising.clone().unwrap_or(Denoising { ends, ..Denoising::default() });
     let settings = Denoising { temperature, top_p, seed, ..chosen };
+    if settings.keep == Keep::Around && diffusion.block.is_none() {
+        model.leave_out(&mut model.new_state(), 0..0).map_err(|error| Refused::Field { field: "denoising", message: error.to_string() })?;
+    }
     let masked = Masked::with(model, diffusion.clone());
     let mut canvas = Canvas::after(&request.prompt, request.max_tokens);
     canvas.text(&request.suffix);

@@ -1,7 +1,7 @@
 //! Kept states: where a text begins like one that was read before, reading starts behind that.
 //!
 //! A recurrent state cannot be cut back to an earlier token, so states are kept at boundaries: every
-//! chunk of a prompt, its end, and the end of what was written. A beginning is found by a hash of its
+//! chunk of a prompt (but one that a short rest crosses), its end, and the end of what was written. A beginning is found by a hash of its
 //! tokens and then compared token by token. The states used least recently go first.
 
 use recast_models::ModelState;

@@ -130,6 +130,14 @@ pub enum Refused {
     /// An option or the prompt is wrong.
     #[error("{0}")]
     Invalid(String),
+    /// A field of the request does not suit the model.
+    #[error("{field}: {message}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// What is wrong with it, and what to do.
+        message: String,
+    },
     /// The engine finishes what it has and takes nothing new.
     #[error("shutting down: no new requests are taken")]
     Stopping,

@@ -139,7 +139,9 @@ impl Sequence {
 
     /// Reads the next chunk of the prompt; with its last token comes the first one written. Chunks end
     /// at multiples of their length, wherever reading began, so that prompts that begin alike leave the
-    /// same states behind; a rest that is not longer than a chunk is one. Returns the number of tokens read.
+    /// same states behind. A rest that is not longer than a chunk is read at once, since a pass for a few
+    /// tokens costs nearly a whole one: behind a kept state it may cross such a multiple, and leaves no
+    /// state there. Returns the number of tokens read.
     pub fn read(&mut self, model: &Model, chunk: usize, kept: &mut PrefixCache) -> usize {
         if self.row.is_some() {
             return super::denoised::read(self, model, chunk, kept);

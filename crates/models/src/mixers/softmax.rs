@@ -94,12 +94,12 @@ impl Mixer for Softmax {
 
     fn leave_out(&self, state: &mut LayerState, tokens: Range<usize>) -> bool {
         // Its pages say which keys a window has dropped by how many are held.
-        if self.options.window.is_some() {
+        let held = state.length;
+        if self.options.window.is_some() || tokens.start > tokens.end || tokens.end > held {
             return false;
         }
-        let held = state.length;
         if tokens.is_empty() {
-            return tokens.end <= held;
+            return true;
         }
         let cache = Cache { pages: &state.parts, length: held };
         let rest = |x: Tensor<4>| {
@@ -158,9 +158,10 @@ impl Softmax {
                 let dropped = (positions.get(at).copied().unwrap_or(0) + tokens).saturating_sub(state.length);
                 let options = seen.options(1, tokens, state.length, dropped);
                 let cache = Cache { pages: &state.parts, length: state.length };
+                let tracked = || [&q, &k, &v].into_iter().chain(cache.pages).any(Tensor::is_tracked);
                 match row(&q, at) {
                     q if state.length == tokens => attention(q, row(&k, at), row(&v, at), options),
-                    q if q.is_tracked() => attention(q, cache.keys(), cache.values(), options),
+                    q if tracked() => attention(q, cache.keys(), cache.values(), options),
                     q => attention_over(q, cache, options),
                 }
             });

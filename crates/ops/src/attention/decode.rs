@@ -1,6 +1,7 @@
-//! CPU: new tokens against all that their sequence has read, where it lies.
+//! CPU: new tokens against all that their sequence has read, where it lies: [`attention_over`] takes a
+//! chunk of one sequence, [`attention_step`] the newest token of each of several.
 //!
-//! A step takes the newest token of each of several sequences. Each key head is read once for all the query heads that share it, in pieces of a fixed
+//! In a step each key head is read once for all the query heads that share it, in pieces of a fixed
 //! number of keys, so that a long sequence occupies every thread and its result depends neither on
 //! their number nor on the other sequences.
 

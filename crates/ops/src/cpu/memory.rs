@@ -61,9 +61,9 @@ static ADVISES: AtomicBool = AtomicBool::new(true);
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 static FIRST_ADVISED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-/// Asks for no more large pages: what has them keeps them, all that comes has small ones. The kernel fills
-/// a large page up as soon as a small part of it is in use, so what [`give_back_freed_memory`] gives back
-/// between long-lived pieces would creep in again: for a server, once its weights are in memory.
+/// Asks for no more large pages: what has them keeps them. The kernel fills a large page up as soon as a
+/// small part of it is in use, so what [`give_back_freed_memory`] gives back between long-lived pieces
+/// would creep in again: for a server, once its weights are in memory.
 pub fn small_pages_from_now_on() {
     ADVISES.store(false, Ordering::Relaxed);
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

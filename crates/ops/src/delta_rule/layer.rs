@@ -4,7 +4,7 @@
 //! segment's recurrence inputs are made, and how their gradients go back.
 
 use super::heads::{Dims, Head, HeadGradients};
-use super::{Form, chunked, recurrent};
+use super::{DEFAULT_CHUNK, Form, chunked, recurrent};
 use crate::cpu::{Array, Disjoint, View, simd, written, zeros};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -139,6 +139,8 @@ impl<'a> Layer<'a> {
     /// `r` is `[B, T, H, K]`, `value` the width V of values.
     pub fn new(options: &'a Options, r: View<'a>, value: usize, gate: View<'a>, state: View<'a>) -> Self {
         let [batch, tokens, heads, key] = r.shape.try_into().expect("r is [B, T, H, K]");
+        assert!(tokens > 0, "a recurrence over no tokens");
+        assert!(options.states != States::Every(0), "states after every 0 tokens");
         Self { dims: Dims { batch, tokens, heads, key, value }, options, gate, state }
     }
 
@@ -154,7 +156,8 @@ impl<'a> Layer<'a> {
     fn chunk(&self) -> Option<usize> {
         let chunk = self.options.settings.form.chunk(self.dims.tokens);
         match self.options.states {
-            States::Every(every) if every < self.dims.tokens => Some(chunk.unwrap_or(every).min(every)),
+            // Never token by token: that way back knows the state before the first token alone.
+            States::Every(every) if every < self.dims.tokens => Some(chunk.unwrap_or(DEFAULT_CHUNK).min(every)),
             _ => chunk,
         }
     }

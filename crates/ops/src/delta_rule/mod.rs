@@ -21,7 +21,7 @@ pub(crate) mod recurrent;
 pub mod reference;
 pub(crate) mod step;
 
-use crate::glue::operator;
+use crate::glue::{on_cpu, operator};
 use layer::{Options, Settings, States};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
@@ -90,8 +90,10 @@ pub fn delta_rule(
 }
 
 /// [`delta_rule`] from zero, with the states after every `every` tokens and after the last,
-/// `[B * S, H, K, V]`: each sequence's behind each other. Differentiable through all of them. On the
-/// processor only.
+/// `[B * S, H, K, V]`: each sequence's behind each other. Differentiable through all of them.
+///
+/// # Panics
+/// When shapes do not fit together, `every` is 0, or on another device than the processor.
 pub fn delta_rule_states(
     r: Tensor<4>,
     logw: Tensor<4>,
@@ -102,6 +104,7 @@ pub fn delta_rule_states(
     every: usize,
     form: Form,
 ) -> (Tensor<4>, Tensor<4>) {
+    assert!(on_cpu(&r), "delta_rule_states: on the processor only");
     let shape = [r.dims(), v.dims()];
     states_behind(packed(r, logw, k, v, a, b, None, form, States::Every(every)), shape, every)
 }

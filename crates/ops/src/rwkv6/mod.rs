@@ -95,7 +95,7 @@ pub fn rwkv6(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (T
 /// each sequence's behind each other. On the processor only.
 ///
 /// # Panics
-/// When shapes do not fit together, or on another device.
+/// When shapes do not fit together, `every` is 0, or on another device than the processor.
 pub fn rwkv6_states(inputs: Inputs, settings: Settings, every: usize) -> (Tensor<4>, Tensor<4>) {
     assert!(on_cpu(&inputs.q), "rwkv6_states: on the processor only");
     let shape = inputs.q.dims();

@@ -13,8 +13,8 @@ use std::ops::Range;
 /// Places whose logits exist at a time.
 const ROWS: usize = 64;
 
-/// Positions, padding included, that go through the model at once: what a pass takes of memory, and of
-/// time from others, does not grow with the number of rows.
+/// Positions, padding included, that go through the model at once: what a step takes of memory does not
+/// grow with the number of rows.
 const BUDGET: usize = 4096;
 /// Passes below this size may be mostly padding: a small product costs what a slightly larger one does.
 const SMALL: usize = 512;
@@ -85,7 +85,8 @@ impl<'a> Masked<'a> {
         // those that have read something apart from those that have not.
         let mut groups: BTreeMap<(bool, bool, usize), Vec<usize>> = BTreeMap::new();
         for (index, (tokens, carried)) in rows.iter().enumerate() {
-            let begun = carried.state.position > 0;
+            // Not by its position: what stands around a first block is held at position 0.
+            let begun = carried.state.layers.iter().any(|layer| !layer.parts.is_empty());
             let fresh = !begun && self.diffusion.block.is_none();
             groups.entry((fresh, begun, if fresh { 0 } else { tokens.len() })).or_default().push(index);
         }
@@ -178,7 +179,7 @@ impl Denoiser for Masked<'_> {
     fn around(&self, tokens: &[u32], window: Range<usize>) -> Result<Carried, InferError> {
         let mut state = self.model.new_state();
         // Refused before anything is computed.
-        self.model.leave_out(&mut state.clone(), 0..0)?;
+        self.model.leave_out(&mut state, 0..0)?;
         let hidden = self.model.hidden(tokens, 1, Some(&mut [&mut state]), None)?;
         let width = hidden.dims()[2];
         let last = (self.diffusion.shift && window.start > 0).then(|| hidden.narrow(1, window.start - 1, 1).reshape([1, width]));

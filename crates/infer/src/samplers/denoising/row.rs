@@ -17,10 +17,11 @@ const DECISIONS: u64 = 1 << 40;
 /// What a text has cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Forward passes after the prompt: those that predict, and those that read a finished block into
-    /// the state. A guided step counts as two.
+    /// Forward passes after the prompt: those that predict, and those that renew the state. A guided
+    /// step counts as two.
     pub forwards: usize,
-    /// Of these, passes that read a finished block into the state.
+    /// Of these, passes that renew the state: read a finished block into it, read the prefix anew, or
+    /// compute what stands around a block, the first one's included.
     pub refreshes: usize,
     /// Positions that a forward pass computed and the head did not need.
     pub idle_positions: usize,
@@ -230,7 +231,8 @@ impl<S: Clone> Row<S> {
 
     /// Whether a prompt is still to be read.
     pub fn is_reading(&self) -> bool {
-        self.step == 0 && (!self.unread().is_empty() || self.surroundings().is_some())
+        // What stands around the first block is computed with it.
+        self.step == 0 && !self.unread().is_empty()
     }
 
     /// Notes that so many more tokens are in the state.
