@@ -5,7 +5,7 @@ mod common;
 
 use common::{endless, masked, model, unmasked_prompt};
 use recast_infer::engine::{Constraint, Limits, Message, Refused, Request, Summary};
-use recast_infer::samplers::denoising::{Canvas, Denoising, Filler, Masked, Rule};
+use recast_infer::samplers::denoising::{Canvas, Denoising, Filler, Keep, Masked, Rule};
 use recast_infer::samplers::{Event, Finish};
 use recast_infer::{Engine, Sampling};
 use recast_models::Model;
@@ -109,7 +109,11 @@ fn what_models_that_denoise_cannot_do_is_refused() {
     assert!(refused(Request { prompt: vec![1, 95], ..plain() }).contains("mask token"));
     let next_token = self::engine(model("families/llama_gqa"));
     let asked = next_token.submit(with(Denoising::default()), Box::new(|_| ControlFlow::Continue(())));
-    assert!(matches!(asked, Err(Refused::Invalid(message)) if message.contains("next-token model")));
+    assert!(matches!(asked, Err(Refused::Field { field: "denoising", message }) if message.contains("next-token model")));
+    // What a recurrence cannot keep is refused before it takes a slot.
+    let recurrent = self::engine(masked("released/rwkv7_hybrid", None, false));
+    let asked = recurrent.submit(with(Denoising { keep: Keep::Around, ..Denoising::default() }), Box::new(|_| ControlFlow::Continue(())));
+    assert!(matches!(asked, Err(Refused::Field { field: "denoising", message }) if message.contains("keep the prefix, or nothing")));
     // Nothing to write is nothing wrong.
     let (tokens, _, steps, summary) = collect(&submit(&engine, Request { max_tokens: 0, ..plain() }));
     assert_eq!((tokens.len(), steps, summary.finish), (0, 0, Finish::Length));
