@@ -45,13 +45,13 @@ pub fn backward(
 simd! {
     fn tanh_of(x: &[f32], y: &mut [MaybeUninit<f32>]) {
         for (y, x) in y.iter_mut().zip(x) {
-            y.write(tanh(*x));
+            y.write(tanh::<FMA>(*x));
         }
     }
 
     fn sigmoid_of(x: &[f32], y: &mut [MaybeUninit<f32>]) {
         for (y, x) in y.iter_mut().zip(x) {
-            y.write(sigmoid(*x));
+            y.write(sigmoid::<FMA>(*x));
         }
     }
 

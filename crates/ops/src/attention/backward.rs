@@ -131,7 +131,7 @@ simd! {
             }
             let (log_sum, along) = (log_sums[row], along[row]);
             for (s, d) in scores[from..to].iter_mut().zip(&mut dscores[from..to]) {
-                let p = exp(*s * scale - log_sum);
+                let p = exp::<FMA>(*s * scale - log_sum);
                 *s = p;
                 *d = scale * p * (*d - along);
             }

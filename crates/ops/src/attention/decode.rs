@@ -184,6 +184,6 @@ simd! {
     // `exp(scale s - m)` of every score, with the maximum `m` and the sum.
     fn exponentials(scale: f32, scores: &mut [f32]) -> (f32, f32) {
         let largest = scale * maximum(scores);
-        (largest, replace(scores, |s| exp(scale * s - largest)))
+        (largest, replace(scores, |s| exp::<FMA>(scale * s - largest)))
     }
 }

@@ -1,9 +1,9 @@
 //! CPU: online softmax over blocks of keys; one task a query head and block of queries.
 
 use super::Options;
-use crate::cpu::{Array, Matrix, View, dot, exp, maximum, replace, simd, split_rows, written};
-use rayon::prelude::*;
+use crate::cpu::{Array, Matrix, View, dot, exp, maximum, multiply_add, replace, simd, split_rows, written};
 use crate::linear::product_in_cache;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Queries a block.
@@ -104,7 +104,7 @@ pub fn over(options: &Options, sizes: Sizes, q: View<'_>, held: Held<'_>) -> (Ar
             tasks.extend(starts.iter().rev().map(|&start| (b, head, start..(start + QUERIES).min(time))));
         }
     }
-    let blocks = run(sizes.fork(), tasks, |(b, head, times)| block(options, sizes, q, held, b, head, times));
+    let blocks = run(sizes.fork(), tasks, |task| block(options, sizes, q, held, task));
     let place = |b: usize, head: usize, t: usize| {
         &blocks[(b * heads + head) * starts.len() + (starts.len() - 1 - t / QUERIES)]
     };
@@ -141,9 +141,7 @@ fn block(
     sizes: Sizes,
     q: View<'_>,
     held: Held<'_>,
-    batch: usize,
-    head: usize,
-    times: Range<usize>,
+    (batch, head, times): (usize, usize, Range<usize>),
 ) -> (Vec<f32>, Vec<f32>) {
     let (count, size) = (times.len(), sizes.size);
     let queries = sizes.queries(q, batch, head, times.clone());
@@ -192,27 +190,29 @@ simd! {
         y: &mut [f32],
     ) {
         let size = y.len() / ranges.len();
-        for (row, (range, scores)) in ranges.iter().zip(scores.chunks_exact_mut(columns)).enumerate() {
+        let seen = |range: &Range<usize>| {
             let from = range.start.saturating_sub(start).min(columns);
-            let to = range.end.saturating_sub(start).min(columns).max(from);
-            scores[..from].fill(0.0);
-            scores[to..].fill(0.0);
-            let scores = &mut scores[from..to];
-            if scores.is_empty() {
-                continue;
-            }
+            from..range.end.saturating_sub(start).min(columns).max(from)
+        };
+        // All maxima first: otherwise every row would wait for its own.
+        for (row, (range, scores)) in ranges.iter().zip(scores.chunks_exact(columns)).enumerate() {
             let before = largest[row];
-            let now = before.max(scale * maximum(scores));
-            let sum = replace(scores, |s| exp(scale * s - now));
+            let now = before.max(scale * maximum(&scores[seen(range)]));
             if now > before {
-                let correction = if before == f32::NEG_INFINITY { 0.0 } else { exp(before - now) };
+                let correction = if before == f32::NEG_INFINITY { 0.0 } else { exp::<FMA>(before - now) };
                 total[row] *= correction;
                 for y in &mut y[row * size..][..size] {
                     *y *= correction;
                 }
                 largest[row] = now;
             }
-            total[row] += sum;
+        }
+        for (row, (range, scores)) in ranges.iter().zip(scores.chunks_exact_mut(columns)).enumerate() {
+            let seen = seen(range);
+            scores[..seen.start].fill(0.0);
+            scores[seen.end..].fill(0.0);
+            let now = largest[row];
+            total[row] += replace(&mut scores[seen], |s| exp::<FMA>(multiply_add::<FMA>(scale, s, -now)));
         }
     }
 

@@ -250,17 +250,16 @@ pub fn maximum(a: &[f32]) -> f32 {
     // Written as a comparison: `f32::max` has an extra case for NaN that costs two instructions.
     let join = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = a.chunks_exact(LANES);
-    let rest = chunks.remainder();
+    let (chunks, rest) = a.as_chunks::<LANES>();
     for a in chunks {
-        for l in 0..LANES {
-            lanes[l] = join(lanes[l], a[l]);
+        for (lane, &a) in lanes.iter_mut().zip(a) {
+            *lane = join(*lane, a);
         }
     }
-    for (l, &a) in rest.iter().enumerate() {
-        lanes[l] = join(lanes[l], a);
-    }
-    fold(lanes, join)
+    // One after the other, and the rest by itself: halves joined as in `fold`, or single lanes written to,
+    // make the compiler keep the lanes in pairs, in the loop above too. The order does not matter here.
+    let last = rest.iter().fold(f32::NEG_INFINITY, |a, &b| join(a, b));
+    lanes.iter().fold(last, |a, &b| join(a, b))
 }
 
 #[cfg(test)]

@@ -1,47 +1,50 @@
 //! Elementary functions written so that the compiler vectorises loops over them.
 
-/// e^x with a relative error below 3e-7 for |x| <= 87; 0 below -87.3, large finite above 88.
+use super::multiply_add;
+
+/// e^x with a relative error below 3e-7 for |x| <= 87; 0 below -87.3, large finite above 88. For the
+/// body of a `simd!` function, like the next two.
 ///
 /// Cody-Waite reduction and a degree-6 polynomial; no branches, so loops over it vectorise
 /// (libm's scalar call is about ten times slower per element).
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub fn exp<const FMA: bool>(x: f32) -> f32 {
+    let add = multiply_add::<FMA>;
     let x = x.clamp(-87.3, 88.0);
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, where the last line
     // takes it from: a conversion by `as i32` saturates, and that does not vectorise well.
-    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let shifted = add(x, std::f32::consts::LOG2_E, 12_582_912.0);
     let n = shifted - 12_582_912.0;
-    let r = x - n * 0.693_359_4;
-    let r = r - n * -2.121_944_4e-4;
-    let p = 1.388_888_9e-3_f32;
-    let p = p * r + 8.333_334e-3;
-    let p = p * r + 4.166_666_6e-2;
-    let p = p * r + 1.666_666_7e-1;
-    let p = p * r + 0.5;
-    let p = p * r * r + r + 1.0;
+    let r = add(n, -0.693_359_4, x);
+    let r = add(n, 2.121_944_4e-4, r);
+    let p = add(r, 1.388_888_9e-3, 8.333_334e-3);
+    let p = add(r, p, 4.166_666_6e-2);
+    let p = add(r, p, 1.666_666_7e-1);
+    let p = add(r, p, 0.5);
+    let p = add(p * r, r, r) + 1.0;
     p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// Logistic sigmoid.
 #[inline(always)]
-pub fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+pub fn sigmoid<const FMA: bool>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<FMA>(-x))
 }
 
 /// Hyperbolic tangent, with a relative error below 4e-7: a polynomial of odd degree near zero, where the
 /// difference of exponentials would cancel, and that elsewhere; both are computed, so loops vectorise.
 #[inline(always)]
-pub fn tanh(x: f32) -> f32 {
+pub fn tanh<const FMA: bool>(x: f32) -> f32 {
+    let add = multiply_add::<FMA>;
     let z = x * x;
     // Fitted to tanh(x) / x - 1 over x^2 on |x| <= 0.625 (Cephes, Moshier 1989).
-    let p = -5.704_988_7e-3_f32;
-    let p = p * z + 2.063_908_9e-2;
-    let p = p * z - 5.373_971_6e-2;
-    let p = p * z + 1.333_144_2e-1;
-    let p = p * z - 3.333_328_2e-1;
-    let near = p * z * x + x;
+    let p = add(z, -5.704_988_7e-3, 2.063_908_9e-2);
+    let p = add(z, p, -5.373_971_6e-2);
+    let p = add(z, p, 1.333_144_2e-1);
+    let p = add(z, p, -3.333_328_2e-1);
+    let near = add(p * z, x, x);
     let size = f32::from_bits(x.to_bits() & 0x7fff_ffff);
-    let far = 1.0 - 2.0 / (exp(2.0 * size) + 1.0);
+    let far = 1.0 - 2.0 / (exp::<FMA>(2.0 * size) + 1.0);
     let far = f32::from_bits(far.to_bits() | (x.to_bits() & 0x8000_0000));
     if size < 0.625 { near } else { far }
 }
@@ -53,6 +56,7 @@ pub fn softplus(x: f32) -> f32 {
 }
 
 /// The nearest bfloat16, ties to even; NaN stays NaN.
+#[inline(always)]
 pub fn round_to_bf16(x: f32) -> f32 {
     if x.is_nan() {
         return x;
@@ -80,11 +84,15 @@ mod tests {
         for i in -87_000..=87_000 {
             let x = i as f32 / 1000.0;
             let exact = f64::from(x).exp();
-            worst = worst.max(((f64::from(exp(x)) - exact) / exact).abs());
+            for found in [exp::<false>(x), exp::<true>(x)] {
+                worst = worst.max(((f64::from(found) - exact) / exact).abs());
+            }
         }
         assert!(worst < 3e-7, "relative error {worst:e}");
-        assert!(exp(-1e9) < 2e-38 && exp(f32::NEG_INFINITY) < 2e-38);
-        assert!(exp(1e9).is_finite());
+        for exp in [exp::<false>, exp::<true>] {
+            assert!(exp(-1e9) < 2e-38 && exp(f32::NEG_INFINITY) < 2e-38);
+            assert!(exp(1e9).is_finite());
+        }
     }
 
     #[test]
@@ -93,11 +101,15 @@ mod tests {
         for i in -60_000..=60_000 {
             let x = i as f32 / 5000.0 + 1e-6;
             let exact = f64::from(x).tanh();
-            worst = worst.max(((f64::from(tanh(x)) - exact) / exact).abs());
+            for found in [tanh::<false>(x), tanh::<true>(x)] {
+                worst = worst.max(((f64::from(found) - exact) / exact).abs());
+            }
         }
         assert!(worst < 4e-7, "relative error {worst:e}");
-        assert_eq!((tanh(0.0), tanh(1e9), tanh(-1e9)), (0.0, 1.0, -1.0));
-        assert!(tanh(f32::NAN).is_nan());
+        for tanh in [tanh::<false>, tanh::<true>] {
+            assert_eq!((tanh(0.0), tanh(1e9), tanh(-1e9)), (0.0, 1.0, -1.0));
+            assert!(tanh(f32::NAN).is_nan());
+        }
     }
 
     #[test]

@@ -407,10 +407,10 @@ simd! {
             }
         }
         for g in &mut factor[..(tokens + 1) * key] {
-            *g = exp(*g);
+            *g = exp::<FMA>(*g);
         }
         for m in middle {
-            *m = exp(*m);
+            *m = exp::<FMA>(*m);
         }
     }
 

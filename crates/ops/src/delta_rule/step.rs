@@ -65,7 +65,7 @@ simd! {
         }
         let (v, output) = (&v[..value], &mut output[..value]);
         for (n, row) in state.chunks_exact_mut(value).enumerate() {
-            let (w, k, b, r) = (exp(logw[n]), k[n], b[n], r[n]);
+            let (w, k, b, r) = (exp::<FMA>(logw[n]), k[n], b[n], r[n]);
             for i in 0..value {
                 let s = multiply_add::<FMA>(w, row[i], multiply_add::<FMA>(b, read[i], k * v[i]));
                 row[i] = s;
@@ -79,7 +79,7 @@ simd! {
         let value = v.len();
         let (v, output) = (&v[..value], &mut output[..value]);
         for (n, row) in state.chunks_exact_mut(value).enumerate() {
-            let (w, k, r) = (exp(logw[n]), k[n], r[n]);
+            let (w, k, r) = (exp::<FMA>(logw[n]), k[n], r[n]);
             for i in 0..value {
                 let s = multiply_add::<FMA>(w, row[i], k * v[i]);
                 row[i] = s;

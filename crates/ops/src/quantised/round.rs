@@ -1,7 +1,7 @@
 //! Inputs rounded to bytes: blocks of 32 neighbours share one f32 scale, `x ~ scale * integer` with
 //! integers in -127..=127, so that an element is off by at most half a scale.
 
-use crate::cpu::{maximum, simd, sum};
+use crate::cpu::simd;
 use rayon::prelude::*;
 
 /// Elements that share a scale.
@@ -76,7 +76,15 @@ simd! {
         let (integers, _) = integers.as_chunks_mut::<BLOCK>();
         let parts = BLOCK / group;
         for (b, (x, integers)) in x.iter().zip(integers).enumerate() {
-            let largest = maximum(&x.map(f32::abs));
+            // Block by block: the compiler would take 16 blocks at a time otherwise, and gather their elements.
+            let x = std::hint::black_box(x);
+            // Sizes as bits, which are in the same order: what is no number is the largest.
+            let mut lanes = [0u32; BLOCK / 2];
+            for (l, lane) in lanes.iter_mut().enumerate() {
+                let size = |x: f32| x.to_bits() & 0x7fff_ffff;
+                *lane = size(x[l]).max(size(x[l + BLOCK / 2]));
+            }
+            let largest = f32::from_bits(lanes.iter().fold(0, |a, &b| a.max(b)));
             let inverse = if largest > TINY { 127.0 / largest } else { 0.0 };
             let mut totals = [0i32; 2];
             for (half, total) in totals.iter_mut().enumerate() {
@@ -86,8 +94,8 @@ simd! {
                     *total += i32::from(integer);
                 }
             }
-            // What is no number shall not round to one; `maximum` passes over NaN.
-            let scale = if sum(x).is_nan() { f32::NAN } else { largest / 127.0 };
+            // What is no number shall not round to one.
+            let scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
             scales[b] = scale;
             sums[b] = scale * (totals[0] + totals[1]) as f32;
             if parts == 1 {

@@ -108,7 +108,7 @@ simd! {
     fn decays(x: &mut [f32], bias: &[f32]) {
         for row in x.chunks_exact_mut(bias.len()) {
             for (x, bias) in row.iter_mut().zip(bias) {
-                let w = -exp(*x + bias);
+                let w = -exp::<FMA>(*x + bias);
                 *x = if w < STRONGEST_LOG_DECAY { STRONGEST_LOG_DECAY } else { w };
             }
         }
@@ -116,7 +116,7 @@ simd! {
 
     fn balance(k: &mut [f32], logw: &[f32]) {
         for (k, w) in k.iter_mut().zip(logw) {
-            *k *= 1.0 - exp(*w);
+            *k *= 1.0 - exp::<FMA>(*w);
         }
     }
 
@@ -132,7 +132,7 @@ simd! {
             for i in 0..n {
                 let mut d = d_decay[i];
                 if balanced {
-                    let w = exp(logw[i]);
+                    let w = exp::<FMA>(logw[i]);
                     d -= d_k[i] * k[i] * w;
                     d_k[i] *= 1.0 - w;
                 }

@@ -100,8 +100,8 @@ simd! {
             let (a, b) = (&mut a[row.clone()], &mut b[row]);
             let (bias_w, bias_a) = (&channels.decay[..n], &channels.iclr[..n]);
             for i in 0..n {
-                logw[i] = -DECAY_RANGE * sigmoid(raw_w[i] + bias_w[i]);
-                b[i] = sigmoid(raw_a[i] + bias_a[i]);
+                logw[i] = -DECAY_RANGE * sigmoid::<FMA>(raw_w[i] + bias_w[i]);
+                b[i] = sigmoid::<FMA>(raw_a[i] + bias_a[i]);
             }
             if stock {
                 let (k_k, k_a) = (&channels.k_k[..n], &channels.k_a[..n]);
@@ -112,7 +112,7 @@ simd! {
             } else {
                 for i in 0..n {
                     a[i] = raw_k[i];
-                    k[i] = raw_k[i] * (1.0 - exp(logw[i]) + b[i]);
+                    k[i] = raw_k[i] * (1.0 - exp::<FMA>(logw[i]) + b[i]);
                 }
             }
             let inverse = 1.0 / dot::<FMA>(a, a).sqrt().max(SHORTEST);
@@ -134,7 +134,7 @@ simd! {
         for (((v, first), mix), out) in rows.zip(out.chunks_exact_mut(n)) {
             let (bias, first, mix, out) = (&bias[..n], &first[..n], &mix[..n], &mut out[..n]);
             for i in 0..n {
-                out[i] = v[i] + (first[i] - v[i]) * sigmoid(mix[i] + bias[i]);
+                out[i] = v[i] + (first[i] - v[i]) * sigmoid::<FMA>(mix[i] + bias[i]);
             }
         }
     }
@@ -161,8 +161,8 @@ simd! {
             let start = starts.is_some_and(|starts| starts[t]);
             let keep = if start { 0.0 } else { 1.0 };
             for i in 0..n {
-                rate[i] = sigmoid(raw_a[i] + bias_a[i]);
-                gain[i] = sigmoid(raw_w[i] + bias_w[i]);
+                rate[i] = sigmoid::<FMA>(raw_a[i] + bias_a[i]);
+                gain[i] = sigmoid::<FMA>(raw_w[i] + bias_w[i]);
                 direction[i] = raw_k[i];
             }
             if stock {
@@ -195,7 +195,7 @@ simd! {
             } else {
                 for i in 0..n {
                     let d_direction = inverse * (d_kap[i] - direction[i] * along);
-                    let (d, w) = (d_k[i], exp(-DECAY_RANGE * gain[i]));
+                    let (d, w) = (d_k[i], exp::<FMA>(-DECAY_RANGE * gain[i]));
                     d_rate[i] += d * raw_k[i];
                     d_k[i] = d * (1.0 - w + rate[i]) + d_direction;
                     d_w[i] = d_w[i] * keep - d * raw_k[i] * w;
@@ -220,7 +220,7 @@ simd! {
             let (d_v, d_first, d_mix) = (&mut out.v[row.clone()], &mut out.first[row.clone()], &mut out.mix[row]);
             let (bias, sum) = (&bias[..n], &mut sum[..n]);
             for i in 0..n {
-                let share = sigmoid(mix[i] + bias[i]);
+                let share = sigmoid::<FMA>(mix[i] + bias[i]);
                 let d = d_v[i];
                 d_first[i] = d * share;
                 d_v[i] = d - d_first[i];

@@ -39,7 +39,7 @@ pub fn backward(
 simd! {
     fn forward_elements(gate: &[f32], up: &[f32], y: &mut [MaybeUninit<f32>]) {
         for ((y, &gate), up) in y.iter_mut().zip(gate).zip(up) {
-            y.write(gate * sigmoid(gate) * up);
+            y.write(gate * sigmoid::<FMA>(gate) * up);
         }
     }
 
@@ -48,7 +48,7 @@ simd! {
         gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [MaybeUninit<f32>], dup: &mut [MaybeUninit<f32>],
     ) {
         for ((((dgate, dup), &gate), up), dy) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(dy) {
-            let s = sigmoid(gate);
+            let s = sigmoid::<FMA>(gate);
             let silu = gate * s;
             dup.write(dy * silu);
             dgate.write(dy * up * (s + silu * (1.0 - s)));

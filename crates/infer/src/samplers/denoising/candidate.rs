@@ -44,7 +44,7 @@ fn moments(logits: &[f32]) -> (f32, f64, f64) {
                 // A token that is ruled out weighs next to nothing, and not infinity times nothing.
                 let below = chunk[i] - largest;
                 let below = if below < -80.0 { -80.0 } else { below };
-                let e = exp(below);
+                let e = exp::<false>(below);
                 sums[i] += e;
                 products[i] += e * below;
             }
@@ -52,7 +52,7 @@ fn moments(logits: &[f32]) -> (f32, f64, f64) {
         for x in rest {
             let below = x - largest;
             let below = if below < -80.0 { -80.0 } else { below };
-            let e = exp(below);
+            let e = exp::<false>(below);
             sums[0] += e;
             products[0] += e * below;
         }

@@ -54,7 +54,7 @@ pub fn backward(
 simd! {
     fn probabilities(logits: &mut [f32], log_sum: f32, scale: f32) {
         for x in logits {
-            *x = exp(*x - log_sum) * scale;
+            *x = exp::<FMA>(*x - log_sum) * scale;
         }
     }
 }

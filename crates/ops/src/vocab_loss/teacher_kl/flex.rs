@@ -67,7 +67,7 @@ simd! {
             let mut lanes = [0.0f32; LANES];
             let mut term = |x: &mut f32, t: f32, lane: usize| {
                 let (ln_p, ln_q) = (t - teacher_log_sum, *x - log_sum);
-                let (p, q) = (exp(ln_p), exp(ln_q));
+                let (p, q) = (exp::<FMA>(ln_p), exp::<FMA>(ln_q));
                 lanes[lane] += p * (ln_p - ln_q);
                 *x = scale * (q - p);
             };
