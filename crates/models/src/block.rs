@@ -45,6 +45,11 @@ impl Linear {
         self.weight.apply(x, self.bias.as_ref().map(Param::value))
     }
 
+    /// Whether its weight is quantised.
+    pub fn is_quantised(&self) -> bool {
+        self.weight.named("").is_none()
+    }
+
     /// Names below `name.` and handles; a quantised weight is none.
     pub fn parameters(&self, name: &str) -> Vec<Named> {
         let mut out = Vec::new();

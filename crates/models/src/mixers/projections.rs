@@ -21,6 +21,11 @@ pub struct Projections {
 }
 
 impl Projections {
+    /// Whether inputs are rounded to bytes on their way in and out.
+    pub fn is_quantised(&self) -> bool {
+        [&self.q, &self.k, &self.v, &self.o].into_iter().all(Linear::is_quantised)
+    }
+
     /// Reads `q_proj`, `k_proj`, `v_proj`, `o_proj` and the norms.
     ///
     /// # Errors

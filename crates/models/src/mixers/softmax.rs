@@ -153,6 +153,7 @@ impl Softmax {
                 states.iter().map(|state| Cache { pages: &state.parts, length: state.length }).collect();
             attention_step(q, &caches, self.options.window)
         } else {
+            let rounded = self.projections.is_quantised();
             let rows = states.iter().enumerate().map(|(at, state)| {
                 // Tokens of which a window has dropped the keys. What stands behind the tokens may be held too.
                 let dropped = (positions.get(at).copied().unwrap_or(0) + tokens).saturating_sub(state.length);
@@ -160,9 +161,10 @@ impl Softmax {
                 let cache = Cache { pages: &state.parts, length: state.length };
                 let tracked = || [&q, &k, &v].into_iter().chain(cache.pages).any(Tensor::is_tracked);
                 match row(&q, at) {
-                    q if state.length == tokens => attention(q, row(&k, at), row(&v, at), options),
+                    // All of a quantised model's prompt in the same way, wherever its chunks end.
+                    q if state.length == tokens && !rounded => attention(q, row(&k, at), row(&v, at), options),
                     q if tracked() => attention(q, cache.keys(), cache.values(), options),
-                    q => attention_over(q, cache, options),
+                    q => attention_over(q, cache, options, rounded),
                 }
             });
             Tensor::cat(rows.collect(), 0)

@@ -94,11 +94,12 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
 }
 
 /// [`attention`](super::attention) of the newest tokens of one sequence, `q` `[1, T, H, N]`, to all that it
-/// has read, where it lies. Not differentiable.
+/// has read, where it lies. Not differentiable. `rounded` allows products of bf16 operands (f32 sums) where the
+/// processor has tiles for them: for models whose projections round their inputs to bytes anyway.
 ///
 /// # Panics
 /// As [`attention`](super::attention), and when the pages do not hold what the cache's length says.
-pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions) -> Tensor<4> {
+pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions, rounded: bool) -> Tensor<4> {
     if !on_cpu(&q) {
         return super::attention(q, cache.keys(), cache.values(), options);
     }
@@ -115,7 +116,7 @@ pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions)
     let sizes = Sizes { batch, time, heads, keys: cache.length, groups, size };
     let shape = [batch, time, heads, size];
     let q = View { data: q.as_slice(), shape: &shape };
-    let (y, _) = over(&options, sizes, q, Held::Pages { pages: &pages, tokens: page });
+    let (y, _) = over(&options, sizes, q, Held::Pages { pages: &pages, tokens: page, rounded });
     Tensor::from_data(TensorData::new(y.data, shape), &device)
 }
 

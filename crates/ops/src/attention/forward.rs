@@ -1,6 +1,6 @@
 //! CPU: online softmax over blocks of keys; one task a query head and block of queries.
 
-use super::Options;
+use super::{Options, tiles};
 use crate::cpu::{Array, Matrix, View, dot, exp, maximum, multiply_add, replace, simd, split_rows, written};
 use crate::linear::product_in_cache;
 use rayon::prelude::*;
@@ -68,7 +68,8 @@ pub enum Held<'a> {
     /// Both `[B, S, G, N]`.
     Rows { k: View<'a>, v: View<'a> },
     /// Of one sequence, in pages of so many tokens: keys `[1, G, N, P]` and values `[1, G, P, N]`, in turn.
-    Pages { pages: &'a [&'a [f32]], tokens: usize },
+    /// `rounded`: products may be of bf16 operands.
+    Pages { pages: &'a [&'a [f32]], tokens: usize, rounded: bool },
 }
 
 impl<'a> Held<'a> {
@@ -80,7 +81,7 @@ impl<'a> Held<'a> {
                 let keys = |x| sizes.keys(x, batch, head, from..end);
                 (end - from, keys(k).t(), keys(v))
             }
-            Self::Pages { pages, tokens } => {
+            Self::Pages { pages, tokens, .. } => {
                 let Sizes { heads, groups, size, .. } = *sizes;
                 let (page, offset) = (from / tokens, from % tokens);
                 let count = (end - from).min(tokens - offset);
@@ -97,14 +98,19 @@ impl<'a> Held<'a> {
 pub fn over(options: &Options, sizes: Sizes, q: View<'_>, held: Held<'_>) -> (Array, Array) {
     let Sizes { batch, time, heads, size, .. } = sizes;
     let starts: Vec<usize> = (0..time).step_by(QUERIES).collect();
-    let mut tasks = Vec::with_capacity(batch * heads * starts.len());
+    let mut tasks: Vec<Task> = Vec::with_capacity(batch * heads * starts.len());
     for b in 0..batch {
         for head in 0..heads {
             // The latest queries see the most keys: long tasks first.
             tasks.extend(starts.iter().rev().map(|&start| (b, head, start..(start + QUERIES).min(time))));
         }
     }
-    let blocks = run(sizes.fork(), tasks, |task| block(options, sizes, q, held, task));
+    let blocks = match held {
+        Held::Pages { pages, tokens, rounded: true } if tiles::suit(&sizes, tokens) => {
+            tiles::blocks(options, sizes, q, pages, tokens, &tasks)
+        }
+        _ => run(sizes.fork(), tasks, |task| block(options, sizes, q, held, task)),
+    };
     let place = |b: usize, head: usize, t: usize| {
         &blocks[(b * heads + head) * starts.len() + (starts.len() - 1 - t / QUERIES)]
     };
@@ -135,14 +141,18 @@ pub fn over(options: &Options, sizes: Sizes, q: View<'_>, held: Held<'_>) -> (Ar
     (Array::new(y, q.shape), saved)
 }
 
-/// Output `[times, N]` and log-sum-exp of the scaled scores `[times]` of one head.
+/// A sequence, a query head, a block of queries.
+pub type Task = (usize, usize, Range<usize>);
+/// Output `[times, N]` of one task, and log-sum-exp of its scaled scores `[times]`.
+pub type Block = (Vec<f32>, Vec<f32>);
+
 fn block(
     options: &Options,
     sizes: Sizes,
     q: View<'_>,
     held: Held<'_>,
-    (batch, head, times): (usize, usize, Range<usize>),
-) -> (Vec<f32>, Vec<f32>) {
+    (batch, head, times): Task,
+) -> Block {
     let (count, size) = (times.len(), sizes.size);
     let queries = sizes.queries(q, batch, head, times.clone());
     let mut y = vec![0.0; count * size];
@@ -179,7 +189,7 @@ fn block(
 simd! {
     // Replaces scores by e^(scale score - largest so far), zero where not visible, and rescales
     // the sums gathered under a smaller `largest`.
-    fn online_softmax(
+    pub fn online_softmax(
         scores: &mut [f32],
         columns: usize,
         start: usize,
@@ -217,7 +227,7 @@ simd! {
     }
 
     // Divides by the totals; `largest` becomes the log-sum-exp.
-    fn finish(y: &mut [f32], largest: &mut [f32], total: &[f32]) {
+    pub fn finish(y: &mut [f32], largest: &mut [f32], total: &[f32]) {
         let size = y.len() / total.len();
         for (row, &total) in total.iter().enumerate() {
             if total == 0.0 {

@@ -8,6 +8,7 @@ mod cube;
 mod decode;
 mod forward;
 pub mod reference;
+mod tiles;
 
 /// The operator's two functions, where `operator!` looks for them.
 mod flex {

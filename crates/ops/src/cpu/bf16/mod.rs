@@ -11,6 +11,8 @@ pub(super) mod amx;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod panels;
+#[cfg(target_arch = "x86_64")]
+mod whole;
 
 use super::matmul::{Matrix, assume_written, written};
 use super::{Level, level};
@@ -139,6 +141,90 @@ pub fn matmul_in_cache(out: &mut [f32], out_stride: usize, accumulate: bool, lef
     #[cfg(target_arch = "x86_64")]
     unsafe {
         panels::product_here::<amx::Amx>(out, out_stride, accumulate, left, right);
+    }
+}
+
+/// Rows, columns and inner sizes of [`product_of_tiles`] are multiples of it.
+pub const TILE: usize = 32;
+
+/// A left operand of [`product_of_tiles`].
+#[derive(Debug)]
+pub struct Left {
+    #[cfg(target_arch = "x86_64")]
+    inner: whole::Left,
+}
+
+/// Right operands of [`product_of_tiles`], packed for any number of products.
+#[derive(Debug)]
+pub struct Rights {
+    #[cfg(target_arch = "x86_64")]
+    inner: whole::Rights,
+}
+
+/// `out (+)= left right` on the calling thread; `out` has room for whole tiles of rows `out_stride` apart.
+///
+/// # Panics
+/// When `out` is too small.
+pub fn product_of_tiles(out: &mut [f32], out_stride: usize, accumulate: bool, left: &Left, right: &[u32]) {
+    // SAFETY: who could pack has the instructions.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        whole::product::<amx::Amx>(out, out_stride, accumulate, &left.inner, right);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("packed for no processor but these: {} {out_stride} {accumulate} {left:?} {}", out.len(), right.len());
+}
+
+impl Left {
+    /// Room for `rows` rows of `k` elements.
+    ///
+    /// # Panics
+    /// When they are no multiples of [`TILE`], and without AMX ([`available_in_cache`]).
+    pub fn new(rows: usize, k: usize) -> Self {
+        assert!(level() == Level::Amx && rows.is_multiple_of(TILE) && k.is_multiple_of(TILE), "tiles for {rows} x {k}");
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            inner: whole::Left::new::<amx::Amx>(rows, k),
+        }
+    }
+
+    /// Packs an operand of at most as many rows; those beyond are zero.
+    ///
+    /// # Panics
+    /// When the sizes are others.
+    pub fn pack(&mut self, from: Matrix<'_>) {
+        // SAFETY: `new` looked for the instructions.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            self.inner.pack::<amx::Amx>(from);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("no tiles on this processor for {from:?}");
+    }
+}
+
+impl Rights {
+    /// Packs `count` operands of `size` elements each, over the thread pool.
+    ///
+    /// # Panics
+    /// When their rows or columns are no multiples of [`TILE`], and without AMX ([`available_in_cache`]).
+    pub fn pack<'a>(count: usize, size: usize, operand: impl Fn(usize) -> Matrix<'a> + Sync) -> Self {
+        assert!(level() == Level::Amx, "tiles for {count} operands of {size}");
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = operand;
+        Self {
+            // SAFETY: the level names what this processor has.
+            #[cfg(target_arch = "x86_64")]
+            inner: unsafe { whole::Rights::pack::<amx::Amx>(count, size, operand) },
+        }
+    }
+
+    /// The panels of one operand.
+    pub fn get(&self, which: usize) -> &[u32] {
+        #[cfg(target_arch = "x86_64")]
+        return self.inner.get(which);
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("packed for no processor but these: {which}")
     }
 }
 

@@ -57,7 +57,7 @@ pub trait Kernel {
 /// Room for packed panels. What is needed for one product is kept for the next: fresh memory would
 /// cost a page fault every 4 KiB, for a vocabulary's weight more than the packing itself.
 #[derive(Debug)]
-struct Scratch {
+pub struct Scratch {
     buffer: Vec<u32>,
     /// Where the first whole cache line begins, and how many words are meant.
     start: usize,
@@ -73,7 +73,7 @@ static KEPT: Mutex<Vec<Vec<u32>>> = Mutex::new(Vec::new());
 
 impl Scratch {
     /// `words` words of any content.
-    fn take(words: usize) -> Self {
+    pub fn take(words: usize) -> Self {
         let needed = words + LINE - 1;
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         // The smallest that is large enough, else the largest, to be grown.
@@ -88,16 +88,16 @@ impl Scratch {
     }
 
     /// `words` zeros in memory of their own.
-    fn own(words: usize) -> Self {
+    pub fn own(words: usize) -> Self {
         let buffer = vec![0u32; words + LINE - 1];
         Self { start: buffer.as_ptr().align_offset(4 * LINE), buffer, words, returns: false }
     }
 
-    fn words(&self) -> &[u32] {
+    pub fn words(&self) -> &[u32] {
         &self.buffer[self.start..][..self.words]
     }
 
-    fn words_mut(&mut self) -> &mut [u32] {
+    pub fn words_mut(&mut self) -> &mut [u32] {
         &mut self.buffer[self.start..][..self.words]
     }
 }

@@ -1,0 +1,122 @@
+//! Operands in cache whose sizes are whole tiles: packed once, and used for as many products as there are.
+
+use super::panels::{Kernel, Scratch};
+use crate::cpu::matmul::Matrix;
+use rayon::prelude::*;
+
+/// A left operand in panels of rows.
+#[derive(Debug)]
+pub struct Left {
+    words: Scratch,
+    rows: usize,
+    k: usize,
+}
+
+impl Left {
+    /// Room for `rows` rows of `k` elements.
+    pub fn new<K: Kernel>(rows: usize, k: usize) -> Self {
+        assert!(k.is_multiple_of(2 * K::PAIRS) && rows.is_multiple_of(K::ROWS), "a left operand of {rows} x {k} is not whole tiles");
+        Self { words: Scratch::own(rows * k / 2), rows, k }
+    }
+
+    /// Packs an operand of at most as many rows; those beyond its own are zero.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `K`.
+    pub unsafe fn pack<K: Kernel>(&mut self, from: Matrix<'_>) {
+        assert!(from.rows <= self.rows && from.columns == self.k, "a left operand of other sizes");
+        for (i, panel) in self.words.words_mut().chunks_exact_mut(K::ROWS * self.k / 2).enumerate() {
+            let start = (i * K::ROWS).min(from.rows);
+            // SAFETY: by the caller.
+            unsafe { K::pack_rows(from, start, (from.rows - start).min(K::ROWS), panel) };
+        }
+    }
+}
+
+/// Right operands of as many elements, each in panels of columns.
+#[derive(Debug)]
+pub struct Rights {
+    words: Scratch,
+    each: usize,
+}
+
+impl Rights {
+    /// Packs `count` of them, of `size` elements, over the thread pool.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `K`.
+    pub unsafe fn pack<'a, K: Kernel>(count: usize, size: usize, operand: impl Fn(usize) -> Matrix<'a> + Sync) -> Self {
+        let each = size / 2;
+        let mut words = Scratch::take(count * each);
+        words.words_mut().par_chunks_exact_mut(each.max(1)).enumerate().for_each(|(i, to)| {
+            let from = operand(i);
+            let (k, n) = (from.rows, from.columns);
+            assert!(k * n == size && k.is_multiple_of(2 * K::PAIRS) && n.is_multiple_of(K::COLUMNS), "a right operand of {k} x {n} is not whole tiles");
+            for (j, panel) in to.chunks_exact_mut(K::COLUMNS * k / 2).enumerate() {
+                // SAFETY: by the caller.
+                unsafe { K::pack_columns(from.t(), j * K::COLUMNS, K::COLUMNS, panel) };
+            }
+        });
+        Self { words, each }
+    }
+
+    /// The panels of one.
+    pub fn get(&self, which: usize) -> &[u32] {
+        &self.words.words()[which * self.each..][..self.each]
+    }
+}
+
+/// `out (+)= left right`; `out` has room for whole tiles of rows `stride` apart.
+///
+/// # Safety
+/// The processor has the instructions of `K`, which packed both.
+pub unsafe fn product<K: Kernel>(out: &mut [f32], stride: usize, keep: bool, left: &Left, right: &[u32]) {
+    let pairs = left.k / 2;
+    // SAFETY: by the caller.
+    unsafe { K::enter() };
+    for (j, columns) in right.chunks_exact(pairs * K::COLUMNS).enumerate() {
+        for (i, rows) in left.words.words().chunks_exact(pairs * K::ROWS).enumerate() {
+            let out = &mut out[i * K::ROWS * stride + j * K::COLUMNS..];
+            assert!((K::ROWS - 1) * stride + K::COLUMNS <= out.len(), "an output without room for whole tiles");
+            // SAFETY: by the caller, and the tile lies within `out`.
+            unsafe { K::tile(pairs, rows, columns, out.as_mut_ptr(), stride, keep) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::amx::tests::Emulated;
+    use super::*;
+    use crate::cpu::round_to_bf16;
+
+    /// Two right operands, fewer rows than there is room for, from zero and on top.
+    #[test]
+    fn equals_plain_sums() {
+        if !super::super::available() {
+            eprintln!("skipped: no AVX512-BF16 here");
+            return;
+        }
+        let (m, n, k) = (37, 64, 96);
+        let values = |count: usize, seed: f32| -> Vec<f32> { (0..count).map(|i| ((i as f32 + seed) * 0.731).sin()).collect() };
+        let (a, b) = (values(m * k, 0.3), [values(k * n, 7.7), values(k * n, 1.1)]);
+        // SAFETY: packing wants AVX512-BF16, which is there.
+        unsafe {
+            let mut left = Left::new::<Emulated>(64, k);
+            left.pack::<Emulated>(Matrix::new(&a, m, k));
+            let rights = Rights::pack::<Emulated>(2, k * n, |i| Matrix::new(&b[i], k, n));
+            for (i, b) in b.iter().enumerate() {
+                let stride = n + 3;
+                let mut out = vec![7.0; 64 * stride];
+                product::<Emulated>(&mut out, stride, false, &left, rights.get(i));
+                product::<Emulated>(&mut out, stride, true, &left, rights.get(i));
+                for (row, column) in (0..64).flat_map(|row| (0..n).map(move |column| (row, column))) {
+                    let term = |l: usize| round_to_bf16(a[row * k + l]) * round_to_bf16(b[l * n + column]);
+                    let expected: f32 = if row < m { 2.0 * (0..k).map(term).sum::<f32>() } else { 0.0 };
+                    assert!((out[row * stride + column] - expected).abs() < 1e-4, "operand {i} at {row}, {column}");
+                }
+                assert_eq!(out[n..n + 3], [7.0; 3], "nothing outside is written");
+            }
+        }
+    }
+}
