@@ -257,8 +257,13 @@ mod attention {
         use burn::tensor::TensorData;
         use recast_ops::attention::{Cache, attention_over};
         let small = [[1, 1, 2, 1, 1, 8], [1, 7, 4, 9, 2, 5], [1, 16, 4, 48, 2, 8], [1, 70, 6, 333, 2, 8]];
-        // Of sizes that are whole tiles, where there are any.
-        let whole = [([1, 70, 6, 333, 2, 64], 64), ([1, 33, 2, 97, 2, 32], 32), ([1, 130, 4, 130, 1, 64], 64)];
+        // Of sizes that are whole tiles, where there are any; the last packs one group after the other.
+        let whole = [
+            ([1, 70, 6, 333, 2, 64], 64),
+            ([1, 33, 2, 97, 2, 32], 32),
+            ([1, 130, 4, 130, 1, 64], 64),
+            ([1, 20, 4, 20_000, 2, 64], 64),
+        ];
         for (sizes, page_size) in small.map(|sizes| (sizes, 16)).into_iter().chain(whole) {
             let [_, time, _, keys, groups, size] = sizes;
             let [q, k, v] = inputs(sizes);
@@ -283,7 +288,12 @@ mod attention {
             let end: Arc<[u32]> = (0..time).map(|t| ((keys - time + t) / 6 * 6 + 6).min(keys) as u32).collect();
             let blocks = AttentionOptions { mask: Mask::Bidirectional, end_visible: Some(end), ..Default::default() };
             let masks = [Mask::Causal, Mask::Window(20), Mask::Bidirectional];
-            let all = masks.map(|mask| AttentionOptions { mask, ..Default::default() }).into_iter().chain([blocks]);
+            // Two runs of keys, of which some queries see nothing of the first.
+            let few: Arc<[u32]> = (0..time).map(|t| (t % (keys / 3 + 1)) as u32).collect();
+            let also = (0..time).map(|t| [2 * keys / 3, (2 * keys / 3 + t % 9 + 1).min(keys)].map(|key| key as u32)).collect();
+            let two = AttentionOptions { end_visible: Some(few), also_visible: Some(also), ..blocks.clone() };
+            let two = Some(two).filter(|_| recast_ops::quantised::on_processor(&device));
+            let all = masks.map(|mask| AttentionOptions { mask, ..Default::default() }).into_iter().chain([blocks]).chain(two);
             for options in all {
                 let [q, k, v] = split(&leaves, sizes);
                 let expected = reference::attention(q.clone(), k, v, &options);

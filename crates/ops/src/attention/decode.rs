@@ -15,7 +15,7 @@ use std::ops::Range;
 /// Keys that one task reads, about.
 const PIECE: usize = 256;
 
-/// What one sequence has read, in pages of P tokens, all full but the last: keys `[1, G, N, P]`
+/// What one sequence has read, in pages of P tokens, all full but the last, whose spare room is finite: keys `[1, G, N, P]`
 /// (one channel of all tokens after the other, as products with one query want them) and values
 /// `[1, G, P, N]`, in turn.
 #[derive(Clone, Copy, Debug)]

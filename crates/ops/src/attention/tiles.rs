@@ -7,8 +7,8 @@ use crate::cpu::bf16::{Left, Rights, TILE, available_in_cache, product_of_tiles}
 use crate::cpu::{Matrix, View};
 use std::ops::Range;
 
-/// Bytes of packed keys and values that are held at a time.
-const HELD: usize = 64 << 20;
+/// Bytes of packed keys and values that are held at a time, but for a single group that has more.
+const HELD: usize = 8 << 20;
 /// Queries that repay the packing of a page, over all heads that share it.
 const LEAST: usize = 32;
 

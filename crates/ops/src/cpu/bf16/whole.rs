@@ -4,6 +4,9 @@ use super::panels::{Kernel, Scratch};
 use crate::cpu::matmul::Matrix;
 use rayon::prelude::*;
 
+/// Words up to which packed operands reuse memory.
+const KEPT: usize = 2 << 20;
+
 /// A left operand in panels of rows.
 #[derive(Debug)]
 pub struct Left {
@@ -47,8 +50,10 @@ impl Rights {
     /// The processor has the instructions of `K`.
     pub unsafe fn pack<'a, K: Kernel>(count: usize, size: usize, operand: impl Fn(usize) -> Matrix<'a> + Sync) -> Self {
         let each = size / 2;
-        let mut words = Scratch::take(count * each);
-        words.words_mut().par_chunks_exact_mut(each.max(1)).enumerate().for_each(|(i, to)| {
+        let words = count * each;
+        // Memory kept for the next product is of a few sizes only, and not of any size.
+        let mut words = if words > KEPT { Scratch::own(words) } else { Scratch::take(words.next_power_of_two()) };
+        words.words_mut()[..count * each].par_chunks_exact_mut(each.max(1)).enumerate().for_each(|(i, to)| {
             let from = operand(i);
             let (k, n) = (from.rows, from.columns);
             assert!(k * n == size && k.is_multiple_of(2 * K::PAIRS) && n.is_multiple_of(K::COLUMNS), "a right operand of {k} x {n} is not whole tiles");
