@@ -156,11 +156,11 @@ def reversal():
         kind = "as stated" if q["direction"] == q["trained_direction"] else "reversed"
         items.append({"context": q["prompt"], "choices": choices, "gold": choices.index(q["answer"]), "kind": kind})
     path = task("reversal", items)
-    stage = 'tokens = {tokens}\ncontext = 128\nbatch = 32\nlearning_rate = 1e-3\nfinal_learning_rate = 1e-4\nwarmup = 10\nreset_documents = {reset}\n'
+    stage = 'tokens = {tokens}\ncontext = 128\nbatch = 32\nlearning_rate = 1e-3\nfinal_learning_rate = 1e-4\nwarmup = 10\nreset_documents = true\n'
     text = f'[text]\ntrain = ["{work}/facts.jsonl"]\nheld_out = ["{work}/facts.jsonl"]\n[validation]\ntokens = 2048\ncontext = 128\nsamples = 2\n'
     recipes = {
-        "next token": f'[teacher]\npath = "embedded"\n[student]\nmixer = {{ kind = "softmax" }}\n{text}[[stages]]\nname = "facts"\nobjective = "next-token"\n' + stage.format(tokens=args.tokens, reset="false"),
-        "masked diffusion": f'[teacher]\npath = "{args.denoiser}"\n[student.diffusion]\n{text}[[stages]]\nname = "facts"\nobjective = "masked-diffusion"\n' + stage.format(tokens=args.tokens, reset="false"),
+        "next token": f'[teacher]\npath = "embedded"\n[student]\nmixer = {{ kind = "softmax" }}\n{text}[[stages]]\nname = "facts"\nobjective = "next-token"\n' + stage.format(tokens=args.tokens),
+        "masked diffusion": f'[teacher]\npath = "{args.denoiser}"\n[student.diffusion]\n{text}[[stages]]\nname = "facts"\nobjective = "masked-diffusion"\n' + stage.format(tokens=args.tokens),
     }
     rows = []
     for name, recipe in recipes.items():
