@@ -85,8 +85,7 @@ simd! {
     pub(crate) fn product(out: &mut [f32], stride: usize, keep: bool, left: Matrix<'_>, right: Matrix<'_>) {
         let (m, n) = (left.rows, right.columns);
         // Sums of a tile have to stay in registers: 16 of 8 numbers each with AVX2, 32 of 16 above.
-        let most = if level() >= Level::Avx512 { 8 } else { 4 };
-        let wide = most == 8 || m < 4;
+        let wide = level() >= Level::Avx512 || m < 4;
         let mut column = 0;
         while column < n {
             let step = match n - column {
@@ -100,7 +99,6 @@ simd! {
                 let out = &mut out[row * stride + column..];
                 // As many as the registers hold the sums of; what is left over in one tile too.
                 let rows = match (step, m - row) {
-                    (32, left) if left >= most => most,
                     (32, left) => left.min(4),
                     (16, left) if wide => left.min(4),
                     (16, left) => left.min(6),
@@ -110,7 +108,6 @@ simd! {
                 // SAFETY: `check` bounds the tile of `out`, `Matrix` both operands.
                 unsafe {
                     match (rows, step) {
-                        (8, 32) => tile::<FMA, 8, 32>(out, stride, keep, left, row, right, column),
                         (4, 32) => tile::<FMA, 4, 32>(out, stride, keep, left, row, right, column),
                         (3, 32) => tile::<FMA, 3, 32>(out, stride, keep, left, row, right, column),
                         (2, 32) => tile::<FMA, 2, 32>(out, stride, keep, left, row, right, column),
