@@ -47,7 +47,7 @@ impl Linear {
 
     /// Whether its weight is quantised.
     pub fn is_quantised(&self) -> bool {
-        self.weight.named("").is_none()
+        self.weight.is_quantised()
     }
 
     /// Names below `name.` and handles; a quantised weight is none.

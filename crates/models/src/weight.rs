@@ -83,6 +83,11 @@ impl Weight {
         }
     }
 
+    /// Whether it is held in blocks of few bits.
+    pub fn is_quantised(&self) -> bool {
+        matches!(self, Weight::Quantised(_))
+    }
+
     /// The parameter, if it is one.
     pub fn handle(&self) -> Option<Handle> {
         match self {

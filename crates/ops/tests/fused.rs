@@ -262,7 +262,7 @@ mod attention {
             ([1, 70, 6, 333, 2, 64], 64),
             ([1, 33, 2, 97, 2, 32], 32),
             ([1, 130, 4, 130, 1, 64], 64),
-            ([1, 20, 4, 20_000, 2, 64], 64),
+            ([1, 40, 4, 20_000, 2, 64], 64),
         ];
         for (sizes, page_size) in small.map(|sizes| (sizes, 16)).into_iter().chain(whole) {
             let [_, time, _, keys, groups, size] = sizes;

@@ -3,8 +3,11 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use burn::tensor::Device;
+use recast_infer::samplers::Event;
+use recast_infer::samplers::denoising::{Canvas, Denoised, Denoiser, Denoising, Filler, Rule};
 use recast_models::{Diffusion, Model};
 use recast_text::Tokenizer;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Softmax, grouped queries; a sliding window; recurrent of both kinds; a hybrid.
@@ -63,4 +66,20 @@ pub fn masked(folder: &str, block: Option<usize>, shift: bool) -> Model {
 pub fn unmasked_prompt(model: &Model, length: usize) -> Vec<u32> {
     let last = model.config.vocabulary as u32 - 1;
     prompt(model, length).into_iter().map(|token| if token == last { 1 } else { token }).collect()
+}
+
+/// Hears everything.
+pub fn quiet(_: Event) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// Writes a canvas full.
+pub fn fill<D: Denoiser>(denoiser: &D, settings: Denoising, canvas: &Canvas) -> Denoised {
+    let tokenizer = endless(denoiser.shape().vocabulary.min(90));
+    Filler::new(denoiser, &tokenizer, settings, Vec::new()).expect("settings").fill(canvas, &mut quiet).expect("fills")
+}
+
+/// The defaults with a rule.
+pub fn by(rule: Rule) -> Denoising {
+    Denoising { rule, ..Denoising::default() }
 }

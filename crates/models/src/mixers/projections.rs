@@ -21,7 +21,7 @@ pub struct Projections {
 }
 
 impl Projections {
-    /// Whether inputs are rounded to bytes on their way in and out.
+    /// Whether all four round their inputs to bytes.
     pub fn is_quantised(&self) -> bool {
         [&self.q, &self.k, &self.v, &self.o].into_iter().all(Linear::is_quantised)
     }

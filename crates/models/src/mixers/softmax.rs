@@ -161,7 +161,7 @@ impl Softmax {
                 let cache = Cache { pages: &state.parts, length: state.length };
                 let tracked = || [&q, &k, &v].into_iter().chain(cache.pages).any(Tensor::is_tracked);
                 match row(&q, at) {
-                    // A quantised model's first chunk like those behind it: with bf16 products where there are tiles.
+                    // A quantised model's first chunk goes the way of those behind it.
                     q if state.length == tokens && !rounded => attention(q, row(&k, at), row(&v, at), options),
                     q if tracked() => attention(q, cache.keys(), cache.values(), options),
                     q => attention_over(q, cache, options, rounded),

@@ -9,15 +9,16 @@ use super::AttentionOptions;
 use super::forward::{FORK, Held, Sizes, over, run};
 use crate::cpu::{Matrix, View, exp, maximum, product_by_rows, replace, simd};
 use crate::glue::{on_cpu, slice};
+use crate::linear::rounds_in_cache;
 use burn::tensor::{Tensor, TensorData};
 use std::ops::Range;
 
 /// Keys that one task reads, about.
 const PIECE: usize = 256;
 
-/// What one sequence has read, in pages of P tokens, all full but the last, whose spare room is finite: keys `[1, G, N, P]`
+/// What one sequence has read, in pages of P tokens, all full but the last: keys `[1, G, N, P]`
 /// (one channel of all tokens after the other, as products with one query want them) and values
-/// `[1, G, P, N]`, in turn.
+/// `[1, G, P, N]`, in turn. A page's spare room holds finite numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Cache<'a> {
     /// Keys, values, keys, values, ...
@@ -95,7 +96,8 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
 
 /// [`attention`](super::attention) of the newest tokens of one sequence, `q` `[1, T, H, N]`, to all that it
 /// has read, where it lies. Not differentiable. `rounded` allows products of bf16 operands (f32 sums) where the
-/// processor has tiles for them: for models whose projections round their inputs to bytes anyway.
+/// processor has tiles for them, as [`Precision::Bf16`](crate::linear::Precision::Bf16) does for all: for models
+/// whose projections round their inputs to bytes anyway.
 ///
 /// # Panics
 /// As [`attention`](super::attention), and when the pages do not hold what the cache's length says.
@@ -116,6 +118,7 @@ pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions,
     let sizes = Sizes { batch, time, heads, keys: cache.length, groups, size };
     let shape = [batch, time, heads, size];
     let q = View { data: q.as_slice(), shape: &shape };
+    let rounded = rounded || rounds_in_cache();
     let (y, _) = over(&options, sizes, q, Held::Pages { pages: &pages, tokens: page, rounded });
     Tensor::from_data(TensorData::new(y.data, shape), &device)
 }

@@ -1,5 +1,5 @@
-//! CPU with AMX: a prompt's chunk over a cache's pages with products of bf16 operands, for models whose
-//! weights are quantised. A page's keys and values are packed once for all the queries that see them.
+//! CPU with AMX: a prompt's chunk over a cache's pages with products of bf16 operands, where they
+//! are allowed. A page's keys and values are packed once for all the queries that see them.
 
 use super::Options;
 use super::forward::{Block, KEYS, QUERIES, Sizes, Task, finish, online_softmax, run};
@@ -9,13 +9,11 @@ use std::ops::Range;
 
 /// Bytes of packed keys and values that are held at a time, but for a single group that has more.
 const HELD: usize = 8 << 20;
-/// Queries that repay the packing of a page, over all heads that share it.
-const LEAST: usize = 32;
 
-/// Whether the sizes fit: whole tiles, and queries enough.
+/// Whether the sizes fit: whole tiles, and queries enough to fill one.
 pub fn suit(sizes: &Sizes, page: usize) -> bool {
     let whole = sizes.size.is_multiple_of(TILE) && page.is_multiple_of(TILE) && page <= KEYS;
-    whole && sizes.time * (sizes.heads / sizes.groups) >= LEAST && available_in_cache(TILE, TILE, TILE)
+    whole && sizes.time >= TILE && available_in_cache(TILE, TILE, TILE)
 }
 
 /// The tasks, which come head by head, of a single sequence.

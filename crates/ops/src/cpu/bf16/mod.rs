@@ -161,7 +161,7 @@ pub struct Rights {
     inner: whole::Rights,
 }
 
-/// `out (+)= left right` on the calling thread; `out` has room for whole tiles of rows `out_stride` apart.
+/// `out (+)= left right` on the calling thread, of all rows that `left` has room for, `out_stride` apart.
 ///
 /// # Panics
 /// When `out` is too small.

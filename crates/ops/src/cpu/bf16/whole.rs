@@ -1,6 +1,6 @@
 //! Operands in cache whose sizes are whole tiles: packed once, and used for as many products as there are.
 
-use super::panels::{Kernel, Scratch};
+use super::panels::{Kernel, Scratch, sweep};
 use crate::cpu::matmul::Matrix;
 use rayon::prelude::*;
 
@@ -71,21 +71,17 @@ impl Rights {
     }
 }
 
-/// `out (+)= left right`; `out` has room for whole tiles of rows `stride` apart.
+/// `out (+)= left right`, of all rows that `left` has room for, `stride` apart.
 ///
 /// # Safety
 /// The processor has the instructions of `K`, which packed both.
 pub unsafe fn product<K: Kernel>(out: &mut [f32], stride: usize, keep: bool, left: &Left, right: &[u32]) {
-    let pairs = left.k / 2;
-    // SAFETY: by the caller.
-    unsafe { K::enter() };
-    for (j, columns) in right.chunks_exact(pairs * K::COLUMNS).enumerate() {
-        for (i, rows) in left.words.words().chunks_exact(pairs * K::ROWS).enumerate() {
-            let out = &mut out[i * K::ROWS * stride + j * K::COLUMNS..];
-            assert!((K::ROWS - 1) * stride + K::COLUMNS <= out.len(), "an output without room for whole tiles");
-            // SAFETY: by the caller, and the tile lies within `out`.
-            unsafe { K::tile(pairs, rows, columns, out.as_mut_ptr(), stride, keep) };
-        }
+    let (m, n) = (left.rows, 2 * right.len() / left.k);
+    assert!(m == 0 || (m - 1) * stride + n <= out.len(), "an output without room for {m} rows of {n}");
+    // SAFETY: by the caller, and `out` has room.
+    unsafe {
+        K::enter();
+        sweep::<K>(left.k / 2, left.words.words(), right, out.as_mut_ptr(), stride, keep, m, n);
     }
 }
 
