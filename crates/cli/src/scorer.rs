@@ -85,11 +85,12 @@ impl<'a> ModelScorer<'a> {
         }
         let mut states: Vec<&mut ModelState> = states.iter_mut().collect();
         let states = (pass.shared > 0).then_some(&mut states[..]);
-        let hidden = self.model.hidden(&tokens, rows.len(), states, None)?;
-        let hidden = hidden.reshape([rows.len() * width, self.model.config.hidden]);
+        let unfinished = self.model.unfinished(&tokens, rows.len(), states, None)?;
+        let unfinished = unfinished.reshape([rows.len() * width, self.model.config.hidden]);
         let count = places.len();
         let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), self.model.device());
-        let scores = token_log_probabilities(hidden.select(0, places), self.model.head_operand(), targets.into())?;
+        let hidden = self.model.finish(unfinished.select(0, places));
+        let scores = token_log_probabilities(hidden, self.model.head_operand(), targets.into())?;
         let (logprobs, greedy) = (values(scores.log_probabilities), values(scores.greedy));
         let mut at = 0;
         for &row in &rows {

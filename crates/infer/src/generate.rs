@@ -90,10 +90,10 @@ pub fn prefill(
     for start in (0..length).step_by(step) {
         let end = (start + step).min(length);
         let piece: Vec<u32> = tokens.chunks_exact(length).flat_map(|row| &row[start..end]).copied().collect();
-        let hidden = model.hidden(&piece, rows, Some(states), None)?;
-        last = Some(hidden.slice(s![.., -1.., ..]));
+        let unfinished = model.unfinished(&piece, rows, Some(states), None)?;
+        last = Some(unfinished.slice(s![.., -1.., ..]));
     }
-    last.ok_or(InferError::EmptyPrompt)
+    last.map(|last| model.finish(last)).ok_or(InferError::EmptyPrompt)
 }
 
 /// Writes texts with a model.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{by, endless, fill, masked, quiet, tokenizer, unmasked_prompt};
+use common::{MODELS, by, endless, fill, masked, quiet, tokenizer, unmasked_prompt};
 use recast_infer::InferError;
 use recast_infer::samplers::denoising::{
     Candidate, Canvas, Change, Denoised, Denoiser, Denoising, Editing, Ends, Filler, Masked, Read, Remasking, Rule, Shape, Step, View, guide,

@@ -78,8 +78,8 @@ impl FeedForward {
         })
     }
 
-    /// `[B, T, C]` to `[B, T, C]`.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// `[.., C]` to `[.., C]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.down.forward(swiglu(self.gate.forward(x.clone()), self.up.forward(x)))
     }
 
@@ -129,7 +129,11 @@ impl Block {
     /// The residual stream after the block, from the stream `x` that entered it and the mixer's
     /// output `y`.
     pub fn after_mixer(&self, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
-        let x = x + y;
+        self.fed(x + y)
+    }
+
+    /// The residual stream `[.., C]` after the feed-forward, position by position.
+    pub fn fed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let normed = rms_norm(x.clone(), self.post_norm.value(), self.epsilon);
         x + self.feed_forward.forward(normed)
     }

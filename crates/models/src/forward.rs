@@ -25,7 +25,22 @@ impl Model {
         documents: Option<&Documents>,
         lengths: Option<&[usize]>,
     ) -> Result<Tensor<3>, ModelError> {
-        let x = self.embed(tokens, batch)?;
+        Ok(self.finish(self.unfinished_seeing(tokens, batch, sight, documents, lengths)?))
+    }
+
+    /// [`Model::hidden_seeing`] up to the last layer's feed-forward; see [`Model::unfinished`].
+    ///
+    /// # Errors
+    /// As [`Model::hidden_seeing`].
+    pub fn unfinished_seeing(
+        &self,
+        tokens: &[u32],
+        batch: usize,
+        sight: Sight,
+        documents: Option<&Documents>,
+        lengths: Option<&[usize]>,
+    ) -> Result<Tensor<3>, ModelError> {
+        let mut x = self.embed(tokens, batch)?;
         let columns = tokens.len() / batch;
         check_documents(documents, (batch, columns), false)?;
         if let Some(lengths) = lengths
@@ -40,17 +55,25 @@ impl Model {
         if sight == Sight::Whole && (lengths.is_some() || documents.is_some()) && recurrent() {
             return self.piece_by_piece(tokens, batch, documents, lengths);
         }
-        let mut x = x;
         let mut shared = Shared::default();
-        for block in self.blocks() {
+        for (l, block) in self.blocks().iter().enumerate() {
+            x = self.fed_before(l, x);
             let input = block.mixer_input(x.clone());
             let call = Call { x: input, states: None, shared: &mut shared, positions: &[], documents, sight, lengths };
-            x = block.after_mixer(x, block.mixer().forward(call));
+            x = x + block.mixer().forward(call);
         }
-        Ok(self.final_norm(x))
+        Ok(x)
     }
 
-    /// Every document of every row by itself, seeing all of itself.
+    /// The stream that enters layer `l`, of one that has not been through the feed-forward before it.
+    fn fed_before(&self, l: usize, x: Tensor<3>) -> Tensor<3> {
+        match l.checked_sub(1) {
+            Some(before) => self.blocks()[before].fed(x),
+            None => x,
+        }
+    }
+
+    /// Every document of every row by itself, seeing all of itself; unfinished.
     fn piece_by_piece(
         &self,
         tokens: &[u32],
@@ -68,7 +91,7 @@ impl Model {
                 let count = count.min(length.saturating_sub(start));
                 if count > 0 {
                     let own = &tokens[row * columns + start..row * columns + start + count];
-                    parts.push(self.hidden_seeing(own, 1, Sight::Whole, None, None)?);
+                    parts.push(self.unfinished_seeing(own, 1, Sight::Whole, None, None)?);
                 }
             }
             if length < columns {
@@ -79,7 +102,7 @@ impl Model {
         Ok(Tensor::cat(rows, 0))
     }
 
-    /// [`Model::hidden`] of the next chunk behind carried states, which advance.
+    /// [`Model::unfinished`] of the next chunk behind carried states, which advance.
     pub(crate) fn carried(
         &self,
         tokens: &[u32],
@@ -97,6 +120,7 @@ impl Model {
         let mut shared = Shared::default();
         for (l, block) in self.blocks().iter().enumerate() {
             let own: Vec<&mut LayerState> = states.iter_mut().map(|s| &mut s.layers[l]).collect();
+            x = self.fed_before(l, x);
             let y = block.mixer().forward(Call {
                 x: block.mixer_input(x.clone()),
                 states: Some(own),
@@ -106,12 +130,12 @@ impl Model {
                 sight,
                 lengths: None,
             });
-            x = block.after_mixer(x, y);
+            x = x + y;
         }
         for state in states {
             state.position += tokens.len() / batch;
         }
-        Ok(self.final_norm(x))
+        Ok(x)
     }
 
     /// Takes tokens out of the state of a sequence that was read from its beginning, and puts the state at
@@ -137,6 +161,14 @@ impl Model {
     /// When an id is outside the vocabulary, the tokens do not divide into `batch` rows, or there is
     /// not one state a row.
     pub fn denoise(&self, tokens: &[u32], batch: usize, states: &[&ModelState]) -> Result<Tensor<3>, ModelError> {
+        Ok(self.finish(self.denoise_unfinished(tokens, batch, states)?))
+    }
+
+    /// [`Model::denoise`] up to the last layer's feed-forward; see [`Model::unfinished`].
+    ///
+    /// # Errors
+    /// As [`Model::denoise`].
+    pub fn denoise_unfinished(&self, tokens: &[u32], batch: usize, states: &[&ModelState]) -> Result<Tensor<3>, ModelError> {
         // Clones share their tensors until they are advanced.
         let mut forks: Vec<ModelState> = states.iter().map(|&state| state.clone()).collect();
         let mut forks: Vec<&mut ModelState> = forks.iter_mut().collect();

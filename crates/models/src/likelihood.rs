@@ -201,14 +201,15 @@ fn run(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) ->
         pass.masked.iter().for_each(|&i| noisy[row * columns + i] = mask_token);
     }
     let flat = |x: Tensor<3>| x.reshape([rows * columns, width]);
-    let hidden = match block {
-        None => flat(model.hidden_seeing(&noisy, rows, Sight::Whole, None, None)?),
+    // Only what is asked for goes through the last feed-forward.
+    let (unfinished, all) = match block {
+        None => (true, flat(model.unfinished_seeing(&noisy, rows, Sight::Whole, None, None)?)),
         // Nothing reads the noisy stream of blocks of one that the token before predicts.
-        Some(1) if shift => flat(model.hidden_seeing(&tokens.repeat(rows), rows, Sight::Causal, None, None)?),
+        Some(1) if shift => (true, flat(model.unfinished_seeing(&tokens.repeat(rows), rows, Sight::Causal, None, None)?)),
         Some(block) => {
             let [clean, noisy] = model.two_streams(&tokens.repeat(rows), &noisy, rows, block, None)?;
             // The last clean token before a block predicts its first; the clean stream stands behind.
-            if shift { Tensor::cat(vec![flat(noisy), flat(clean)], 0) } else { flat(noisy) }
+            (false, if shift { Tensor::cat(vec![flat(noisy), flat(clean)], 0) } else { flat(noisy) })
         }
     };
     let (mut places, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
@@ -223,7 +224,9 @@ fn run(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) ->
     }
     let count = places.len();
     let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), model.device());
-    let scores = token_log_probabilities(hidden.select(0, places), model.head_operand(), targets.into())?;
+    let hidden = all.select(0, places);
+    let hidden = if unfinished { model.finish(hidden) } else { hidden };
+    let scores = token_log_probabilities(hidden, model.head_operand(), targets.into())?;
     let mut answers = vec![Answer { nats: 0.0, greedy: true, quarters: Quarters::default() }; rows];
     let found = values(scores.log_probabilities).into_iter().zip(values(scores.greedy));
     for ((log_probability, greedy), (row, weight)) in found.zip(weights) {

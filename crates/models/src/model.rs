@@ -191,7 +191,7 @@ impl Model {
     }
 
     /// Final norm of the residual stream.
-    pub fn final_norm(&self, x: Tensor<3>) -> Tensor<3> {
+    pub fn final_norm<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         rms_norm(x, self.norm.value(), self.config.norm_epsilon)
     }
 
@@ -221,11 +221,34 @@ impl Model {
         states: Option<&mut [&mut ModelState]>,
         documents: Option<&Documents>,
     ) -> Result<Tensor<3>, ModelError> {
+        Ok(self.finish(self.unfinished(tokens, batch, states, documents)?))
+    }
+
+    /// [`Model::hidden`] up to the last layer's feed-forward, which works position by position: whoever
+    /// asks about a few positions only takes those and has them finished by [`Model::finish`].
+    ///
+    /// # Errors
+    /// As [`Model::hidden`].
+    pub fn unfinished(
+        &self,
+        tokens: &[u32],
+        batch: usize,
+        states: Option<&mut [&mut ModelState]>,
+        documents: Option<&Documents>,
+    ) -> Result<Tensor<3>, ModelError> {
         let sight = self.config.clean_sight();
         match states {
             Some(states) => self.carried(tokens, batch, states, documents, sight),
-            None => self.hidden_seeing(tokens, batch, sight, documents, None),
+            None => self.unfinished_seeing(tokens, batch, sight, documents, None),
         }
+    }
+
+    /// Normed hidden states `[.., C]` of positions whose pass ended before the last feed-forward.
+    pub fn finish<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.final_norm(match self.blocks.last() {
+            Some(block) => block.fed(x),
+            None => x,
+        })
     }
 
     /// Logits `[.., V]` of hidden states.

@@ -175,9 +175,9 @@ impl Sequence {
     }
 
     fn read_until(&mut self, model: &Model, until: usize, kept: &mut PrefixCache) -> Result<(), InferError> {
-        let hidden = model.hidden(&self.tokens[self.read..until], 1, Some(&mut [&mut self.state]), None)?;
+        let unfinished = model.unfinished(&self.tokens[self.read..until], 1, Some(&mut [&mut self.state]), None)?;
         if self.request.score_prompt {
-            self.score(model, &hidden, until);
+            self.score(model, &unfinished, until);
         }
         self.read = until;
         let share = self.shares && kept.is_on();
@@ -195,7 +195,7 @@ impl Sequence {
             self.end(Finish::Length);
             return Ok(());
         }
-        let logits = values(model.logits(hidden.slice(s![.., -1.., ..])));
+        let logits = values(model.logits(model.finish(unfinished.slice(s![.., -1.., ..]))));
         if share {
             kept.keep(&self.tokens, &self.state, Some(&logits));
         }
@@ -204,7 +204,7 @@ impl Sequence {
     }
 
     /// Log-probabilities of the chunk's tokens and of the one after it, if that is given too.
-    fn score(&mut self, model: &Model, hidden: &Tensor<3>, until: usize) {
+    fn score(&mut self, model: &Model, unfinished: &Tensor<3>, until: usize) {
         if self.scored.is_empty() {
             let token = self.tokens[self.read];
             self.scored.push(PromptToken { token, log_probability: None, alternatives: Vec::new() });
@@ -213,8 +213,8 @@ impl Sequence {
         let mut at = self.read;
         while at < until {
             let rows = (until - at).min(SCORED_ROWS);
-            let block = hidden.clone().slice(s![.., at - self.read..at - self.read + rows, ..]);
-            let logits = values(model.logits(block));
+            let block = unfinished.clone().slice(s![.., at - self.read..at - self.read + rows, ..]);
+            let logits = values(model.logits(model.finish(block)));
             for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
                 let next = at + row + 1;
                 if next >= self.given {

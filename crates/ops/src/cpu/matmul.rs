@@ -196,7 +196,7 @@ pub(crate) fn written(size: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) 
 }
 
 /// The same elements for a function that may meet fresh memory.
-pub(super) fn assume_written(out: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+pub(crate) fn assume_written(out: &mut [f32]) -> &mut [MaybeUninit<f32>] {
     // SAFETY: the layouts are equal, and products write valid elements only.
     unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) }
 }

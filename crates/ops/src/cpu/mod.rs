@@ -17,7 +17,7 @@ pub use split::{Disjoint, add_parts, split_rows, zeros};
 pub use math::{exp, round_to_bf16, sigmoid, softplus, tanh};
 pub(crate) use matmul::product as product_by_rows;
 pub use matmul::{Matrix, matmul, matmul_threads, matmul_threads_new};
-pub(crate) use matmul::written;
+pub(crate) use matmul::{assume_written, written};
 pub use crate::glue::{Array, View};
 
 /// Number of worker threads in use (set it with [`set_threads`] before the first operator runs).

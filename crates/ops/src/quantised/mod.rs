@@ -23,6 +23,7 @@ pub use product::product;
 pub(crate) use product::share;
 pub use quantise::blocks as quantise;
 
+use crate::cpu::written;
 use crate::glue::{Array, contiguous, on_cpu, view, wrap};
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
@@ -115,8 +116,9 @@ impl QuantisedBackend for Flex {
         let (x, bias) = (view(&x), view(&bias));
         let mut shape = x.shape.to_vec();
         shape[x.shape.len() - 1] = weight.rows();
-        let mut out = vec![0.0; x.rows() * weight.rows()];
-        product(&mut out, x.data, &weight, (!bias.data.is_empty()).then_some(bias.data));
+        let out = written(x.rows() * weight.rows(), |out| {
+            product::product_into(out, x.data, &weight, (!bias.data.is_empty()).then_some(bias.data));
+        });
         wrap(Array::new(out, &shape))
     }
 }

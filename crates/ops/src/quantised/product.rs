@@ -3,10 +3,11 @@
 use super::formats::{self, Blocks};
 use super::kernel::{Work, sweep, values};
 use super::lanes::{ROWS, plain::Plain};
-use super::round::Rounded;
+use super::round::{Parts, Rounded, round_blocks};
 use super::{Format, QuantMatrix};
-use crate::cpu::{Level, level, threads};
+use crate::cpu::{Level, assume_written, level, threads};
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Bytes of weight, times rows of the input, below which a share is not worth another thread.
@@ -16,8 +17,8 @@ const SHARE: usize = 48 << 10;
 pub struct Code {
     sweep: unsafe fn(&Work<'_>, Range<usize>),
     values: unsafe fn(&[u8], usize, &mut [f32]),
+    round: unsafe fn(&[f32], Parts<'_>),
     group: usize,
-    zero: i32,
     /// Elements and bytes of a block in a file.
     pub stored: (usize, usize),
     /// Bytes of sixteen rows' blocks in memory.
@@ -56,6 +57,9 @@ fn code<F: Blocks>() -> Code {
     unsafe fn plain_values<F: Blocks>(panels: &[u8], row: usize, out: &mut [f32]) {
         unsafe { values::<Plain, F>(panels, row, out) }
     }
+    unsafe fn plain_round<F: Blocks>(x: &[f32], to: Parts<'_>) {
+        unsafe { round_blocks::<Plain, F>(x, to) }
+    }
     #[cfg(target_arch = "x86_64")]
     use super::lanes::{avx2::Avx2, avx512::Avx512};
     #[cfg(target_arch = "x86_64")]
@@ -69,25 +73,35 @@ fn code<F: Blocks>() -> Code {
         unsafe { values::<Avx2, F>(panels, row, out) }
     }
     #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2_round<F: Blocks>(x: &[f32], to: Parts<'_>) {
+        unsafe { round_blocks::<Avx2, F>(x, to) }
+    }
+    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
     unsafe fn vnni<F: Blocks>(work: &Work<'_>, panels: Range<usize>) {
         unsafe { sweep::<Avx512, F>(work, panels) }
     }
-    let code = |sweep, values| Code {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    unsafe fn vnni_round<F: Blocks>(x: &[f32], to: Parts<'_>) {
+        unsafe { round_blocks::<Avx512, F>(x, to) }
+    }
+    let code = |sweep, values, round| Code {
         sweep,
         values,
+        round,
         group: F::GROUP,
-        zero: F::ZERO,
         stored: (F::ELEMENTS, F::STORED),
         woven: F::WOVEN,
         weave: F::weave,
     };
     match bytes() {
         #[cfg(target_arch = "x86_64")]
-        Bytes::Vnni => code(vnni::<F>, avx2_values::<F>),
+        Bytes::Vnni => code(vnni::<F>, avx2_values::<F>, vnni_round::<F>),
         #[cfg(target_arch = "x86_64")]
-        Bytes::Avx2 => code(avx2::<F>, avx2_values::<F>),
-        _ => code(plain::<F>, plain_values::<F>),
+        Bytes::Avx2 => code(avx2::<F>, avx2_values::<F>, avx2_round::<F>),
+        _ => code(plain::<F>, plain_values::<F>, plain_round::<F>),
     }
 }
 
@@ -119,6 +133,11 @@ thread_local! {
 /// # Panics
 /// When the sizes do not fit together.
 pub fn product(out: &mut [f32], x: &[f32], weight: &QuantMatrix, bias: Option<&[f32]>) {
+    product_into(assume_written(out), x, weight, bias);
+}
+
+/// [`product`] into memory that nothing need have been written to.
+pub(super) fn product_into(out: &mut [MaybeUninit<f32>], x: &[f32], weight: &QuantMatrix, bias: Option<&[f32]>) {
     let (columns, width) = (weight.rows(), weight.columns());
     assert!(x.len().is_multiple_of(width), "rows of {width} elements, found {}", x.len());
     let rows = x.len() / width;
@@ -127,11 +146,12 @@ pub fn product(out: &mut [f32], x: &[f32], weight: &QuantMatrix, bias: Option<&[
     let code = weight.format().code();
     // Taken out, so that another product on this thread would find none rather than a borrowed one.
     let mut rounded = ROUNDED.take();
-    rounded.round(x, width, code.group, code.zero);
+    // SAFETY: the level names what this processor has.
+    rounded.round(x, width, code.group, &|x, to| unsafe { (code.round)(x, to) });
     let panels = columns.div_ceil(ROWS);
-    let work = Work { panels: weight.panels(), x: &rounded, rows, out: out.as_mut_ptr(), columns, bias };
+    let work = Work { panels: weight.panels(), x: &rounded, rows, out: out.as_mut_ptr().cast(), columns, bias };
     let shares = (weight.panels().len().saturating_mul(rows) / SHARE).clamp(1, threads());
-    // SAFETY: the level names what this processor has; sizes were checked; panels are disjoint.
+    // SAFETY: as above; sizes were checked; panels are disjoint.
     share(0..panels, shares, &|panels| unsafe { (code.sweep)(&work, panels) });
     ROUNDED.set(rounded);
 }

@@ -1,7 +1,8 @@
 //! Inputs rounded to bytes: blocks of 32 neighbours share one f32 scale, `x ~ scale * integer` with
 //! integers in -127..=127, so that an element is off by at most half a scale.
 
-use crate::cpu::simd;
+use super::formats::Blocks;
+use super::lanes::Lanes;
 use rayon::prelude::*;
 
 /// Elements that share a scale.
@@ -26,84 +27,68 @@ pub struct Rounded {
     pub starts: Vec<i32>,
 }
 
+/// Where some blocks' [`Rounded`] go.
+pub struct Parts<'a> {
+    integers: &'a mut [i8],
+    scales: &'a mut [f32],
+    sums: &'a mut [f32],
+    starts: &'a mut [i32],
+}
+
 impl Rounded {
-    /// Rounds the rows of `x`, for weights whose integers mean `u - zero` and whose scales are shared
-    /// by `group` (16 or 32). Reuses its own memory.
+    /// Rounds the rows of `x` by `blocks`, which is [`round_blocks`] for weights whose scales are shared by
+    /// `group` (16 or 32). Reuses its own memory.
     ///
     /// # Panics
     /// When `width` is no multiple of 32.
-    pub fn round(&mut self, x: &[f32], width: usize, group: usize, zero: i32) {
+    pub fn round(&mut self, x: &[f32], width: usize, group: usize, blocks: &(impl Fn(&[f32], Parts<'_>) + Sync)) {
         assert!(width > 0 && width.is_multiple_of(BLOCK) && x.len().is_multiple_of(width), "rows of whole blocks");
         self.width = width;
-        let blocks = x.len() / BLOCK;
         self.integers.resize(x.len(), 0);
-        self.scales.resize(blocks, 0.0);
-        self.sums.resize(blocks, 0.0);
+        self.scales.resize(x.len() / BLOCK, 0.0);
+        self.sums.resize(x.len() / BLOCK, 0.0);
         self.starts.resize(x.len() / group, 0);
+        let Self { integers, scales, sums, starts, .. } = self;
         if x.len() / width < SHARED {
-            round_blocks(x, group, zero, &mut self.integers, &mut self.scales, &mut self.sums, &mut self.starts);
-            return;
+            return blocks(x, Parts { integers, scales, sums, starts });
         }
-        let rows = (x.len() / width).div_ceil(4 * crate::cpu::threads());
-        (x.par_chunks(rows * width))
-            .zip(self.integers.par_chunks_mut(rows * width))
-            .zip(self.scales.par_chunks_mut(rows * width / BLOCK))
-            .zip(self.sums.par_chunks_mut(rows * width / BLOCK))
-            .zip(self.starts.par_chunks_mut(rows * width / group))
-            .for_each(|((((x, integers), scales), sums), starts)| {
-                round_blocks(x, group, zero, integers, scales, sums, starts);
-            });
+        let share = (x.len() / width).div_ceil(4 * crate::cpu::threads()) * width;
+        (x.par_chunks(share))
+            .zip(integers.par_chunks_mut(share))
+            .zip(scales.par_chunks_mut(share / BLOCK))
+            .zip(sums.par_chunks_mut(share / BLOCK))
+            .zip(starts.par_chunks_mut(share / group))
+            .for_each(|((((x, integers), scales), sums), starts)| blocks(x, Parts { integers, scales, sums, starts }));
     }
 }
 
-/// 1.5 * 2^23: added to a number below 2^22, it leaves the nearest integer in the low bits, ties to
-/// even.
-const SHIFT: f32 = 12_582_912.0;
 /// Below it, a block is zero: the inverse of its scale would overflow.
 const TINY: f32 = 1e-35;
 
-simd! {
-    fn round_blocks(
-        x: &[f32],
-        group: usize,
-        zero: i32,
-        integers: &mut [i8],
-        scales: &mut [f32],
-        sums: &mut [f32],
-        starts: &mut [i32],
-    ) {
-        let (x, _) = x.as_chunks::<BLOCK>();
-        let (integers, _) = integers.as_chunks_mut::<BLOCK>();
-        let parts = BLOCK / group;
-        for (b, (x, integers)) in x.iter().zip(integers).enumerate() {
-            // Block by block: the compiler would take 16 blocks at a time otherwise, and gather their elements.
-            let x = std::hint::black_box(x);
-            // Sizes as bits, which are in the same order: what is no number is the largest.
-            let mut lanes = [0u32; BLOCK / 2];
-            for (l, lane) in lanes.iter_mut().enumerate() {
-                let size = |x: f32| x.to_bits() & 0x7fff_ffff;
-                *lane = size(x[l]).max(size(x[l + BLOCK / 2]));
-            }
-            let largest = f32::from_bits(lanes.iter().fold(0, |a, &b| a.max(b)));
-            let inverse = if largest > TINY { 127.0 / largest } else { 0.0 };
-            let mut totals = [0i32; 2];
-            for (half, total) in totals.iter_mut().enumerate() {
-                for i in 16 * half..16 * half + 16 {
-                    let integer = (x[i] * inverse + SHIFT).to_bits() as i8;
-                    integers[i] = integer;
-                    *total += i32::from(integer);
-                }
-            }
-            // What is no number shall not round to one.
-            let scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
-            scales[b] = scale;
-            sums[b] = scale * (totals[0] + totals[1]) as f32;
-            if parts == 1 {
-                starts[b] = -zero * (totals[0] + totals[1]);
-            } else {
-                starts[2 * b] = -zero * totals[0];
-                starts[2 * b + 1] = -zero * totals[1];
-            }
+/// Rounds whole blocks of `x` for weights in the format `F`.
+///
+/// # Safety
+/// The processor has `L`.
+#[inline(always)]
+pub unsafe fn round_blocks<L: Lanes, F: Blocks>(x: &[f32], to: Parts<'_>) {
+    let Parts { integers, scales, sums, starts } = to;
+    let (x, _) = x.as_chunks::<BLOCK>();
+    let (integers, _) = integers.as_chunks_mut::<BLOCK>();
+    let starts = starts.chunks_exact_mut(BLOCK / F::GROUP);
+    for ((((x, integers), scale), sum), starts) in x.iter().zip(integers).zip(scales).zip(sums).zip(starts) {
+        // SAFETY: both are whole blocks, and the processor is the caller's promise.
+        let largest = f32::from_bits(unsafe { L::largest(x.as_ptr()) });
+        let inverse = if largest > TINY { 127.0 / largest } else { 0.0 };
+        // SAFETY: as above.
+        let [first, second] = unsafe { L::round(x.as_ptr(), inverse, integers.as_mut_ptr()) };
+        // What is no number shall not round to one; its sums mean nothing and may overflow.
+        *scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
+        let total = first.wrapping_add(second);
+        *sum = *scale * total as f32;
+        match starts {
+            [one] => *one = total.wrapping_mul(-F::ZERO),
+            [one, two] => (*one, *two) = (first.wrapping_mul(-F::ZERO), second.wrapping_mul(-F::ZERO)),
+            _ => unreachable!("groups of 16 or 32"),
         }
     }
 }

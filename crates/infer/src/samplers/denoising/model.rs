@@ -31,7 +31,7 @@ pub struct Masked<'a> {
 pub struct Carried {
     /// The state after the tokens read.
     pub state: ModelState,
-    /// The normed hidden state `[1, C]` of the last of them: where logits speak of the next token, it
+    /// The unfinished hidden state `[1, C]` ([`Model::unfinished`]) of the last of them: where logits speak of the next token, it
     /// predicts the first one of a block.
     pub last: Option<Tensor<2>>,
 }
@@ -59,7 +59,7 @@ impl<'a> Masked<'a> {
     fn read_on(&self, tokens: &[&[u32]], mut rows: Vec<&mut Carried>) -> Result<(), InferError> {
         let all: Vec<u32> = tokens.concat();
         let mut own: Vec<&mut ModelState> = rows.iter_mut().map(|carried| &mut carried.state).collect();
-        let hidden = self.model.hidden(&all, tokens.len(), Some(&mut own), None)?;
+        let hidden = self.model.unfinished(&all, tokens.len(), Some(&mut own), None)?;
         let [_, columns, width] = hidden.dims();
         if self.diffusion.shift {
             for (row, carried) in rows.iter_mut().enumerate() {
@@ -104,19 +104,20 @@ impl<'a> Masked<'a> {
                 .flat_map(|&i| rows[i].0.iter().copied().chain(std::iter::repeat(0)).take(columns))
                 .collect();
             let hidden = if fresh {
-                self.model.hidden_seeing(&tokens, members.len(), Sight::Whole, None, Some(&lengths))?
+                self.model.unfinished_seeing(&tokens, members.len(), Sight::Whole, None, Some(&lengths))?
             } else {
                 let states: Vec<&ModelState> = members.iter().map(|&i| &rows[i].1.state).collect();
-                self.model.denoise(&tokens, members.len(), &states)?
+                self.model.denoise_unfinished(&tokens, members.len(), &states)?
             };
             for (at, &index) in members.iter().enumerate() {
                 found[index] = Some(self.gather(&hidden, at, wanted[index], rows[index].1.last.as_ref()));
             }
         }
-        Ok(Tensor::cat(found.into_iter().flatten().collect(), 0))
+        // The other positions' last feed-forward is nobody's business.
+        Ok(self.model.finish(Tensor::cat(found.into_iter().flatten().collect(), 0)))
     }
 
-    /// Hidden states `[wanted, C]` that predict the wanted places of row `row`.
+    /// Unfinished hidden states `[wanted, C]` that predict the wanted places of row `row`.
     fn gather(&self, hidden: &Tensor<3>, row: usize, wanted: &[usize], last: Option<&Tensor<2>>) -> Tensor<2> {
         let [_, columns, width] = hidden.dims();
         let own = hidden.clone().narrow(0, row, 1).reshape([columns, width]);
@@ -180,7 +181,7 @@ impl Denoiser for Masked<'_> {
         let mut state = self.model.new_state();
         // Refused before anything is computed.
         self.model.leave_out(&mut state, 0..0)?;
-        let hidden = self.model.hidden(tokens, 1, Some(&mut [&mut state]), None)?;
+        let hidden = self.model.unfinished(tokens, 1, Some(&mut [&mut state]), None)?;
         let width = hidden.dims()[2];
         let last = (self.diffusion.shift && window.start > 0).then(|| hidden.narrow(1, window.start - 1, 1).reshape([1, width]));
         self.model.leave_out(&mut state, window)?;

@@ -2,7 +2,7 @@
 //! with signed ones. Whole bytes are multiplied by their magnitude instead, with the sign moved to
 //! the other factor: 2 * 128 * 127 still fits.
 
-use super::Lanes;
+use super::{Lanes, MAGNITUDE, SHIFT};
 use std::arch::x86_64::*;
 
 /// AVX2, FMA and F16C.
@@ -145,6 +145,41 @@ impl Lanes for Avx2 {
         unsafe {
             _mm256_storeu_ps(to, values[0]);
             _mm256_storeu_ps(to.add(8), values[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(x: *const f32) -> u32 {
+        unsafe {
+            let magnitude = _mm256_set1_epi32(MAGNITUDE);
+            let [a, b] = both!(i: _mm256_and_si256(_mm256_loadu_si256(x.add(8 * i).cast()), magnitude));
+            let [c, d] = both!(i: _mm256_and_si256(_mm256_loadu_si256(x.add(8 * i + 16).cast()), magnitude));
+            let all = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
+            let four = _mm_max_epu32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all));
+            let two = _mm_max_epu32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+            let one = _mm_max_epu32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two));
+            _mm_cvtsi128_si32(one) as u32
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2] {
+        unsafe {
+            let (inverse, shift) = (_mm256_set1_ps(inverse), _mm256_set1_ps(SHIFT));
+            both!(half: {
+                let [low, high] = both!(i: {
+                    let x = _mm256_mul_ps(_mm256_loadu_ps(x.add(16 * half + 8 * i)), inverse);
+                    _mm256_sub_epi32(_mm256_castps_si256(_mm256_add_ps(x, shift)), _mm256_castps_si256(shift))
+                });
+                // Packing goes by 128 bits: 0..4, 8..12, 4..8, 12..16.
+                let pairs = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+                let bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+                _mm_storeu_si128(to.add(16 * half).cast(), bytes);
+                let eight = _mm256_add_epi32(low, high);
+                let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+                let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+                _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
+            })
         }
     }
 }

@@ -1,6 +1,6 @@
 //! AVX-512 with VNNI: one instruction multiplies and adds 64 bytes.
 
-use super::Lanes;
+use super::{Lanes, MAGNITUDE, SHIFT};
 use std::arch::x86_64::*;
 
 /// AVX-512 F, BW, VL, DQ and VNNI.
@@ -96,5 +96,30 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn store(values: __m512, to: *mut f32) {
         unsafe { _mm512_storeu_ps(to, values) }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(x: *const f32) -> u32 {
+        unsafe {
+            let magnitude = _mm512_set1_epi32(MAGNITUDE);
+            let low = _mm512_and_si512(_mm512_loadu_si512(x.cast()), magnitude);
+            let high = _mm512_and_si512(_mm512_loadu_si512(x.add(16).cast()), magnitude);
+            _mm512_reduce_max_epu32(_mm512_max_epu32(low, high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2] {
+        unsafe {
+            let (inverse, shift) = (_mm512_set1_ps(inverse), _mm512_set1_ps(SHIFT));
+            let low = _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(x), inverse), shift);
+            let high = _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(x.add(16)), inverse), shift);
+            let shift = _mm512_castps_si512(shift);
+            let low = _mm512_sub_epi32(_mm512_castps_si512(low), shift);
+            let high = _mm512_sub_epi32(_mm512_castps_si512(high), shift);
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(low));
+            _mm_storeu_si128(to.add(16).cast(), _mm512_cvtepi32_epi8(high));
+            [_mm512_reduce_add_epi32(low), _mm512_reduce_add_epi32(high)]
+        }
     }
 }

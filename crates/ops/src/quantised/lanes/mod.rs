@@ -1,4 +1,5 @@
-//! The few vector instructions that the kernel is made of, for sixteen output rows at a time.
+//! The few vector instructions that the kernel is made of, for sixteen output rows at a time, and those
+//! that round an input.
 //!
 //! A vector of bytes holds four neighbouring elements of each of sixteen rows; [`Lanes::dot`]
 //! multiplies them with four elements of an input, the same for all rows, and adds to one sum a row:
@@ -63,4 +64,14 @@ pub trait Lanes: Copy {
     unsafe fn times_plus(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// 16 floats to memory.
     unsafe fn store(values: Self::Floats, to: *mut f32);
+    /// Bits of the largest magnitude among 32 floats; what is no number is the largest.
+    unsafe fn largest(x: *const f32) -> u32;
+    /// Writes the integers nearest to 32 floats times `inverse`, ties to even, which are bytes; the sums of
+    /// both halves. Of what is no number the result means nothing.
+    unsafe fn round(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2];
 }
+
+/// 1.5 * 2^23: added to a number below 2^22, it leaves the nearest integer in the low bits.
+const SHIFT: f32 = 12_582_912.0;
+/// All bits of a float but its sign: magnitudes are in the order of these bits.
+const MAGNITUDE: i32 = 0x7fff_ffff;

@@ -1,6 +1,6 @@
 //! Plain loops, for any processor.
 
-use super::{Lanes, ROWS};
+use super::{Lanes, MAGNITUDE, ROWS, SHIFT};
 use half::f16;
 use std::array::from_fn;
 
@@ -97,5 +97,20 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn store(values: Self::Floats, to: *mut f32) {
         unsafe { to.cast::<Self::Floats>().write(values) }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(x: *const f32) -> u32 {
+        let x = unsafe { x.cast::<[f32; 2 * ROWS]>().read() };
+        x.iter().fold(0, |largest, x| largest.max(x.to_bits() & MAGNITUDE as u32))
+    }
+
+    #[inline(always)]
+    unsafe fn round(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2] {
+        let x = unsafe { x.cast::<[f32; 2 * ROWS]>().read() };
+        let integers = x.map(|x| (x * inverse + SHIFT).to_bits() as i8);
+        unsafe { to.cast::<[i8; 2 * ROWS]>().write(integers) };
+        let sum = |half: &[i8]| half.iter().map(|&integer| i32::from(integer)).sum();
+        [sum(&integers[..ROWS]), sum(&integers[ROWS..])]
     }
 }
