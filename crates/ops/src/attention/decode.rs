@@ -9,7 +9,7 @@ use super::AttentionOptions;
 use super::forward::{FORK, Held, Sizes, over, run};
 use crate::cpu::{Matrix, View, exp, maximum, product_by_rows, replace, simd};
 use crate::glue::{on_cpu, slice};
-use crate::linear::rounds_in_cache;
+use crate::linear::{Precision, precision};
 use burn::tensor::{Tensor, TensorData};
 use std::ops::Range;
 
@@ -118,7 +118,7 @@ pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions,
     let sizes = Sizes { batch, time, heads, keys: cache.length, groups, size };
     let shape = [batch, time, heads, size];
     let q = View { data: q.as_slice(), shape: &shape };
-    let rounded = rounded || rounds_in_cache();
+    let rounded = rounded || precision() == Precision::Bf16;
     let (y, _) = over(&options, sizes, q, Held::Pages { pages: &pages, tokens: page, rounded });
     Tensor::from_data(TensorData::new(y.data, shape), &device)
 }

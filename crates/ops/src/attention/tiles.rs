@@ -1,9 +1,9 @@
-//! CPU with AMX: a prompt's chunk over a cache's pages with products of bf16 operands, where they
-//! are allowed. A page's keys and values are packed once for all the queries that see them.
+//! CPU with AMX, or AVX512-BF16 where that pays: a prompt's chunk over a cache's pages with products of
+//! bf16 operands, where they are allowed. A page's keys and values are packed once for all the queries that see them.
 
 use super::Options;
 use super::forward::{Block, KEYS, QUERIES, Sizes, Task, finish, online_softmax, run};
-use crate::cpu::bf16::{Left, Rights, TILE, available_in_cache, product_of_tiles};
+use crate::cpu::bf16::{Left, Rights, TILE, product_of_tiles, tile_rows, tiles_pay};
 use crate::cpu::{Matrix, View};
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ const HELD: usize = 8 << 20;
 /// Whether the sizes fit: whole tiles, and queries enough to fill one.
 pub fn suit(sizes: &Sizes, page: usize) -> bool {
     let whole = sizes.size.is_multiple_of(TILE) && page.is_multiple_of(TILE) && page <= KEYS;
-    whole && sizes.time >= TILE && available_in_cache(TILE, TILE, TILE)
+    whole && sizes.time >= TILE && tiles_pay()
 }
 
 /// The tasks, which come head by head, of a single sequence.
@@ -60,7 +60,7 @@ fn block<'a>(
     (batch, head, times): Task,
 ) -> Block {
     let (count, size) = (times.len(), sizes.size);
-    let rows = count.next_multiple_of(TILE);
+    let rows = count.next_multiple_of(tile_rows());
     let mut queries = Left::new(rows, size);
     queries.pack(sizes.queries(q, batch, head, times.clone()));
     let mut weights = Left::new(rows, page);

@@ -1,8 +1,8 @@
 //! Matrix products with bfloat16 operands and f32 accumulation, on AMX or AVX512-BF16.
 //!
 //! Operands come as f32 and are rounded (to nearest even) while they are packed, so that weights
-//! and activations keep their f32 masters. [`panels`] packs and shares out; [`avx512`] and [`amx`]
-//! are the register tiles it sweeps. To add an instruction: a file with a
+//! and activations keep their f32 masters. [`panels`] packs and shares out; [`avx512`], [`amx`]
+//! and, for operands in cache, [`rowwise`] are the register tiles it sweeps. To add an instruction: a file with a
 //! [`Kernel`](panels::Kernel), a [`Level`], a line in `run`; the test below holds it.
 
 #[cfg(target_arch = "x86_64")]
@@ -11,6 +11,8 @@ pub(super) mod amx;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod panels;
+#[cfg(target_arch = "x86_64")]
+mod rowwise;
 #[cfg(target_arch = "x86_64")]
 mod whole;
 
@@ -144,8 +146,33 @@ pub fn matmul_in_cache(out: &mut [f32], out_stride: usize, accumulate: bool, lef
     }
 }
 
-/// Rows, columns and inner sizes of [`product_of_tiles`] are multiples of it.
+/// Columns and inner sizes of [`product_of_tiles`] are multiples of it.
 pub const TILE: usize = 32;
+
+/// Whether products in cache whose operands are packed once for many of them gain by rounding: on AMX, and
+/// on AMD, whose `vdpbf16ps` has twice the rate of f32 (Intel's has half of it).
+pub fn tiles_pay() -> bool {
+    match level() {
+        Level::Amx => true,
+        Level::Avx512Bf16 => amd(),
+        _ => false,
+    }
+}
+
+fn amd() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let name = std::arch::x86_64::__cpuid(0);
+        [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Rows of [`product_of_tiles`] are multiples of it.
+pub fn tile_rows() -> usize {
+    if level() == Level::Amx { 32 } else { 8 }
+}
 
 /// A left operand of [`product_of_tiles`].
 #[derive(Debug)]
@@ -169,7 +196,10 @@ pub fn product_of_tiles(out: &mut [f32], out_stride: usize, accumulate: bool, le
     // SAFETY: who could pack has the instructions.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        whole::product::<amx::Amx>(out, out_stride, accumulate, &left.inner, right);
+        match level() {
+            Level::Amx => whole::product::<amx::Amx>(out, out_stride, accumulate, &left.inner, right),
+            _ => whole::product::<rowwise::Rowwise>(out, out_stride, accumulate, &left.inner, right),
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     unreachable!("packed for no processor but these: {} {out_stride} {accumulate} {left:?} {}", out.len(), right.len());
@@ -179,12 +209,15 @@ impl Left {
     /// Room for `rows` rows of `k` elements.
     ///
     /// # Panics
-    /// When they are no multiples of [`TILE`], and without AMX ([`available_in_cache`]).
+    /// When they are no multiples of [`tile_rows`] and [`TILE`], and without the instructions ([`available`]).
     pub fn new(rows: usize, k: usize) -> Self {
-        assert!(level() == Level::Amx && rows.is_multiple_of(TILE) && k.is_multiple_of(TILE), "tiles for {rows} x {k}");
+        assert!(available() && rows.is_multiple_of(tile_rows()) && k.is_multiple_of(TILE), "tiles for {rows} x {k}");
         Self {
             #[cfg(target_arch = "x86_64")]
-            inner: whole::Left::new::<amx::Amx>(rows, k),
+            inner: match level() {
+                Level::Amx => whole::Left::new::<amx::Amx>(rows, k),
+                _ => whole::Left::new::<rowwise::Rowwise>(rows, k),
+            },
         }
     }
 
@@ -196,7 +229,10 @@ impl Left {
         // SAFETY: `new` looked for the instructions.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            self.inner.pack::<amx::Amx>(from);
+            match level() {
+                Level::Amx => self.inner.pack::<amx::Amx>(from),
+                _ => self.inner.pack::<rowwise::Rowwise>(from),
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("no tiles on this processor for {from:?}");
@@ -207,15 +243,20 @@ impl Rights {
     /// Packs `count` operands of `size` elements each, over the thread pool.
     ///
     /// # Panics
-    /// When their rows or columns are no multiples of [`TILE`], and without AMX ([`available_in_cache`]).
+    /// When their rows or columns are no multiples of [`TILE`], and without the instructions ([`available`]).
     pub fn pack<'a>(count: usize, size: usize, operand: impl Fn(usize) -> Matrix<'a> + Sync) -> Self {
-        assert!(level() == Level::Amx, "tiles for {count} operands of {size}");
+        assert!(available(), "tiles for {count} operands of {size}");
         #[cfg(not(target_arch = "x86_64"))]
         let _ = operand;
         Self {
             // SAFETY: the level names what this processor has.
             #[cfg(target_arch = "x86_64")]
-            inner: unsafe { whole::Rights::pack::<amx::Amx>(count, size, operand) },
+            inner: unsafe {
+                match level() {
+                    Level::Amx => whole::Rights::pack::<amx::Amx>(count, size, operand),
+                    _ => whole::Rights::pack::<rowwise::Rowwise>(count, size, operand),
+                }
+            },
         }
     }
 
@@ -272,6 +313,9 @@ mod tests {
             ("AMX emulated, packed before", |out, stride, keep, a, b| unsafe {
                 let right = panels::Packed::new::<amx::tests::Emulated<false>>(b, false);
                 panels::product_packed::<amx::tests::Emulated<false>>(assume_written(out), stride, keep, a, &right);
+            }),
+            ("AVX-512, in cache", |out, stride, keep, a, b| unsafe {
+                panels::product_here::<rowwise::Rowwise>(out, stride, keep, a, b);
             }),
             ("AMX emulated, in cache", |out, stride, keep, a, b| unsafe {
                 panels::product_here::<amx::tests::Emulated<false>>(out, stride, keep, a, b);

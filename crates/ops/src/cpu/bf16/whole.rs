@@ -88,6 +88,7 @@ pub unsafe fn product<K: Kernel>(out: &mut [f32], stride: usize, keep: bool, lef
 #[cfg(test)]
 mod tests {
     use super::super::amx::tests::Emulated;
+    use super::super::rowwise::Rowwise;
     use super::*;
     use crate::cpu::round_to_bf16;
 
@@ -98,19 +99,29 @@ mod tests {
             eprintln!("skipped: no AVX512-BF16 here");
             return;
         }
+        // SAFETY: AVX512-BF16 is there.
+        unsafe {
+            check::<Emulated>();
+            check::<Rowwise>();
+        }
+    }
+
+    /// # Safety
+    /// The processor has the instructions of `K`.
+    unsafe fn check<K: Kernel>() {
         let (m, n, k) = (37, 64, 96);
         let values = |count: usize, seed: f32| -> Vec<f32> { (0..count).map(|i| ((i as f32 + seed) * 0.731).sin()).collect() };
         let (a, b) = (values(m * k, 0.3), [values(k * n, 7.7), values(k * n, 1.1)]);
-        // SAFETY: packing wants AVX512-BF16, which is there.
+        // SAFETY: by the caller.
         unsafe {
-            let mut left = Left::new::<Emulated>(64, k);
-            left.pack::<Emulated>(Matrix::new(&a, m, k));
-            let rights = Rights::pack::<Emulated>(2, k * n, |i| Matrix::new(&b[i], k, n));
+            let mut left = Left::new::<K>(64, k);
+            left.pack::<K>(Matrix::new(&a, m, k));
+            let rights = Rights::pack::<K>(2, k * n, |i| Matrix::new(&b[i], k, n));
             for (i, b) in b.iter().enumerate() {
                 let stride = n + 3;
                 let mut out = vec![7.0; 64 * stride];
-                product::<Emulated>(&mut out, stride, false, &left, rights.get(i));
-                product::<Emulated>(&mut out, stride, true, &left, rights.get(i));
+                product::<K>(&mut out, stride, false, &left, rights.get(i));
+                product::<K>(&mut out, stride, true, &left, rights.get(i));
                 for (row, column) in (0..64).flat_map(|row| (0..n).map(move |column| (row, column))) {
                     let term = |l: usize| round_to_bf16(a[row * k + l]) * round_to_bf16(b[l * n + column]);
                     let expected: f32 = if row < m { 2.0 * (0..k).map(term).sum::<f32>() } else { 0.0 };
