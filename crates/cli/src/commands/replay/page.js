@@ -95,7 +95,7 @@ function play() {
   if (now === steps.length) go(0);
   // A screen reader shall not be flooded.
   at("status").setAttribute("aria-live", "off");
-  at("play").textContent = "⏸ Pause";
+  at("play").textContent = "Pause";
   timer = setInterval(() => {
     go(now + 1);
     if (now === steps.length) pause();
