@@ -200,11 +200,12 @@ def reversal():
     }
     rows = []
     for name, recipe in recipes.items():
-        values = {"as stated": [], "reversed": []}
+        asked = ("as stated", "reversed")
+        values = {kind: [] for kind in asked}
         for seed in range(1, args.seeds + 1):
             run = train(f"reversal-{name.replace(' ', '-')}", recipe, seed)
             found = score(run / "model", path)
-            for kind in values:
+            for kind in asked:
                 value, error = accuracy(found, kind)
                 values[kind].append(value)
                 print(json.dumps({"objective": name, "seed": seed, "asked": kind, "accuracy": value, "error": error}), flush=True)
@@ -212,7 +213,7 @@ def reversal():
                 print(json.dumps({"objective": name, "seed": seed, "hole": place, "right": value, "error": error}), flush=True)
                 values.setdefault(place, []).append(value)
         cell = lambda kind: "{:.3f} ± {:.3f}".format(*spread(values[kind])) if kind in values else ""
-        rows.append(f"| {name} | " + " | ".join(map(cell, ("as stated", "reversed", "behind", "in front"))) + " |")
+        rows.append(f"| {name} | " + " | ".join(map(cell, (*asked, "behind", "in front"))) + " |")
     print("\n| trained by | asked as stated | asked the other way round | written behind | written in front |\n|---|---:|---:|---:|---:|")
     print("\n".join(rows), f"\n\n{len(items)} questions, chance 0.125, {args.seeds} seeds, {args.tokens} tokens")
 
