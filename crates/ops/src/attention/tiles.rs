@@ -1,5 +1,6 @@
 //! CPU with AMX, or AVX512-BF16 where that pays: a prompt's chunk over a cache's pages with products of
-//! bf16 operands, where they are allowed. A page's keys and values are packed once for all the queries that see them.
+//! bf16 operands, where they are allowed. A page's keys and values are packed once for all the queries
+//! that see them.
 
 use super::Options;
 use super::forward::{Block, KEYS, QUERIES, Sizes, Task, finish, online_softmax, run};

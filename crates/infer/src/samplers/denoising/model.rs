@@ -31,8 +31,8 @@ pub struct Masked<'a> {
 pub struct Carried {
     /// The state after the tokens read.
     pub state: ModelState,
-    /// The unfinished hidden state `[1, C]` ([`Model::unfinished`]) of the last of them: where logits speak of the next token, it
-    /// predicts the first one of a block.
+    /// The unfinished hidden state `[1, C]` ([`Model::unfinished`]) of the last of them: where logits speak
+    /// of the next token, it predicts the first one of a block.
     pub last: Option<Tensor<2>>,
 }
 
