@@ -1,21 +1,21 @@
 //! A state as a value: kept, copied, saved, loaded.
 //!
-//! The file is safetensors: `tokens` (u32), each layer's tensors as `layers.L.I` (f32), and in the
-//! metadata the format, the number of tokens that each layer holds, and the model's fingerprint, so
+//! The file is safetensors: `tokens` (u32), each layer's tensors as `layers.L.I` (f32 or bf16, as the model
+//! holds them), and in the metadata the format, the number of tokens that each layer holds, and the model's fingerprint, so
 //! that a state is not read into another model.
 
 use crate::error::InferError;
-use burn::tensor::{Tensor, TensorData};
-use recast_models::param::values;
+use burn::tensor::{Bytes, DType, Tensor, TensorData};
 use recast_models::state::LayerState;
 use recast_models::{Model, ModelState, mixers};
+use recast_ops::attention::Cache;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
 /// Name and version of the file's layout.
-const FORMAT: &str = "recast-state-2";
+const FORMAT: &str = "recast-state-3";
 
 /// A state and what it has read. Going on from it does not change it.
 #[derive(Clone, Debug)]
@@ -41,7 +41,6 @@ impl Snapshot {
     /// When it cannot be written; what stood there before is untouched then.
     pub fn save_with(&self, model: &Model, path: &Path, note: &str) -> Result<(), InferError> {
         let failed = |error: &dyn std::fmt::Display| InferError::State { path: path.to_owned(), reason: error.to_string() };
-        let bytes = |numbers: &[f32]| numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         let mut tensors = vec![(
             "tokens".to_string(),
             Dtype::U32,
@@ -50,7 +49,8 @@ impl Snapshot {
         )];
         for (l, layer) in self.state.layers.iter().enumerate() {
             for (i, part) in layer.parts.iter().enumerate() {
-                tensors.push((format!("layers.{l}.{i}"), Dtype::F32, part.dims().to_vec(), bytes(&values(part.clone()))));
+                let dtype = if part.dtype() == DType::BF16 { Dtype::BF16 } else { Dtype::F32 };
+                tensors.push((format!("layers.{l}.{i}"), dtype, part.dims().to_vec(), part.to_data().bytes().to_vec()));
             }
         }
         let lengths: Vec<usize> = self.state.layers.iter().map(|layer| layer.length).collect();
@@ -125,18 +125,17 @@ impl Snapshot {
         let mut like = model.new_state();
         model.hidden(&[*first], 1, Some(&mut [&mut like]), None).map_err(|e| e.to_string())?;
         for (l, (layer, like)) in self.state.layers.iter().zip(&like.layers).enumerate() {
-            let shapes = |layer: &LayerState| layer.parts.iter().map(Tensor::dims).collect::<Vec<[usize; 4]>>();
-            let (found, like) = (shapes(layer), shapes(like));
+            let kinds = |layer: &LayerState| layer.parts.iter().map(|part| (part.dtype(), part.dims())).collect::<Vec<_>>();
+            let (found, page) = (kinds(layer), Cache { pages: &like.parts, length: 1 }.tokens_a_page().unwrap_or(1));
+            let like = kinds(like);
             let constant = mixers::find(&model.config.mixers[l].kind).is_ok_and(|kind| kind.constant_state);
-            let elements: usize = found.iter().map(|dims| dims.iter().product::<usize>()).sum();
             let fits = if constant {
                 found == like
             } else {
                 // Pages of keys and values: of the same shapes, as many as the length takes.
-                let page = like.get(1).map_or(1, |dims| dims[2]);
                 let pages = found.len() / 2;
                 found.chunks(2).all(|pair| pair == like)
-                    && elements * size_of::<f32>() == model.blocks()[l].mixer().state_bytes(self.tokens.len())
+                    && layer.bytes() == model.blocks()[l].mixer().state_bytes(self.tokens.len())
                     && layer.length <= pages * page
                     && layer.length + page > pages * page
             };
@@ -153,15 +152,22 @@ fn layer(model: &Model, file: &SafeTensors<'_>, l: usize, length: usize) -> Resu
     let mut out = LayerState { parts: Vec::new(), length };
     while let Ok(part) = file.tensor(&format!("layers.{l}.{}", out.parts.len())) {
         let shape: [usize; 4] = part.shape().try_into().map_err(|_| format!("layer {l} has a part of other than four dimensions"))?;
-        if part.dtype() != Dtype::F32 {
-            return Err(format!("layer {l} has a part of {:?}, expected f32", part.dtype()));
-        }
-        let numbers: Vec<f32> =
-            part.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        if numbers.iter().any(|x| !x.is_finite()) {
+        let (dtype, finite) = match part.dtype() {
+            Dtype::F32 => (DType::F32, part.data().chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite())),
+            // All bits of the exponent stand for a NaN or an infinity.
+            Dtype::BF16 => (DType::BF16, part.data().chunks_exact(2).all(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 != 0x7f80)),
+            other => return Err(format!("layer {l} has a part of {other:?}, expected f32 or bf16")),
+        };
+        if !finite {
             return Err(format!("layer {l} holds a NaN or an infinity"));
         }
-        out.parts.push(Tensor::from_data(TensorData::new(numbers, shape), model.device()));
+        // Words of both kinds are aligned to four bytes, which the file's need not be.
+        let words: Vec<u32> = part.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        if 4 * words.len() != part.data().len() {
+            return Err(format!("layer {l} has a part of an odd number of bf16"));
+        }
+        let data = TensorData::from_bytes(Bytes::from_elems(words), shape, dtype);
+        out.parts.push(Tensor::from_data(data, (model.device(), dtype)));
     }
     Ok(out)
 }

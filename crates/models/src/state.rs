@@ -13,6 +13,13 @@ pub struct LayerState {
     pub length: usize,
 }
 
+impl LayerState {
+    /// Bytes of its tensors. Clones share them.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.dims().iter().product::<usize>() * part.dtype().size()).sum()
+    }
+}
+
 /// State of a whole model for one sequence.
 #[derive(Clone, Debug)]
 pub struct ModelState {
@@ -32,17 +39,15 @@ impl ModelState {
     pub fn copied(&self) -> Self {
         let mut copy = self.clone();
         for part in copy.layers.iter_mut().flat_map(|layer| &mut layer.parts) {
-            let device = part.device();
-            *part = Tensor::from_data(part.to_data(), &device);
+            let (device, dtype) = (part.device(), part.dtype());
+            *part = Tensor::from_data(part.to_data(), (&device, dtype));
         }
         copy
     }
 
     /// Bytes of its tensors. Clones share them.
     pub fn bytes(&self) -> usize {
-        let elements = |part: &Tensor<4>| part.dims().iter().product::<usize>();
-        let parts = self.layers.iter().flat_map(|layer| &layer.parts);
-        parts.map(elements).sum::<usize>() * size_of::<f32>()
+        self.layers.iter().map(LayerState::bytes).sum()
     }
 }
 

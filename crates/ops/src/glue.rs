@@ -91,11 +91,21 @@ impl Slice {
 
 /// Takes a tensor without gradient that lies on the processor ([`on_cpu`]).
 pub(crate) fn slice<const D: usize>(tensor: burn::tensor::Tensor<D>) -> Slice {
+    Slice(contiguous(flex(tensor)))
+}
+
+/// The processor's own tensor of one without gradient that lies there.
+pub(crate) fn flex<const D: usize>(tensor: burn::tensor::Tensor<D>) -> FlexTensor {
     use burn::backend::{BackendTensor, DispatchTensorKind};
     match tensor.into_dispatch().kind {
-        DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => Slice(contiguous(tensor)),
+        DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => tensor,
         _ => panic!("a tensor that is read in place lies on the processor and has no gradient"),
     }
+}
+
+/// The way back.
+pub(crate) fn from_flex<const D: usize>(tensor: FlexTensor) -> burn::tensor::Tensor<D> {
+    burn::tensor::Tensor::from_primitive::<burn::backend::Flex>(tensor)
 }
 
 /// Whether the tensor's device is the processor.

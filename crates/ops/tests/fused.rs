@@ -251,40 +251,24 @@ mod attention {
         }
     }
 
-    /// New tokens over the pages of their sequence are new tokens over its keys and values.
+    /// New tokens over the pages of their sequence, which came in pieces, are new tokens over its keys and values;
+    /// over rounded pages nearly so.
     #[test]
     fn pages_of_a_cache() {
-        use burn::tensor::TensorData;
-        use recast_ops::attention::{Cache, attention_over};
+        use recast_ops::attention::{Cache, attention_over, attention_step};
         let small = [[1, 1, 2, 1, 1, 8], [1, 7, 4, 9, 2, 5], [1, 16, 4, 48, 2, 8], [1, 70, 6, 333, 2, 8]];
-        // Of sizes that are whole tiles, where there are any; the last packs one group after the other.
+        // Of sizes that can be rounded.
         let whole = [
             ([1, 70, 6, 333, 2, 64], 64),
             ([1, 33, 2, 97, 2, 32], 32),
             ([1, 130, 4, 130, 1, 64], 64),
+            ([1, 8, 6, 200, 1, 96], 64),
             ([1, 40, 4, 20_000, 2, 64], 64),
         ];
-        for (sizes, page_size) in small.map(|sizes| (sizes, 16)).into_iter().chain(whole) {
-            let [_, time, _, keys, groups, size] = sizes;
-            let [q, k, v] = inputs(sizes);
+        for (sizes, page) in small.map(|sizes| (sizes, 16)).into_iter().chain(whole) {
+            let [_, time, _, keys, _, size] = sizes;
             let device = tested();
-            let pages: Vec<Tensor<4>> = (0..keys.div_ceil(page_size))
-                .flat_map(|page| {
-                    let mut held = [vec![7.0; groups * page_size * size], vec![7.0; groups * page_size * size]];
-                    for (at, key) in (page * page_size..((page + 1) * page_size).min(keys)).enumerate() {
-                        for (g, n) in (0..groups).flat_map(|g| (0..size).map(move |n| (g, n))) {
-                            held[0][(g * size + n) * page_size + at] = k[(key * groups + g) * size + n];
-                            held[1][(g * page_size + at) * size + n] = v[(key * groups + g) * size + n];
-                        }
-                    }
-                    let [keys, values] = held;
-                    [
-                        Tensor::from_data(TensorData::new(keys, [1, groups, size, page_size]), &device),
-                        Tensor::from_data(TensorData::new(values, [1, groups, page_size, size]), &device),
-                    ]
-                })
-                .collect();
-            let leaves = [&q, &k, &v].map(|x| flat(x, &device));
+            let leaves = inputs(sizes).map(|x| flat(&x, &device));
             let end: Arc<[u32]> = (0..time).map(|t| ((keys - time + t) / 6 * 6 + 6).min(keys) as u32).collect();
             let blocks = AttentionOptions { mask: Mask::Bidirectional, end_visible: Some(end), ..Default::default() };
             let masks = [Mask::Causal, Mask::Window(20), Mask::Bidirectional];
@@ -293,14 +277,42 @@ mod attention {
             let also = (0..time).map(|t| [2 * keys / 3, (2 * keys / 3 + t % 9 + 1).min(keys)].map(|key| key as u32)).collect();
             let two = AttentionOptions { end_visible: Some(few), also_visible: Some(also), ..blocks.clone() };
             let two = Some(two).filter(|_| recast_ops::quantised::on_processor(&device));
-            let all = masks.map(|mask| AttentionOptions { mask, ..Default::default() }).into_iter().chain([blocks]).chain(two);
-            for options in all {
-                let [q, k, v] = split(&leaves, sizes);
-                let expected = reference::attention(q.clone(), k, v, &options);
-                // Products of bf16 operands where the processor has tiles.
-                for (rounded, bound) in [(false, 2e-5), (true, 1.2e-2)] {
-                    let found = attention_over(q.clone(), Cache { pages: &pages, length: keys }, options.clone(), rounded);
-                    close(&format!("{sizes:?} {:?}, rounded {rounded}", options.mask), &numbers(found), &numbers(expected.clone()), bound);
+            let all: Vec<_> =
+                masks.map(|mask| AttentionOptions { mask, ..Default::default() }).into_iter().chain([blocks]).chain(two).collect();
+            let [q, k, v] = split(&leaves, sizes);
+            for rounded in [false, true] {
+                if rounded && !Cache::can_round(&device, page, size) {
+                    continue;
+                }
+                let (mut pages, mut held) = (Vec::new(), 0);
+                for count in [1, 1, 2, 5, page, 3].into_iter().cycle() {
+                    let count = count.min(keys - held);
+                    if count == 0 {
+                        break;
+                    }
+                    let part = |x: &Tensor<4>| x.clone().narrow(1, held, count);
+                    Cache::append(&mut pages, held, page, part(&k), part(&v), rounded);
+                    held += count;
+                }
+                let cache = Cache { pages: &pages, length: keys };
+                assert_eq!((pages.len(), cache.tokens_a_page()), (2 * keys.div_ceil(page), Some(page)));
+                let bf16 = |x: &Tensor<4>| -> Vec<f32> {
+                    numbers(x.clone()).into_iter().map(|x| if rounded { recast_ops::cpu::round_to_bf16(x) } else { x }).collect()
+                };
+                assert!(numbers(cache.keys()) == bf16(&k) && numbers(cache.values()) == bf16(&v), "what was written comes back");
+                let bound = if rounded { 1.2e-2 } else { 2e-5 };
+                for options in &all {
+                    let expected = reference::attention(q.clone(), k.clone(), v.clone(), options);
+                    let found = attention_over(q.clone(), cache, options.clone());
+                    close(&format!("{sizes:?} {:?}, rounded {rounded}", options.mask), &numbers(found), &numbers(expected), bound);
+                }
+                // The newest token alone, with f32 queries over what the pages hold.
+                let newest = || q.clone().narrow(1, time - 1, 1);
+                for window in [None, Some(20)] {
+                    let options = AttentionOptions { mask: window.map_or(Mask::Causal, Mask::Window), ..Default::default() };
+                    let expected = reference::attention(newest(), cache.keys(), cache.values(), &options);
+                    let found = attention_step(newest(), &[cache], window);
+                    close(&format!("{sizes:?}, a step, rounded {rounded}"), &numbers(found), &numbers(expected), 2e-5);
                 }
             }
         }

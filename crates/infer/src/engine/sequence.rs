@@ -196,10 +196,11 @@ impl Sequence {
             return Ok(());
         }
         let logits = values(model.logits(model.finish(unfinished.slice(s![.., -1.., ..]))));
-        if share {
-            kept.keep(&self.tokens, &self.state, Some(&logits));
-        }
+        // Who waits for the first token gets it before it is kept what it came from.
         self.begin(&logits);
+        if share {
+            kept.keep(&self.tokens[..self.given], &self.state, Some(&logits));
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use crate::sight::Sight;
 use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
 use recast_ops::attention::{AttentionOptions, Cache, Mask, attention, attention_over, attention_step};
+use recast_ops::linear::{Precision, precision};
 use recast_ops::quantised::on_processor;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -27,6 +28,8 @@ pub struct Softmax {
     projections: Projections,
     options: Options,
     layer: LayerContext,
+    /// Whether the cache is of bf16: where products round their operands anyway.
+    rounded: bool,
 }
 
 impl Kind for Softmax {
@@ -41,7 +44,10 @@ impl Kind for Softmax {
         if options.window == Some(0) {
             return Err(ModelError::MixerOptions { mixer: Self::NAME.into(), message: "window is 0, expected at least 1".into() });
         }
-        Ok(Self { projections: Projections::build(layer, builder)?, options: options.clone(), layer: layer.clone() })
+        let projections = Projections::build(layer, builder)?;
+        let rounded = (projections.is_quantised() || precision() == Precision::Bf16)
+            && Cache::can_round(builder.device(), PAGE, layer.head_size);
+        Ok(Self { projections, options: options.clone(), layer: layer.clone(), rounded })
     }
 }
 
@@ -109,13 +115,14 @@ impl Mixer for Softmax {
         };
         let (k, v) = (rest(cache.keys()), rest(cache.values()));
         *state = LayerState::default();
-        append(state, k, v);
+        self.append(state, k, v);
         true
     }
 
     fn state_bytes(&self, tokens: usize) -> usize {
         let dropped = self.options.window.map_or(0, |window| unseen_pages(tokens, window));
-        2 * (tokens - dropped * PAGE).next_multiple_of(PAGE) * self.layer.kv_heads * self.layer.head_size * size_of::<f32>()
+        let each = if self.rounded { size_of::<u16>() } else { size_of::<f32>() };
+        2 * (tokens - dropped * PAGE).next_multiple_of(PAGE) * self.layer.kv_heads * self.layer.head_size * each
     }
 }
 
@@ -133,6 +140,13 @@ impl Softmax {
         [p.rotate(q, positions, documents), p.rotate(k, positions, documents), v]
     }
 
+    /// Writes keys and values `[1, T, G, N]` behind those held.
+    fn append(&self, state: &mut LayerState, k: Tensor<4>, v: Tensor<4>) {
+        let (new, rounded) = (k.dims()[1], self.rounded && !k.is_tracked() && !v.is_tracked());
+        Cache::append(&mut state.parts, state.length, PAGE, k, v, rounded);
+        state.length += new;
+    }
+
     /// Attention of new tokens `[B, T, ..]` to what each row has read and to each other.
     fn cached(
         &self,
@@ -146,14 +160,13 @@ impl Softmax {
         let tokens = q.dims()[1];
         let row = |x: &Tensor<4>, row: usize| x.clone().narrow(0, row, 1);
         for (at, state) in states.iter_mut().enumerate() {
-            append(state, row(&k, at), row(&v, at));
+            self.append(state, row(&k, at), row(&v, at));
         }
         let y = if tokens == 1 && !q.is_tracked() {
             let caches: Vec<Cache<'_>> =
                 states.iter().map(|state| Cache { pages: &state.parts, length: state.length }).collect();
             attention_step(q, &caches, self.options.window)
         } else {
-            let rounded = self.projections.is_quantised();
             let rows = states.iter().enumerate().map(|(at, state)| {
                 // Tokens of which a window has dropped the keys. What stands behind the tokens may be held too.
                 let dropped = (positions.get(at).copied().unwrap_or(0) + tokens).saturating_sub(state.length);
@@ -161,10 +174,10 @@ impl Softmax {
                 let cache = Cache { pages: &state.parts, length: state.length };
                 let tracked = || [&q, &k, &v].into_iter().chain(cache.pages).any(Tensor::is_tracked);
                 match row(&q, at) {
-                    // A quantised model's first chunk goes the way of those behind it.
-                    q if state.length == tokens && !rounded => attention(q, row(&k, at), row(&v, at), options),
+                    // Over a rounded cache the first chunk goes the way of those behind it.
+                    q if state.length == tokens && !self.rounded => attention(q, row(&k, at), row(&v, at), options),
                     q if tracked() => attention(q, cache.keys(), cache.values(), options),
-                    q => attention_over(q, cache, options, rounded),
+                    q => attention_over(q, cache, options),
                 }
             });
             Tensor::cat(rows.collect(), 0)
@@ -256,29 +269,6 @@ impl Seen<'_> {
             also_visible: Some(also.into()),
             ..Default::default()
         }
-    }
-}
-
-/// Writes keys and values `[1, T, G, N]` behind those held, in pages as [`Cache`] has them.
-fn append(state: &mut LayerState, k: Tensor<4>, v: Tensor<4>) {
-    let [_, new, g, n] = k.dims();
-    let mut done = 0;
-    while done < new {
-        let (page, used) = (state.length / PAGE, state.length % PAGE);
-        let count = (PAGE - used).min(new - done);
-        if used == 0 {
-            let device = k.device();
-            state.parts.extend([Tensor::zeros([1, g, n, PAGE], &device), Tensor::zeros([1, g, PAGE, n], &device)]);
-        }
-        // Taken out of the state, so that the write happens in place.
-        let mut take = |part: usize| std::mem::replace(&mut state.parts[part], Tensor::empty([0, 0, 0, 0], &k.device()));
-        let (keys, values) = (take(2 * page), take(2 * page + 1));
-        let new_tokens = |x: &Tensor<4>| x.clone().narrow(1, done, count);
-        let tokens = used..used + count;
-        state.parts[2 * page] = keys.slice_assign([0..1, 0..g, 0..n, tokens.clone()], new_tokens(&k).permute([0, 2, 3, 1]));
-        state.parts[2 * page + 1] = values.slice_assign([0..1, 0..g, tokens, 0..n], new_tokens(&v).swap_dims(1, 2));
-        state.length += count;
-        done += count;
     }
 }
 

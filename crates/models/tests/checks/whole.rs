@@ -227,8 +227,7 @@ pub fn state_bytes_are_as_claimed(subject: &Subject) {
             let claimed = block.mixer().state_bytes(read);
             total += claimed;
             let what = format!("{}: layer {l} after {read} tokens", subject.name);
-            let bytes = |p: &burn::tensor::Tensor<4>| p.dims().iter().product::<usize>() * size_of::<f32>();
-            assert_eq!(state[0].layers[l].parts.iter().map(bytes).sum::<usize>(), claimed, "{what}: bytes");
+            assert_eq!(state[0].layers[l].bytes(), claimed, "{what}: bytes");
             if constant(subject, l) {
                 assert_eq!(claimed, block.mixer().state_bytes(1), "{what}: the claim grows with the text");
                 continue;

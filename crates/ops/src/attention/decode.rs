@@ -7,39 +7,14 @@
 
 use super::AttentionOptions;
 use super::forward::{FORK, Held, Sizes, over, run};
-use crate::cpu::{Matrix, View, exp, maximum, product_by_rows, replace, simd};
+use super::pages::{self, Cache, Lent, Page};
+use crate::cpu::{Matrix, View, exp, maximum, replace, simd};
 use crate::glue::{on_cpu, slice};
-use crate::linear::{Precision, precision};
 use burn::tensor::{Tensor, TensorData};
 use std::ops::Range;
 
 /// Keys that one task reads, about.
 const PIECE: usize = 256;
-
-/// What one sequence has read, in pages of P tokens, all full but the last: keys `[1, G, N, P]`
-/// (one channel of all tokens after the other, as products with one query want them) and values
-/// `[1, G, P, N]`, in turn. A page's spare room holds finite numbers.
-#[derive(Clone, Copy, Debug)]
-pub struct Cache<'a> {
-    /// Keys, values, keys, values, ...
-    pub pages: &'a [Tensor<4>],
-    /// Tokens held, the query's own included.
-    pub length: usize,
-}
-
-impl Cache<'_> {
-    /// The keys held, `[1, S, G, N]`.
-    pub fn keys(&self) -> Tensor<4> {
-        let pages = self.pages.iter().step_by(2).cloned().collect();
-        Tensor::cat(pages, 3).permute([0, 3, 1, 2]).narrow(1, 0, self.length)
-    }
-
-    /// The values held, `[1, S, G, N]`.
-    pub fn values(&self) -> Tensor<4> {
-        let pages = self.pages.iter().skip(1).step_by(2).cloned().collect();
-        Tensor::cat(pages, 2).swap_dims(1, 2).narrow(1, 0, self.length)
-    }
-}
 
 /// [`attention`](super::attention) of the newest token of each of several sequences, `q`
 /// `[B, 1, H, N]`, scaled by `N^(-1/2)`. With a window only the last so many keys are seen. A row
@@ -59,9 +34,9 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
         return Tensor::cat(rows.collect(), 0);
     }
     let device = q.device();
-    let owned: Vec<Vec<_>> = caches.iter().map(|cache| cache.pages.iter().cloned().map(slice).collect()).collect();
-    let pages: Vec<Vec<&[f32]>> = owned.iter().map(|pages| pages.iter().map(|page| page.as_slice()).collect()).collect();
-    let Some(&[_, groups, page, _]) = caches.first().and_then(|cache| cache.pages.get(1)).map(Tensor::dims).as_ref() else {
+    let lent: Vec<Lent> = caches.iter().map(|cache| Lent::of(cache.pages)).collect();
+    let pages: Vec<Vec<Page<'_>>> = lent.iter().map(Lent::pages).collect();
+    let Some(pages::Sizes { groups, tokens: page, .. }) = caches.first().and_then(Cache::sizes) else {
         panic!("attention_step: a sequence's own key is in its cache");
     };
     let sizes = Step { repeat: heads / groups, size, page, scale: (size as f32).powf(-0.5) };
@@ -81,8 +56,7 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
     let width = sizes.repeat * size;
     let parts = run(work >= FORK, tasks, |(row, group, which, seen)| {
         let task = row * groups + group;
-        let plane = group * page * size..(group + 1) * page * size;
-        let planes = pages[row][2 * which.start..2 * which.end].iter().map(|page| &page[plane.clone()]).collect::<Vec<_>>();
+        let planes: Vec<_> = pages[row][2 * which.start..2 * which.end].iter().map(|held| held.head(group, page * size)).collect();
         let from = which.start * page;
         let own = seen.start.saturating_sub(from)..(seen.end - from).min(which.len() * page);
         (task, Part::over(&q.as_slice()[task * width..][..width], &planes, own, sizes))
@@ -95,31 +69,28 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
 }
 
 /// [`attention`](super::attention) of the newest tokens of one sequence, `q` `[1, T, H, N]`, to all that it
-/// has read, where it lies. Not differentiable. `rounded` allows products of bf16 operands (f32 sums) where the
-/// processor has tiles for them, as [`Precision::Bf16`](crate::linear::Precision::Bf16) does for all: for models
-/// whose projections round their inputs to bytes anyway.
+/// has read, where it lies. Over rounded pages, queries and weights of the values may be rounded too: their
+/// products are of bf16 operands (f32 sums) where the processor has tiles for them. Not differentiable.
 ///
 /// # Panics
 /// As [`attention`](super::attention), and when the pages do not hold what the cache's length says.
-pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions, rounded: bool) -> Tensor<4> {
+pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions) -> Tensor<4> {
     if !on_cpu(&q) {
         return super::attention(q, cache.keys(), cache.values(), options);
     }
-    let Some(&[1, groups, page, size]) = cache.pages.get(1).map(Tensor::dims).as_ref() else {
+    let Some(pages::Sizes { groups, tokens, size }) = cache.sizes() else {
         panic!("attention_over: the pages of one sequence, its own keys among them");
     };
-    assert!(cache.length <= cache.pages.len() / 2 * page, "attention_over: the pages hold fewer tokens than the cache's length");
+    assert!(cache.length <= cache.pages.len() / 2 * tokens, "attention_over: the pages hold fewer tokens than the cache's length");
     let [batch, time, heads, _] = q.dims();
     let options = options.resolve(&q, [1, cache.length, groups, size], false);
     let device = q.device();
-    let owned: Vec<_> = cache.pages.iter().cloned().map(slice).collect();
-    let pages: Vec<&[f32]> = owned.iter().map(|page| page.as_slice()).collect();
+    let lent = Lent::of(cache.pages);
     let q = slice(q);
     let sizes = Sizes { batch, time, heads, keys: cache.length, groups, size };
     let shape = [batch, time, heads, size];
     let q = View { data: q.as_slice(), shape: &shape };
-    let rounded = rounded || precision() == Precision::Bf16;
-    let (y, _) = over(&options, sizes, q, Held::Pages { pages: &pages, tokens: page, rounded });
+    let (y, _) = over(&options, sizes, q, Held::Pages { pages: &lent.pages(), tokens });
     Tensor::from_data(TensorData::new(y.data, shape), &device)
 }
 
@@ -146,13 +117,12 @@ struct Part {
 
 impl Part {
     /// The query heads `q` `[R, N]` over the tokens `seen` of some pages, keys and values in turn.
-    fn over(q: &[f32], planes: &[&[f32]], seen: Range<usize>, sizes: Step) -> Self {
+    fn over(q: &[f32], planes: &[Page<'_>], seen: Range<usize>, sizes: Step) -> Self {
         let Step { repeat, size, page, scale } = sizes;
         let keys = planes.len() / 2 * page;
         let mut weights = vec![0.0; repeat * keys];
         for (at, pair) in planes.chunks_exact(2).enumerate() {
-            let keys_here = Matrix::new(pair[0], size, page);
-            product_by_rows(&mut weights[at * page..], keys, false, Matrix::new(q, repeat, size), keys_here);
+            pair[0].product(&mut weights[at * page..], keys, false, Matrix::new(q, repeat, size), page);
         }
         let mut scores = Vec::with_capacity(repeat);
         for weights in weights.chunks_exact_mut(keys) {
@@ -163,7 +133,7 @@ impl Part {
         let mut y = vec![0.0; repeat * size];
         for (at, pair) in planes.chunks_exact(2).enumerate() {
             let weights = Matrix::strided(&weights[at * page..], repeat, page, keys);
-            product_by_rows(&mut y, size, true, weights, Matrix::new(pair[1], page, size));
+            pair[1].product(&mut y, size, true, weights, size);
         }
         Self { y, scores }
     }

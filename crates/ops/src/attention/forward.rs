@@ -1,6 +1,7 @@
 //! CPU: online softmax over blocks of keys; one task a query head and block of queries.
 
-use super::{Options, tiles};
+use super::pages::Page;
+use super::{Options, rounded};
 use crate::cpu::{Array, Matrix, View, dot, exp, maximum, multiply_add, replace, simd, split_rows, written};
 use crate::linear::product_in_cache;
 use rayon::prelude::*;
@@ -67,9 +68,8 @@ pub fn forward(options: &Options, [q, k, v]: [View<'_>; 3]) -> (Array, Array) {
 pub enum Held<'a> {
     /// Both `[B, S, G, N]`.
     Rows { k: View<'a>, v: View<'a> },
-    /// Of one sequence, in pages of so many tokens: keys `[1, G, N, P]` and values `[1, G, P, N]`, in turn.
-    /// `rounded`: products may be of bf16 operands.
-    Pages { pages: &'a [&'a [f32]], tokens: usize, rounded: bool },
+    /// Of one sequence, in pages of so many tokens: keys and values, in turn.
+    Pages { pages: &'a [Page<'a>], tokens: usize },
 }
 
 impl<'a> Held<'a> {
@@ -81,13 +81,16 @@ impl<'a> Held<'a> {
                 let keys = |x| sizes.keys(x, batch, head, from..end);
                 (end - from, keys(k).t(), keys(v))
             }
-            Self::Pages { pages, tokens, .. } => {
+            Self::Pages { pages, tokens } => {
                 let Sizes { heads, groups, size, .. } = *sizes;
                 let (page, offset) = (from / tokens, from % tokens);
                 let count = (end - from).min(tokens - offset);
-                let plane = head / (heads / groups) * tokens * size;
-                let keys = Matrix::strided(&pages[2 * page][plane + offset..], size, count, tokens);
-                let values = Matrix::new(&pages[2 * page + 1][plane + offset * size..], count, size);
+                let plane = |page: Page<'a>| match page.head(head / (heads / groups), tokens * size) {
+                    Page::Whole(plane) => plane,
+                    Page::Rounded(_) => unreachable!("`over` looks for them"),
+                };
+                let keys = Matrix::strided(&plane(pages[2 * page])[offset..], size, count, tokens);
+                let values = Matrix::new(&plane(pages[2 * page + 1])[offset * size..], count, size);
                 (count, keys, values)
             }
         }
@@ -106,9 +109,9 @@ pub fn over(options: &Options, sizes: Sizes, q: View<'_>, held: Held<'_>) -> (Ar
         }
     }
     let blocks = match held {
-        Held::Pages { pages, tokens, rounded: true } if tiles::suit(&sizes, tokens) => {
-            tiles::blocks(options, sizes, q, pages, tokens, &tasks)
-        }
+        Held::Pages { pages: pages @ [Page::Rounded(_), ..], tokens } => run(sizes.fork(), tasks, |task| {
+            rounded::block(options, sizes, q, pages, tokens, task)
+        }),
         _ => run(sizes.fork(), tasks, |task| block(options, sizes, q, held, task)),
     };
     let place = |b: usize, head: usize, t: usize| {
@@ -186,6 +189,13 @@ fn block(
     (y, largest)
 }
 
+/// The part of a range that lies in `columns` from `start` on, counted from there.
+#[inline(always)]
+pub fn within(range: &Range<usize>, start: usize, columns: usize) -> Range<usize> {
+    let from = range.start.saturating_sub(start).min(columns);
+    from..range.end.saturating_sub(start).min(columns).max(from)
+}
+
 simd! {
     // Replaces scores by e^(scale score - largest so far), zero where not visible, and rescales
     // the sums gathered under a smaller `largest`.
@@ -200,10 +210,7 @@ simd! {
         y: &mut [f32],
     ) {
         let size = y.len() / ranges.len();
-        let seen = |range: &Range<usize>| {
-            let from = range.start.saturating_sub(start).min(columns);
-            from..range.end.saturating_sub(start).min(columns).max(from)
-        };
+        let seen = |range: &Range<usize>| within(range, start, columns);
         // All maxima first: otherwise every row would wait for its own.
         for (row, (range, scores)) in ranges.iter().zip(scores.chunks_exact(columns)).enumerate() {
             let before = largest[row];

@@ -7,8 +7,9 @@ mod backward;
 mod cube;
 mod decode;
 mod forward;
+mod pages;
 pub mod reference;
-mod tiles;
+mod rounded;
 
 /// The operator's two functions, where `operator!` looks for them.
 mod flex {
@@ -16,7 +17,8 @@ mod flex {
     pub use super::forward::forward;
 }
 
-pub use decode::{Cache, attention_over, attention_step};
+pub use decode::{attention_over, attention_step};
+pub use pages::Cache;
 
 use crate::glue::operator;
 use burn::backend::Dispatch;

@@ -58,11 +58,15 @@ pub fn softplus(x: f32) -> f32 {
 /// The nearest bfloat16, ties to even; NaN stays NaN.
 #[inline(always)]
 pub fn round_to_bf16(x: f32) -> f32 {
-    if x.is_nan() {
-        return x;
-    }
+    if x.is_nan() { x } else { f32::from_bits(bf16_bits(x) << 16) }
+}
+
+/// The upper 16 bits of that, below; NaN stays one.
+#[inline(always)]
+pub fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
-    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    (if x.is_nan() { bits | 0x40_0000 } else { rounded }) >> 16
 }
 
 #[cfg(test)]

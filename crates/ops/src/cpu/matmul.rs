@@ -36,6 +36,11 @@ impl<'a> Matrix<'a> {
         self.rows
     }
 
+    /// Number of columns.
+    pub fn width(&self) -> usize {
+        self.columns
+    }
+
     /// Some of its rows.
     pub(super) fn rows(self, range: Range<usize>) -> Self {
         Self { data: &self.data[range.start * self.row_stride..], rows: range.len(), ..self }

@@ -6,6 +6,7 @@ mod dispatch;
 mod math;
 mod matmul;
 mod memory;
+pub(crate) mod pairs;
 mod split;
 
 use std::num::NonZeroUsize;

@@ -9,6 +9,7 @@
 
 use super::avx512;
 use super::panels::Kernel;
+use super::whole::Whole;
 use crate::cpu::matmul::Matrix;
 use std::arch::asm;
 use std::cell::Cell;
@@ -117,6 +118,12 @@ impl Kernel for Amx {
                 options(nostack),
             );
         }
+    }
+}
+
+impl Whole for Amx {
+    fn row_words(_: usize, row: usize, step: usize) -> usize {
+        step * STEP + row * PAIRS
     }
 }
 
@@ -284,6 +291,12 @@ pub mod tests {
             }
             // SAFETY: as above.
             each().for_each(|(i, j, m, n)| unsafe { *out.add(place(i, j, m, n)) = sums[i][j][m][n] });
+        }
+    }
+
+    impl<const FORGETS: bool> Whole for Emulated<FORGETS> {
+        fn row_words(pairs: usize, row: usize, step: usize) -> usize {
+            Amx::row_words(pairs, row, step)
         }
     }
 

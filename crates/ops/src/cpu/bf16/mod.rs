@@ -14,11 +14,14 @@ mod panels;
 #[cfg(target_arch = "x86_64")]
 mod rowwise;
 #[cfg(target_arch = "x86_64")]
+mod softmax;
+#[cfg(target_arch = "x86_64")]
 mod whole;
 
 use super::matmul::{Matrix, assume_written, written};
 use super::{Level, level};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Whether this processor has the instructions (and `RECAST_CPU` does not forbid them).
 pub fn available() -> bool {
@@ -160,10 +163,14 @@ pub fn tiles_pay() -> bool {
 }
 
 fn amd() -> bool {
+    // Asked once: a virtual machine leaves to its host what `cpuid` answers.
     #[cfg(target_arch = "x86_64")]
     {
-        let name = std::arch::x86_64::__cpuid(0);
-        [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+        static AMD: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+            let name = std::arch::x86_64::__cpuid(0);
+            [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+        });
+        *AMD
     }
     #[cfg(not(target_arch = "x86_64"))]
     false
@@ -181,18 +188,12 @@ pub struct Left {
     inner: whole::Left,
 }
 
-/// Right operands of [`product_of_tiles`], packed for any number of products.
-#[derive(Debug)]
-pub struct Rights {
-    #[cfg(target_arch = "x86_64")]
-    inner: whole::Rights,
-}
-
-/// `out (+)= left right` on the calling thread, of all rows that `left` has room for, `out_stride` apart.
+/// `out (+)= left right` on the calling thread, of all rows that `left` has room for, `out_stride` apart. `right` are
+/// as many rows of the right operand each, one after the other, in panels `[n / 32][k / 2][32]` of pairs of `k`.
 ///
 /// # Panics
-/// When `out` is too small.
-pub fn product_of_tiles(out: &mut [f32], out_stride: usize, accumulate: bool, left: &Left, right: &[u32]) {
+/// When `out` is too small, or the sizes do not fit together.
+pub fn product_of_tiles(out: &mut [f32], out_stride: usize, accumulate: bool, left: &Left, right: &[&[u32]]) {
     // SAFETY: who could pack has the instructions.
     #[cfg(target_arch = "x86_64")]
     unsafe {
@@ -237,35 +238,31 @@ impl Left {
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("no tiles on this processor for {from:?}");
     }
-}
 
-impl Rights {
-    /// Packs `count` operands of `size` elements each, over the thread pool.
+    /// Becomes the softmax weights of `scores` `[rows, keys]`, of which each row sees a range: e^(scale score -
+    /// largest so far), zero elsewhere. What was gathered under a smaller `largest`, `total` and `y` `[rows, n]`, is
+    /// rescaled, and `total` grows by the weights before rounding.
     ///
     /// # Panics
-    /// When their rows or columns are no multiples of [`TILE`], and without the instructions ([`available`]).
-    pub fn pack<'a>(count: usize, size: usize, operand: impl Fn(usize) -> Matrix<'a> + Sync) -> Self {
-        assert!(available(), "tiles for {count} operands of {size}");
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = operand;
-        Self {
-            // SAFETY: the level names what this processor has.
-            #[cfg(target_arch = "x86_64")]
-            inner: unsafe {
-                match level() {
-                    Level::Amx => whole::Rights::pack::<amx::Amx>(count, size, operand),
-                    _ => whole::Rights::pack::<rowwise::Rowwise>(count, size, operand),
-                }
-            },
-        }
-    }
-
-    /// The panels of one operand.
-    pub fn get(&self, which: usize) -> &[u32] {
+    /// When the sizes do not fit together, or there is no room for as many keys.
+    pub fn weigh(
+        &mut self,
+        scores: Matrix<'_>,
+        seen: &[Range<usize>],
+        scale: f32,
+        [largest, total, y]: [&mut [f32]; 3],
+    ) {
+        // SAFETY: `new` looked for the instructions.
         #[cfg(target_arch = "x86_64")]
-        return self.inner.get(which);
+        unsafe {
+            let sums = softmax::Sums { largest, total, y };
+            match level() {
+                Level::Amx => self.inner.weigh::<amx::Amx>(scores, seen, scale, sums),
+                _ => self.inner.weigh::<rowwise::Rowwise>(scores, seen, scale, sums),
+            }
+        }
         #[cfg(not(target_arch = "x86_64"))]
-        unreachable!("packed for no processor but these: {which}")
+        unreachable!("no tiles on this processor for {scores:?} {seen:?} {scale} {largest:?} {total:?} {y:?}");
     }
 }
 

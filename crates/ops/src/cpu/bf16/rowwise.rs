@@ -4,6 +4,7 @@
 
 use super::avx512;
 use super::panels::Kernel;
+use super::whole::Whole;
 use crate::cpu::matmul::Matrix;
 use std::arch::x86_64::*;
 
@@ -35,7 +36,18 @@ impl Kernel for Rowwise {
 
     unsafe fn tile(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, keep: bool) {
         // SAFETY: as above.
+        unsafe { tile(pairs, rows, &[columns], out, stride, keep) }
+    }
+}
+
+impl Whole for Rowwise {
+    unsafe fn tile_of_pieces(pairs: usize, rows: &[u32], columns: &[&[u32]], out: *mut f32, stride: usize, keep: bool) {
+        // SAFETY: as above.
         unsafe { tile(pairs, rows, columns, out, stride, keep) }
+    }
+
+    fn row_words(pairs: usize, row: usize, step: usize) -> usize {
+        row * pairs + step * PAIRS
     }
 }
 
@@ -61,24 +73,28 @@ unsafe fn pack_rows(from: Matrix<'_>, start: usize, count: usize, to: &mut [u32]
     }
 }
 
-/// `out (+)= sum over pairs`.
+/// `out (+)= sum over pairs`, of all pieces in turn.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, keep: bool) {
+unsafe fn tile(pairs: usize, rows: &[u32], pieces: &[&[u32]], out: *mut f32, stride: usize, keep: bool) {
     const VECTORS: usize = COLUMNS / 16;
     let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-    let (rows, mut b) = (rows.as_ptr(), columns.as_ptr());
-    // SAFETY: the caller gives `pairs` steps of both panels and a whole tile of output.
+    let (mut rows, width) = (rows.as_ptr(), pairs * pieces.len());
+    // SAFETY: the caller gives `pairs` steps of all panels and a whole tile of output.
     unsafe {
-        for p in 0..pairs {
-            let right: [__m512bh; VECTORS] =
-                std::array::from_fn(|v| std::mem::transmute(_mm512_loadu_si512(b.add(16 * v).cast())));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let left: __m512bh = std::mem::transmute(_mm512_set1_epi32(*rows.add(r * pairs + p) as i32));
-                for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = _mm512_dpbf16_ps(*sum, left, right);
+        for columns in pieces {
+            let mut b = columns.as_ptr();
+            for _ in 0..pairs {
+                let right: [__m512bh; VECTORS] =
+                    std::array::from_fn(|v| std::mem::transmute(_mm512_loadu_si512(b.add(16 * v).cast())));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let left: __m512bh = std::mem::transmute(_mm512_set1_epi32(*rows.add(r * width) as i32));
+                    for (sum, right) in sums.iter_mut().zip(right) {
+                        *sum = _mm512_dpbf16_ps(*sum, left, right);
+                    }
                 }
+                b = b.add(COLUMNS);
+                rows = rows.add(1);
             }
-            b = b.add(COLUMNS);
         }
         for (r, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {

@@ -1,13 +1,32 @@
-//! Operands in cache whose sizes are whole tiles: packed once, and used for as many products as there are.
+//! Products in cache whose sizes are whole tiles and whose right operands lie in panels already, as a cache's
+//! pages do, a panel of columns after the other: `[n / 32][k / 2][32]` words.
 
-use super::panels::{Kernel, Scratch, sweep};
+use super::panels::{Kernel, Scratch};
+use super::softmax;
 use crate::cpu::matmul::Matrix;
-use rayon::prelude::*;
+use std::ops::Range;
 
-/// Words up to which packed operands reuse memory.
-const KEPT: usize = 2 << 20;
+/// A tile for such products: of 32 columns, and panels of whole steps of 32 `k`.
+pub trait Whole: Kernel {
+    /// [`Kernel::tile`] over several panels of columns of `pairs` steps each, one after the other along `k`.
+    ///
+    /// # Safety
+    /// As [`Kernel::tile`]; the row panel holds the steps of all.
+    unsafe fn tile_of_pieces(pairs: usize, rows: &[u32], columns: &[&[u32]], out: *mut f32, stride: usize, keep: bool) {
+        for (i, columns) in columns.iter().enumerate() {
+            // SAFETY: by the caller; after the first piece `out` has values.
+            unsafe { Self::tile(pairs, &rows[i * pairs * Self::ROWS..], columns, out, stride, keep || i > 0) };
+        }
+    }
 
-/// A left operand in panels of rows.
+    /// Where in a row panel of `pairs` steps the 16 words are that hold `k` from `32 step` on of a row.
+    fn row_words(pairs: usize, row: usize, step: usize) -> usize;
+}
+
+/// Most right operands of a product.
+const PIECES: usize = 16;
+
+/// A left operand in panels of rows, in memory that the next one may have.
 #[derive(Debug)]
 pub struct Left {
     words: Scratch,
@@ -17,71 +36,81 @@ pub struct Left {
 
 impl Left {
     /// Room for `rows` rows of `k` elements.
-    pub fn new<K: Kernel>(rows: usize, k: usize) -> Self {
+    pub fn new<K: Whole>(rows: usize, k: usize) -> Self {
         assert!(k.is_multiple_of(2 * K::PAIRS) && rows.is_multiple_of(K::ROWS), "a left operand of {rows} x {k} is not whole tiles");
-        Self { words: Scratch::own(rows * k / 2), rows, k }
+        // Of a few sizes only, and not of any, so that what is kept stays little.
+        Self { words: Scratch::take((rows * k / 2).next_power_of_two()), rows, k }
     }
 
     /// Packs an operand of at most as many rows; those beyond its own are zero.
     ///
     /// # Safety
     /// The processor has the instructions of `K`.
-    pub unsafe fn pack<K: Kernel>(&mut self, from: Matrix<'_>) {
+    pub unsafe fn pack<K: Whole>(&mut self, from: Matrix<'_>) {
         assert!(from.rows <= self.rows && from.columns == self.k, "a left operand of other sizes");
-        for (i, panel) in self.words.words_mut().chunks_exact_mut(K::ROWS * self.k / 2).enumerate() {
+        let words = &mut self.words.words_mut()[..self.rows * self.k / 2];
+        for (i, panel) in words.chunks_exact_mut(K::ROWS * self.k / 2).enumerate() {
             let start = (i * K::ROWS).min(from.rows);
             // SAFETY: by the caller.
             unsafe { K::pack_rows(from, start, (from.rows - start).min(K::ROWS), panel) };
         }
     }
-}
 
-/// Right operands of as many elements, each in panels of columns.
-#[derive(Debug)]
-pub struct Rights {
-    words: Scratch,
-    each: usize,
-}
-
-impl Rights {
-    /// Packs `count` of them, of `size` elements, over the thread pool.
+    /// Becomes the weights of a row of scores each: e^(scale score - largest so far), zero outside `seen`; sums gathered
+    /// under a smaller `largest` are rescaled. Rows beyond are zero.
     ///
     /// # Safety
     /// The processor has the instructions of `K`.
-    pub unsafe fn pack<'a, K: Kernel>(count: usize, size: usize, operand: impl Fn(usize) -> Matrix<'a> + Sync) -> Self {
-        let each = size / 2;
-        let words = count * each;
-        // Memory kept for the next product is of a few sizes only, and not of any size.
-        let mut words = if words > KEPT { Scratch::own(words) } else { Scratch::take(words.next_power_of_two()) };
-        words.words_mut()[..count * each].par_chunks_exact_mut(each.max(1)).enumerate().for_each(|(i, to)| {
-            let from = operand(i);
-            let (k, n) = (from.rows, from.columns);
-            assert!(k * n == size && k.is_multiple_of(2 * K::PAIRS) && n.is_multiple_of(K::COLUMNS), "a right operand of {k} x {n} is not whole tiles");
-            for (j, panel) in to.chunks_exact_mut(K::COLUMNS * k / 2).enumerate() {
-                // SAFETY: by the caller.
-                unsafe { K::pack_columns(from.t(), j * K::COLUMNS, K::COLUMNS, panel) };
+    pub unsafe fn weigh<K: Whole>(&mut self, scores: Matrix<'_>, seen: &[Range<usize>], scale: f32, sums: softmax::Sums<'_>) {
+        assert!(scores.rows <= self.rows && scores.columns.is_multiple_of(32), "weights of other sizes");
+        assert!(scores.rows == seen.len() && scores.column_stride == 1, "a range of keys a row of scores");
+        assert!(self.rows * scores.columns / 2 <= self.words.words().len(), "more weights than there is room for");
+        self.k = scores.columns;
+        let pairs = self.k / 2;
+        let words = &mut self.words.words_mut()[..self.rows * pairs];
+        // SAFETY: by the caller, and a panel has the words of all its rows.
+        unsafe {
+            softmax::rescale(scores, seen, scale, sums.largest, sums.total, sums.y);
+            for row in 0..self.rows {
+                let panel = words[row / K::ROWS * K::ROWS * pairs..].as_mut_ptr();
+                let to = panel.add(K::row_words(pairs, row % K::ROWS, 0));
+                let step = K::row_words(pairs, 0, 1);
+                if row < scores.rows {
+                    let scores = &scores.data[row * scores.row_stride..][..scores.columns];
+                    sums.total[row] += softmax::weights(scores, &seen[row], scale, sums.largest[row], to, step);
+                } else {
+                    (0..pairs / 16).for_each(|at| to.add(at * step).write_bytes(0, 16));
+                }
             }
-        });
-        Self { words, each }
-    }
-
-    /// The panels of one.
-    pub fn get(&self, which: usize) -> &[u32] {
-        &self.words.words()[which * self.each..][..self.each]
+        }
     }
 }
 
-/// `out (+)= left right`, of all rows that `left` has room for, `stride` apart.
+/// `out (+)= left right`, of all rows that `left` has room for, `stride` apart. `right` are as many rows of the right
+/// operand each, one after the other.
 ///
 /// # Safety
-/// The processor has the instructions of `K`, which packed both.
-pub unsafe fn product<K: Kernel>(out: &mut [f32], stride: usize, keep: bool, left: &Left, right: &[u32]) {
-    let (m, n) = (left.rows, 2 * right.len() / left.k);
+/// The processor has the instructions of `K`, which packed `left`.
+pub unsafe fn product<K: Whole>(out: &mut [f32], stride: usize, keep: bool, left: &Left, right: &[&[u32]]) {
+    let (m, pairs) = (left.rows, left.k / 2 / right.len());
+    let n = right[0].len() / pairs;
+    assert!(right.len() <= PIECES && right.iter().all(|piece| piece.len() == n * pairs), "right operands of one size, {PIECES} at most");
+    assert!(left.k == 2 * pairs * right.len() && n.is_multiple_of(K::COLUMNS) && pairs.is_multiple_of(K::PAIRS), "operands of whole tiles");
     assert!(m == 0 || (m - 1) * stride + n <= out.len(), "an output without room for {m} rows of {n}");
+    let mut columns = [&[][..]; PIECES];
     // SAFETY: by the caller, and `out` has room.
     unsafe {
         K::enter();
-        sweep::<K>(left.k / 2, left.words.words(), right, out.as_mut_ptr(), stride, keep, m, n);
+        for column in (0..n).step_by(K::COLUMNS) {
+            for (columns, piece) in columns.iter_mut().zip(right) {
+                *columns = &piece[column * pairs..][..pairs * K::COLUMNS];
+            }
+            let rows = left.words.words()[..m * left.k / 2].chunks_exact(K::ROWS * left.k / 2);
+            for (i, panel) in rows.enumerate() {
+                let out = out.as_mut_ptr().add(i * K::ROWS * stride + column);
+                K::tile_of_pieces(pairs, panel, &columns[..right.len()], out, stride, keep);
+            }
+        }
     }
 }
 
@@ -92,7 +121,7 @@ mod tests {
     use super::*;
     use crate::cpu::round_to_bf16;
 
-    /// Two right operands, fewer rows than there is room for, from zero and on top.
+    /// Two right operands, whole and in pieces, fewer rows than there is room for, from zero and on top.
     #[test]
     fn equals_plain_sums() {
         if !super::super::available() {
@@ -108,7 +137,7 @@ mod tests {
 
     /// # Safety
     /// The processor has the instructions of `K`.
-    unsafe fn check<K: Kernel>() {
+    unsafe fn check<K: Whole>() {
         let (m, n, k) = (37, 64, 96);
         let values = |count: usize, seed: f32| -> Vec<f32> { (0..count).map(|i| ((i as f32 + seed) * 0.731).sin()).collect() };
         let (a, b) = (values(m * k, 0.3), [values(k * n, 7.7), values(k * n, 1.1)]);
@@ -116,12 +145,25 @@ mod tests {
         unsafe {
             let mut left = Left::new::<K>(64, k);
             left.pack::<K>(Matrix::new(&a, m, k));
-            let rights = Rights::pack::<K>(2, k * n, |i| Matrix::new(&b[i], k, n));
+            let panels = |b: &[f32]| {
+                let mut words = vec![0; k / 2 * n];
+                for (j, panel) in words.chunks_exact_mut(k / 2 * K::COLUMNS).enumerate() {
+                    K::pack_columns(Matrix::new(b, k, n).t(), j * K::COLUMNS, K::COLUMNS, panel);
+                }
+                words
+            };
+            // The same as three pieces of 32 `k`.
+            let pieces = |b: &[f32]| -> Vec<Vec<u32>> {
+                let columns = panels(b);
+                let piece = |at: usize| columns.chunks(k / 2 * K::COLUMNS).flat_map(|panel| panel[at * 16 * K::COLUMNS..][..16 * K::COLUMNS].to_vec()).collect();
+                (0..3).map(piece).collect()
+            };
             for (i, b) in b.iter().enumerate() {
                 let stride = n + 3;
                 let mut out = vec![7.0; 64 * stride];
-                product::<K>(&mut out, stride, false, &left, rights.get(i));
-                product::<K>(&mut out, stride, true, &left, rights.get(i));
+                let pieces = pieces(b);
+                product::<K>(&mut out, stride, false, &left, &[&panels(b)]);
+                product::<K>(&mut out, stride, true, &left, &pieces.iter().map(Vec::as_slice).collect::<Vec<_>>());
                 for (row, column) in (0..64).flat_map(|row| (0..n).map(move |column| (row, column))) {
                     let term = |l: usize| round_to_bf16(a[row * k + l]) * round_to_bf16(b[l * n + column]);
                     let expected: f32 = if row < m { 2.0 * (0..k).map(term).sum::<f32>() } else { 0.0 };
