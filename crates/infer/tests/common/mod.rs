@@ -5,7 +5,8 @@
 use burn::tensor::Device;
 use recast_infer::samplers::Event;
 use recast_infer::samplers::denoising::{Canvas, Denoised, Denoiser, Denoising, Filler, Rule};
-use recast_models::{Diffusion, Model};
+use recast_models::{Diffusion, Model, Weights};
+use recast_ops::quantised::Format;
 use recast_text::Tokenizer;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -19,8 +20,17 @@ pub const MODELS: &[&str] = &[
     "released/rwkv7_hybrid",
 ];
 
-/// A golden model.
+/// The embedded teacher in eight bits, whose cache is of bf16.
+pub const QUANTISED: &str = "quantised";
+
+/// A golden model, or [`QUANTISED`].
 pub fn model(folder: &str) -> Model {
+    if folder == QUANTISED {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny/model");
+        let checkpoint = recast_models::weights::open(&path).expect("the embedded teacher");
+        let model = Model::load(checkpoint.as_ref(), Weights::Quantise(Format::Q8_0), &Device::flex());
+        return model.unwrap_or_else(|e| panic!("{folder}: {e}"));
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(folder);
     Model::open(&path, &Device::flex()).unwrap_or_else(|e| panic!("{folder}: {e}"))
 }

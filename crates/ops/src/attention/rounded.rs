@@ -4,7 +4,7 @@
 use super::Options;
 use super::forward::{Block, Sizes, Task, finish, online_softmax, within};
 use super::pages::Page;
-use crate::cpu::bf16::{Left, TILE, product_of_tiles, tile_rows, tiles_pay};
+use crate::cpu::bf16::{Left, product_of_tiles, tile_rows, tiles_pay};
 use crate::cpu::pairs::product_by_panels;
 use crate::cpu::{Matrix, View};
 use std::cell::RefCell;
@@ -19,7 +19,7 @@ pub fn block(options: &Options, sizes: Sizes, q: View<'_>, pages: &[Page<'_>], p
     let count = times.len();
     // At most as many pages as a product takes right operands.
     let most = (KEYS / page).clamp(1, 16) * page;
-    let mut products = if sizes.time >= TILE && tiles_pay() { Products::tiles(queries, most) } else { Products::Plain(queries) };
+    let mut products = if tiles_pay() { Products::tiles(queries, most) } else { Products::Plain(queries) };
     let group = head / (sizes.heads / sizes.groups);
     let plane = |which: usize| match pages[which].head(group, page * sizes.size) {
         Page::Rounded(words) => words,
