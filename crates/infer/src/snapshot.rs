@@ -16,6 +16,8 @@ use std::path::Path;
 
 /// Name and version of the file's layout.
 const FORMAT: &str = "recast-state-3";
+/// The one before, which knew f32 only.
+const FORMERLY: &str = "recast-state-2";
 
 /// A state and what it has read. Going on from it does not change it.
 #[derive(Clone, Debug)]
@@ -90,7 +92,7 @@ impl Snapshot {
         let content = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
         let (_, header) = SafeTensors::read_metadata(&content).map_err(|e| failed(format!("not a state file: {e}")))?;
         let entries = header.metadata().clone().unwrap_or_default();
-        if entries.get("format").map(String::as_str) != Some(FORMAT) {
+        if !entries.get("format").is_some_and(|format| [FORMAT, FORMERLY].contains(&format.as_str())) {
             return Err(failed(format!("not a state file: expected the format {FORMAT} in its metadata")));
         }
         if entries.get("model") != Some(&model.fingerprint()) {
@@ -112,35 +114,47 @@ impl Snapshot {
         for (l, length) in lengths.into_iter().enumerate() {
             state.layers[l] = layer(model, &file, l, length).map_err(&failed)?;
         }
-        let snapshot = Self { tokens, state };
+        let mut snapshot = Self { tokens, state };
         snapshot.check(model).map_err(failed)?;
         Ok((snapshot, entries.get("note").cloned().unwrap_or_default()))
     }
 
-    /// Holds every layer to what the model would have made.
-    fn check(&self, model: &Model) -> Result<(), String> {
+    /// Holds every layer to what the model would have made. Keys and values of a model that was held otherwise
+    /// (`--quantize`, `--precision`) become those of this one.
+    fn check(&mut self, model: &Model) -> Result<(), String> {
         let Some(first) = self.tokens.first() else {
             return self.state.layers.iter().all(|l| l.parts.is_empty()).then_some(()).ok_or("parts without tokens".into());
         };
         let mut like = model.new_state();
         model.hidden(&[*first], 1, Some(&mut [&mut like]), None).map_err(|e| e.to_string())?;
-        for (l, (layer, like)) in self.state.layers.iter().zip(&like.layers).enumerate() {
+        for (l, (layer, like)) in self.state.layers.iter_mut().zip(&like.layers).enumerate() {
             let kinds = |layer: &LayerState| layer.parts.iter().map(|part| (part.dtype(), part.dims())).collect::<Vec<_>>();
-            let (found, page) = (kinds(layer), Cache { pages: &like.parts, length: 1 }.tokens_a_page().unwrap_or(1));
-            let like = kinds(like);
             let constant = mixers::find(&model.config.mixers[l].kind).is_ok_and(|kind| kind.constant_state);
-            let fits = if constant {
-                found == like
+            let (fits, found) = if constant {
+                let found = kinds(layer);
+                (found == kinds(like), found)
             } else {
+                let dtype = |layer: &LayerState| layer.parts.first().map(Tensor::dtype);
+                if dtype(layer) != dtype(like) && dtype(layer).is_some() {
+                    let cache = Cache { pages: &layer.parts, length: layer.length };
+                    if let Some(pages) = cache.converted(dtype(like) == Some(DType::BF16)) {
+                        layer.parts = pages;
+                    }
+                }
+                let page = Cache { pages: &like.parts, length: 1 }.tokens_a_page().unwrap_or(1);
+                let (found, like) = (kinds(layer), kinds(like));
                 // Pages of keys and values: of the same shapes, as many as the length takes.
                 let pages = found.len() / 2;
-                found.chunks(2).all(|pair| pair == like)
+                let fits = found.chunks(2).all(|pair| pair == like)
                     && layer.bytes() == model.blocks()[l].mixer().state_bytes(self.tokens.len())
                     && layer.length <= pages * page
-                    && layer.length + page > pages * page
+                    && layer.length + page > pages * page;
+                (fits, found)
             };
             if !fits {
-                return Err(format!("layer {l} holds {found:?}, which is no state of this model after {} tokens", self.tokens.len()));
+                let (count, first) = (found.len(), &found[..found.len().min(2)]);
+                let read = self.tokens.len();
+                return Err(format!("layer {l} holds {count} parts like {first:?}, which is no state of this model after {read} tokens"));
             }
         }
         Ok(())
@@ -165,6 +179,9 @@ fn layer(model: &Model, file: &SafeTensors<'_>, l: usize, length: usize) -> Resu
         let words: Vec<u32> = part.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         if 4 * words.len() != part.data().len() {
             return Err(format!("layer {l} has a part of an odd number of bf16"));
+        }
+        if dtype == DType::BF16 && !recast_ops::quantised::on_processor(model.device()) {
+            return Err(format!("layer {l} holds bf16, which states have on the processor only"));
         }
         let data = TensorData::from_bytes(Bytes::from_elems(words), shape, dtype);
         out.parts.push(Tensor::from_data(data, (model.device(), dtype)));

@@ -2,10 +2,12 @@
 
 mod common;
 
-use common::{MODELS, QUANTISED, endless, model, prompt};
+use common::{MODELS, QUANTISED, WHOLE, endless, model, prompt};
 use recast_infer::engine::{Limits, Message, Refused, Request, Summary};
 use recast_infer::samplers::{Event, Finish};
 use recast_infer::{Engine, Generator, Options, Sampling, Snapshot};
+use recast_models::ModelState;
+use recast_models::param::values;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -186,14 +188,37 @@ fn a_state_goes_on_where_it_was() {
     }
 }
 
+/// A state goes on in the same model held in f32, and the other way.
+#[test]
+fn a_state_of_a_model_held_otherwise_is_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.safetensors");
+    let [quantised, whole] = [QUANTISED, WHOLE].map(model);
+    for (from, to) in [(&quantised, &whole), (&whole, &quantised)] {
+        let tokens = prompt(from, 100);
+        let mut state = from.new_state();
+        from.hidden(&tokens, 1, Some(&mut [&mut state]), None).expect("forward");
+        Snapshot { tokens: tokens.clone(), state }.save(from, &path).expect("saved");
+        let mut found = Snapshot::load(to, &path).expect("loaded").state;
+        let mut like = to.new_state();
+        to.hidden(&tokens, 1, Some(&mut [&mut like]), None).expect("forward");
+        assert_eq!(found.bytes(), like.bytes());
+        let next = |state: &mut ModelState| values(to.logits(to.hidden(&[1], 1, Some(&mut [state]), None).expect("forward")));
+        let (found, expected) = (next(&mut found), next(&mut like));
+        let length = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+        let error = length(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / length(&mut expected.iter().copied());
+        assert!(error > 0.0 && error < 0.03, "relative error {error}");
+    }
+}
+
 /// Every prompt read on from every place in it, against reading it whole.
 #[test]
 fn a_kept_beginning_changes_nothing() {
     for name in MODELS.iter().chain([&QUANTISED]) {
         let warm = engine(name, Limits { chunk: 32, prefix_bytes: 64 << 20, ..Limits::default() });
         let cold = engine(name, Limits { chunk: 32, prefix_bytes: 0, ..Limits::default() });
-        // Of the larger one fewer; a single token's query is not rounded as those of several are.
-        let (prompts, least) = if *name == QUANTISED { (10, 2) } else { (200, 1) };
+        // Of the larger one fewer, of every length; a single token's query is not rounded as those of several are.
+        let (prompts, least) = if *name == QUANTISED { (31, 2) } else { (200, 1) };
         for p in 0..prompts {
             let all: Vec<u32> = prompt(warm.model(), 300).into_iter().map(|t| (t * 7 + p * 5) % warm.model().config.vocabulary as u32).collect();
             let tokens = &all[p as usize % 50..][..18 + p as usize % 31];

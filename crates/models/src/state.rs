@@ -1,13 +1,15 @@
 //! What a sequence carries from call to call.
 
 use burn::tensor::{Device, Tensor, TensorData};
+#[cfg(doc)]
+use recast_ops::attention::Cache;
 use recast_ops::delta_rule::END;
 use std::sync::Arc;
 
 /// State of one layer for one sequence. A clone shares its tensors until either is advanced.
 #[derive(Clone, Debug, Default)]
 pub struct LayerState {
-    /// The mixer's tensors, `[1, ..]` each; empty at the start of a sequence.
+    /// The mixer's tensors, `[1, ..]` each, or its [`Cache`]'s pages; empty at the start of a sequence.
     pub parts: Vec<Tensor<4>>,
     /// Tokens held, for mixers whose parts have spare room.
     pub length: usize,

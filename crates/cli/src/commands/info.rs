@@ -9,7 +9,8 @@ use recast_models::mixers::LayerContext;
 use recast_models::rope::Rope;
 use recast_models::source::{Builder, FromCheckpoint, Missing};
 use recast_models::weights::{self, Checkpoint};
-use recast_models::{MixerSpec, ModelConfig, families};
+use recast_models::{MixerSpec, ModelConfig, Weights, families};
+use recast_ops::attention::Cache;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -157,11 +158,12 @@ fn count(checkpoint: &dyn Checkpoint) -> (Parameters, BTreeMap<&'static str, Sto
     (parts, storage)
 }
 
-/// State sizes are the mixers' own word; of layers alike only the first is built.
+/// State sizes are the mixers' own word, with weights held as they are stored; of layers alike only the first is
+/// built.
 fn states(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> anyhow::Result<Vec<State>> {
     let rope = Arc::new(Rope::new(config.rope.clone()));
     let source = FromCheckpoint(checkpoint);
-    let layers = Builder::new(&source, Missing::Refuse, Device::flex()).child("model").child("layers");
+    let layers = Builder::new(&source, Missing::Refuse, Device::flex()).with_weights(Weights::AsStored).child("model").child("layers");
     let mut built: Vec<(&MixerSpec, Vec<usize>)> = Vec::new();
     let mut totals = vec![0; LENGTHS.len()];
     for (index, spec) in config.mixers.iter().enumerate() {
@@ -175,7 +177,11 @@ fn states(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> anyhow::Result<V
             *total += size;
         }
     }
-    let key_values = 2 * config.layers * config.kv_heads * config.head_size * size_of::<f32>();
+    // A cache in place of every layer's state would be held as softmax layers hold theirs.
+    let quantised = checkpoint.info("model.layers.0.mlp.up_proj.weight").is_some_and(|tensor| tensor.dtype.is_quantised());
+    let rounded = quantised && Cache::can_round(&Device::flex(), 64, config.head_size);
+    let number = if rounded { size_of::<u16>() } else { size_of::<f32>() };
+    let key_values = 2 * config.layers * config.kv_heads * config.head_size * number;
     let state = |(&tokens, bytes)| State { tokens, bytes, softmax_bytes: tokens * key_values };
     Ok(LENGTHS.iter().zip(totals).map(state).collect())
 }

@@ -157,7 +157,9 @@ impl Sequence {
                 }
             }
         }
-        let until = if self.given - self.read <= chunk { self.given } else { (self.read / chunk + 1) * chunk };
+        // Nor is a single token left behind: over a cache of bf16 it is read with an unrounded query, as those are
+        // that are written.
+        let until = if self.given - self.read <= chunk + 1 { self.given } else { (self.read / chunk + 1) * chunk };
         let count = until - self.read;
         if let Err(error) = self.read_until(model, until, kept) {
             self.fail(error);
@@ -196,7 +198,7 @@ impl Sequence {
             return Ok(());
         }
         let logits = values(model.logits(model.finish(unfinished.slice(s![.., -1.., ..]))));
-        // Who waits for the first token gets it before it is kept what it came from.
+        // Who waits for the first token gets it before what it came from is kept.
         self.begin(&logits);
         if share {
             kept.keep(&self.tokens[..self.given], &self.state, Some(&logits));

@@ -22,14 +22,16 @@ pub const MODELS: &[&str] = &[
 
 /// The embedded teacher in eight bits, whose cache is of bf16.
 pub const QUANTISED: &str = "quantised";
+/// The same in f32.
+pub const WHOLE: &str = "whole";
 
-/// A golden model, or [`QUANTISED`].
+/// A golden model, [`QUANTISED`] or [`WHOLE`].
 pub fn model(folder: &str) -> Model {
-    if folder == QUANTISED {
+    if let QUANTISED | WHOLE = folder {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny/model");
         let checkpoint = recast_models::weights::open(&path).expect("the embedded teacher");
-        let model = Model::load(checkpoint.as_ref(), Weights::Quantise(Format::Q8_0), &Device::flex());
-        return model.unwrap_or_else(|e| panic!("{folder}: {e}"));
+        let weights = if folder == WHOLE { Weights::F32 } else { Weights::Quantise(Format::Q8_0) };
+        return Model::load(checkpoint.as_ref(), weights, &Device::flex()).unwrap_or_else(|e| panic!("{folder}: {e}"));
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(folder);
     Model::open(&path, &Device::flex()).unwrap_or_else(|e| panic!("{folder}: {e}"))

@@ -8,6 +8,7 @@ use crate::sight::Sight;
 use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
 use recast_ops::attention::{AttentionOptions, Cache, Mask, attention, attention_over, attention_step};
+use recast_ops::cpu::bf16;
 use recast_ops::linear::{Precision, precision};
 use recast_ops::quantised::on_processor;
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ pub struct Softmax {
     projections: Projections,
     options: Options,
     layer: LayerContext,
-    /// Whether the cache is of bf16: where products round their operands anyway.
+    /// Whether the cache is of bf16: where products round their inputs anyway.
     rounded: bool,
 }
 
@@ -45,7 +46,7 @@ impl Kind for Softmax {
             return Err(ModelError::MixerOptions { mixer: Self::NAME.into(), message: "window is 0, expected at least 1".into() });
         }
         let projections = Projections::build(layer, builder)?;
-        let rounded = (projections.is_quantised() || precision() == Precision::Bf16)
+        let rounded = (projections.is_quantised() || precision() == Precision::Bf16 && bf16::available())
             && Cache::can_round(builder.device(), PAGE, layer.head_size);
         Ok(Self { projections, options: options.clone(), layer: layer.clone(), rounded })
     }

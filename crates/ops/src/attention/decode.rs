@@ -7,7 +7,7 @@
 
 use super::AttentionOptions;
 use super::forward::{FORK, Held, Sizes, over, run};
-use super::pages::{self, Cache, Lent, Page};
+use super::pages::{Cache, Lent, Page, PageSizes};
 use crate::cpu::{Matrix, View, exp, maximum, replace, simd};
 use crate::glue::{on_cpu, slice};
 use burn::tensor::{Tensor, TensorData};
@@ -36,7 +36,7 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
     let device = q.device();
     let lent: Vec<Lent> = caches.iter().map(|cache| Lent::of(cache.pages)).collect();
     let pages: Vec<Vec<Page<'_>>> = lent.iter().map(Lent::pages).collect();
-    let Some(pages::Sizes { groups, tokens: page, .. }) = caches.first().and_then(Cache::sizes) else {
+    let Some(PageSizes { groups, tokens: page, .. }) = caches.first().and_then(Cache::sizes) else {
         panic!("attention_step: a sequence's own key is in its cache");
     };
     let sizes = Step { repeat: heads / groups, size, page, scale: (size as f32).powf(-0.5) };
@@ -78,7 +78,7 @@ pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions)
     if !on_cpu(&q) {
         return super::attention(q, cache.keys(), cache.values(), options);
     }
-    let Some(pages::Sizes { groups, tokens, size }) = cache.sizes() else {
+    let Some(PageSizes { groups, tokens, size }) = cache.sizes() else {
         panic!("attention_over: the pages of one sequence, its own keys among them");
     };
     assert!(cache.length <= cache.pages.len() / 2 * tokens, "attention_over: the pages hold fewer tokens than the cache's length");

@@ -22,9 +22,9 @@ pub struct Cache<'a> {
     pub length: usize,
 }
 
-/// Sizes of a page.
+/// PageSizes of a page.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub struct PageSizes {
     /// Key heads (G).
     pub groups: usize,
     /// Tokens (P).
@@ -51,17 +51,38 @@ impl Cache<'_> {
         if rounded { append_rounded(pages, length, tokens, k, v) } else { append_whole(pages, length, tokens, k, v) }
     }
 
+    /// The same keys and values in pages of bf16, or of f32; none where these are no pages that hold `length` tokens.
+    pub fn converted(&self, rounded: bool) -> Option<Vec<Tensor<4>>> {
+        let Some(PageSizes { groups, tokens, size }) = self.sizes() else { return Some(Vec::new()) };
+        let shapes = match self.pages[1].dtype() {
+            DType::BF16 => rounded_shapes(groups, tokens, size),
+            _ => [[1, groups, size, tokens], [1, groups, tokens, size]],
+        };
+        let alike = |page: &[Tensor<4>]| {
+            page.iter().map(Tensor::dims).eq(shapes) && page.iter().all(|part| part.dtype() == self.pages[1].dtype())
+        };
+        let count = self.pages.len() / 2;
+        let held = groups * tokens * size > 0 && self.length <= count * tokens && self.length + tokens > count * tokens;
+        let can = !rounded || Self::can_round(&self.pages[1].device(), tokens, size);
+        if !(held && can && self.pages.chunks(2).all(alike)) {
+            return None;
+        }
+        let mut pages = Vec::new();
+        Self::append(&mut pages, 0, tokens, self.keys(), self.values(), rounded);
+        Some(pages)
+    }
+
     /// Tokens that a page has room for; none without pages.
     pub fn tokens_a_page(&self) -> Option<usize> {
         self.sizes().map(|sizes| sizes.tokens)
     }
 
-    /// Sizes of its pages; none without pages.
-    pub(super) fn sizes(&self) -> Option<Sizes> {
+    /// PageSizes of its pages; none without pages.
+    pub(super) fn sizes(&self) -> Option<PageSizes> {
         let values = self.pages.get(1)?;
         Some(match (values.dtype(), values.dims()) {
-            (DType::BF16, [groups, panels, pairs, _]) => Sizes { groups, tokens: 2 * pairs, size: panels * COLUMNS },
-            (_, [_, groups, tokens, size]) => Sizes { groups, tokens, size },
+            (DType::BF16, [groups, panels, pairs, _]) => PageSizes { groups, tokens: 2 * pairs, size: panels * COLUMNS },
+            (_, [_, groups, tokens, size]) => PageSizes { groups, tokens, size },
         })
     }
 
@@ -136,59 +157,60 @@ impl<'a> Page<'a> {
 
 fn append_whole(pages: &mut Vec<Tensor<4>>, length: usize, tokens: usize, k: Tensor<4>, v: Tensor<4>) {
     let [_, new, g, n] = k.dims();
-    for (page, used, from, count) in runs(length, tokens, new) {
+    for (used, from, count) in runs(length, tokens, new) {
         if used == 0 {
             let device = k.device();
             pages.extend([Tensor::zeros([1, g, n, tokens], &device), Tensor::zeros([1, g, tokens, n], &device)]);
         }
-        // Taken out, so that the write happens in place.
-        let mut take = |part: usize| std::mem::replace(&mut pages[part], Tensor::empty([0, 0, 0, 0], &k.device()));
-        let (keys, values) = (take(2 * page), take(2 * page + 1));
+        let [keys, values] = last(pages);
         let new_tokens = |x: &Tensor<4>| x.clone().narrow(1, from, count);
         let at = used..used + count;
-        pages[2 * page] = keys.slice_assign([0..1, 0..g, 0..n, at.clone()], new_tokens(&k).permute([0, 2, 3, 1]));
-        pages[2 * page + 1] = values.slice_assign([0..1, 0..g, at, 0..n], new_tokens(&v).swap_dims(1, 2));
+        pages.push(keys.slice_assign([0..1, 0..g, 0..n, at.clone()], new_tokens(&k).permute([0, 2, 3, 1])));
+        pages.push(values.slice_assign([0..1, 0..g, at, 0..n], new_tokens(&v).swap_dims(1, 2)));
     }
 }
 
 fn append_rounded(pages: &mut Vec<Tensor<4>>, length: usize, tokens: usize, k: Tensor<4>, v: Tensor<4>) {
     let [_, new, groups, size] = k.dims();
-    let sizes = Sizes { groups, tokens, size };
+    let sizes = PageSizes { groups, tokens, size };
     assert!(Cache::can_round(&k.device(), tokens, size), "append: pages of {tokens} tokens of {size} channels in bf16");
     let (k, v) = (slice(k), slice(v));
-    for (page, used, from, count) in runs(length, tokens, new) {
+    for (used, from, count) in runs(length, tokens, new) {
         if used == 0 {
-            let empty = |shape: [usize; 4]| from_flex(FlexTensor::zeros(shape.into(), DType::BF16));
-            pages.push(empty([groups, tokens / COLUMNS, size / 2, 2 * COLUMNS]));
-            pages.push(empty([groups, size / COLUMNS, tokens / 2, 2 * COLUMNS]));
+            pages.extend(rounded_shapes(groups, tokens, size).map(|shape| from_flex(FlexTensor::zeros(shape.into(), DType::BF16))));
         }
         let range = from * groups * size..(from + count) * groups * size;
-        let mut write = |part: usize, new: &[f32], write: fn(&mut [u32], &[f32], usize, Sizes)| {
-            // Taken out, so that the write happens in place.
-            let taken = std::mem::replace(&mut pages[part], from_flex(FlexTensor::zeros([0, 0, 0, 0].into(), DType::BF16)));
-            let mut page = flex(taken);
-            write(bytemuck::cast_slice_mut(page.storage_mut::<bf16>()), new, used, sizes);
-            pages[part] = from_flex(page);
-        };
-        write(2 * page, &k.as_slice()[range.clone()], write_keys);
-        write(2 * page + 1, &v.as_slice()[range], write_values);
+        let [mut keys, mut values] = last(pages).map(flex);
+        write_keys(bytemuck::cast_slice_mut(keys.storage_mut::<bf16>()), &k.as_slice()[range.clone()], used, sizes);
+        write_values(bytemuck::cast_slice_mut(values.storage_mut::<bf16>()), &v.as_slice()[range], used, sizes);
+        pages.extend([from_flex(keys), from_flex(values)]);
     }
 }
 
-/// The runs of `new` tokens behind `length` that lie in one page: the page, where in it, which, how many.
-fn runs(length: usize, tokens: usize, new: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+/// The last page's keys and values, taken out, so that they are written to where they lie.
+fn last(pages: &mut Vec<Tensor<4>>) -> [Tensor<4>; 2] {
+    let (Some(values), Some(keys)) = (pages.pop(), pages.pop()) else { panic!("a cache without the page that its length tells of") };
+    [keys, values]
+}
+
+/// The runs of `new` tokens behind `length` that lie in one page: where in it, which, how many.
+fn runs(length: usize, tokens: usize, new: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     let mut done = 0;
     std::iter::from_fn(move || {
-        let (at, from) = (length + done, done);
-        let (page, used) = (at / tokens, at % tokens);
+        let (used, from) = ((length + done) % tokens, done);
         let count = (tokens - used).min(new - done);
         done += count;
-        (count > 0).then_some((page, used, from, count))
+        (count > 0).then_some((used, from, count))
     })
 }
 
+/// Shapes of a rounded page's keys and values.
+fn rounded_shapes(groups: usize, tokens: usize, size: usize) -> [[usize; 4]; 2] {
+    [[groups, tokens / COLUMNS, size / 2, 2 * COLUMNS], [groups, size / COLUMNS, tokens / 2, 2 * COLUMNS]]
+}
+
 /// Keys `[T, G, N]` at `used`.
-fn write_keys(page: &mut [u32], new: &[f32], used: usize, Sizes { groups, tokens, size }: Sizes) {
+fn write_keys(page: &mut [u32], new: &[f32], used: usize, PageSizes { groups, tokens, size }: PageSizes) {
     let mut line = vec![0; size / 2];
     for (at, row) in (used..).zip(new.chunks_exact(groups * size)) {
         for (head, page) in row.chunks_exact(size).zip(page.chunks_exact_mut(tokens * size / 2)) {
@@ -202,7 +224,7 @@ fn write_keys(page: &mut [u32], new: &[f32], used: usize, Sizes { groups, tokens
 }
 
 /// Values `[T, G, N]` at `used`.
-fn write_values(page: &mut [u32], new: &[f32], used: usize, Sizes { groups, tokens, size }: Sizes) {
+fn write_values(page: &mut [u32], new: &[f32], used: usize, PageSizes { groups, tokens, size }: PageSizes) {
     let width = groups * size;
     let mut line = [0; COLUMNS];
     let (mut at, mut rest) = (used, new);
@@ -230,7 +252,7 @@ fn write_values(page: &mut [u32], new: &[f32], used: usize, Sizes { groups, toke
 }
 
 /// A rounded page as f32 `[P, G, N]`.
-fn unrounded(words: &[u32], Sizes { groups, tokens, size }: Sizes, values: bool) -> Vec<f32> {
+fn unrounded(words: &[u32], PageSizes { groups, tokens, size }: PageSizes, values: bool) -> Vec<f32> {
     let mut out = vec![0.0; tokens * groups * size];
     let (columns, pairs) = if values { (size, tokens / 2) } else { (tokens, size / 2) };
     let lines = (0..groups).flat_map(|g| (0..columns / COLUMNS).flat_map(move |j| (0..pairs).map(move |p| (g, j, p))));

@@ -20,9 +20,12 @@ use std::path::PathBuf;
 pub struct Args {
     /// Hugging Face folder or GGUF file.
     model: PathBuf,
-    /// Text to continue; without it and --prompt-file, standard input (less one line break at its
-    /// end).
-    #[arg(long, conflicts_with = "prompt_file")]
+    /// Text to continue; without it, --prompt and --prompt-file, standard input (less one line break
+    /// at its end).
+    #[arg(conflicts_with_all = ["prompt", "prompt_file"])]
+    text: Option<String>,
+    /// The same by name, for a text that begins with a dash.
+    #[arg(long, allow_hyphen_values = true, value_name = "TEXT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
     /// File with the text to continue, less one line break at its end.
     #[arg(long, value_name = "FILE")]
@@ -159,7 +162,7 @@ fn show(piece: &str) -> std::io::Result<()> {
 }
 
 fn prompt(args: &Args) -> anyhow::Result<String> {
-    if let Some(prompt) = &args.prompt {
+    if let Some(prompt) = args.text.as_ref().or(args.prompt.as_ref()) {
         return Ok(prompt.clone());
     }
     let mut text = String::new();

@@ -1,9 +1,10 @@
 //! Matrix products with bfloat16 operands and f32 accumulation, on AMX or AVX512-BF16.
 //!
 //! Operands come as f32 and are rounded (to nearest even) while they are packed, so that weights
-//! and activations keep their f32 masters. [`panels`] packs and shares out; [`avx512`], [`amx`]
-//! and, for operands in cache, [`rowwise`] are the register tiles it sweeps. To add an instruction: a file with a
-//! [`Kernel`](panels::Kernel), a [`Level`], a line in `run`; the test below holds it.
+//! and activations keep their f32 masters. [`panels`] packs and shares out; [`avx512`] and [`amx`] are the
+//! register tiles it sweeps. [`whole`] multiplies what lies in panels already, with [`amx`] or [`rowwise`], and
+//! [`softmax`] makes left operands for it. To add an instruction: a file with a [`Kernel`](panels::Kernel), a
+//! [`Level`], a line in `with_tile`; the test below holds it.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;
@@ -22,6 +23,23 @@ use super::matmul::{Matrix, assume_written, written};
 use super::{Level, level};
 use std::mem::MaybeUninit;
 use std::ops::Range;
+
+/// An expression with the register tile of this processor: AMX's, or else the one that is given.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_tile {
+    ($other:ty, |$Tile:ident| $of_tile:expr) => {
+        match level() {
+            Level::Amx => {
+                type $Tile = amx::Amx;
+                $of_tile
+            }
+            _ => {
+                type $Tile = $other;
+                $of_tile
+            }
+        }
+    };
+}
 
 /// Whether this processor has the instructions (and `RECAST_CPU` does not forbid them).
 pub fn available() -> bool {
@@ -62,12 +80,7 @@ impl Packed {
         assert!(available(), "bf16 products need AVX512-BF16");
         // SAFETY: the level names what this processor has.
         #[cfg(target_arch = "x86_64")]
-        let panels = unsafe {
-            match level() {
-                Level::Amx => panels::Packed::new::<amx::Amx>(right, lasting),
-                _ => panels::Packed::new::<avx512::Avx512>(right, lasting),
-            }
-        };
+        let panels = unsafe { with_tile!(avx512::Avx512, |Tile| panels::Packed::new::<Tile>(right, lasting)) };
         Self {
             #[cfg(target_arch = "x86_64")]
             panels,
@@ -107,10 +120,7 @@ impl Packed {
         // SAFETY: packed for this level, and the sizes were checked.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            match level() {
-                Level::Amx => panels::product_packed::<amx::Amx>(out, out_stride, accumulate, left, &self.panels),
-                _ => panels::product_packed::<avx512::Avx512>(out, out_stride, accumulate, left, &self.panels),
-            }
+            with_tile!(avx512::Avx512, |Tile| panels::product_packed::<Tile>(out, out_stride, accumulate, left, &self.panels));
         }
     }
 }
@@ -148,9 +158,6 @@ pub fn matmul_in_cache(out: &mut [f32], out_stride: usize, accumulate: bool, lef
         panels::product_here::<amx::Amx>(out, out_stride, accumulate, left, right);
     }
 }
-
-/// Columns and inner sizes of [`product_of_tiles`] are multiples of it.
-pub const TILE: usize = 32;
 
 /// Whether products in cache whose operands are packed once for many of them gain by rounding: on AMX, and
 /// on AMD, whose `vdpbf16ps` has twice the rate of f32 (Intel's has half of it).
@@ -197,10 +204,7 @@ pub fn product_of_tiles(out: &mut [f32], out_stride: usize, accumulate: bool, le
     // SAFETY: who could pack has the instructions.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        match level() {
-            Level::Amx => whole::product::<amx::Amx>(out, out_stride, accumulate, &left.inner, right),
-            _ => whole::product::<rowwise::Rowwise>(out, out_stride, accumulate, &left.inner, right),
-        }
+        with_tile!(rowwise::Rowwise, |Tile| whole::product::<Tile>(out, out_stride, accumulate, &left.inner, right));
     }
     #[cfg(not(target_arch = "x86_64"))]
     unreachable!("packed for no processor but these: {} {out_stride} {accumulate} {left:?} {}", out.len(), right.len());
@@ -210,15 +214,12 @@ impl Left {
     /// Room for `rows` rows of `k` elements.
     ///
     /// # Panics
-    /// When they are no multiples of [`tile_rows`] and [`TILE`], and without the instructions ([`available`]).
+    /// When they are no multiples of [`tile_rows`] and 32, and without the instructions ([`available`]).
     pub fn new(rows: usize, k: usize) -> Self {
-        assert!(available() && rows.is_multiple_of(tile_rows()) && k.is_multiple_of(TILE), "tiles for {rows} x {k}");
+        assert!(available() && rows.is_multiple_of(tile_rows()) && k.is_multiple_of(32), "tiles for {rows} x {k}");
         Self {
             #[cfg(target_arch = "x86_64")]
-            inner: match level() {
-                Level::Amx => whole::Left::new::<amx::Amx>(rows, k),
-                _ => whole::Left::new::<rowwise::Rowwise>(rows, k),
-            },
+            inner: with_tile!(rowwise::Rowwise, |Tile| whole::Left::new::<Tile>(rows, k)),
         }
     }
 
@@ -230,10 +231,7 @@ impl Left {
         // SAFETY: `new` looked for the instructions.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            match level() {
-                Level::Amx => self.inner.pack::<amx::Amx>(from),
-                _ => self.inner.pack::<rowwise::Rowwise>(from),
-            }
+            with_tile!(rowwise::Rowwise, |Tile| self.inner.pack::<Tile>(from));
         }
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("no tiles on this processor for {from:?}");
@@ -256,10 +254,7 @@ impl Left {
         #[cfg(target_arch = "x86_64")]
         unsafe {
             let sums = softmax::Sums { largest, total, y };
-            match level() {
-                Level::Amx => self.inner.weigh::<amx::Amx>(scores, seen, scale, sums),
-                _ => self.inner.weigh::<rowwise::Rowwise>(scores, seen, scale, sums),
-            }
+            with_tile!(rowwise::Rowwise, |Tile| self.inner.weigh::<Tile>(scores, seen, scale, sums));
         }
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("no tiles on this processor for {scores:?} {seen:?} {scale} {largest:?} {total:?} {y:?}");
@@ -276,10 +271,7 @@ fn run(out: &mut [MaybeUninit<f32>], out_stride: usize, accumulate: bool, left: 
     // SAFETY: the level names what this processor has, and the sizes were checked.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        match level() {
-            Level::Amx => panels::product::<amx::Amx>(out, out_stride, accumulate, left, right),
-            _ => panels::product::<avx512::Avx512>(out, out_stride, accumulate, left, right),
-        }
+        with_tile!(avx512::Avx512, |Tile| panels::product::<Tile>(out, out_stride, accumulate, left, right));
     }
 }
 

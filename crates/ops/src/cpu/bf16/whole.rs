@@ -4,6 +4,7 @@
 use super::panels::{Kernel, Scratch};
 use super::softmax;
 use crate::cpu::matmul::Matrix;
+use crate::cpu::pairs;
 use std::ops::Range;
 
 /// A tile for such products: of 32 columns, and panels of whole steps of 32 `k`.
@@ -92,6 +93,7 @@ impl Left {
 /// # Safety
 /// The processor has the instructions of `K`, which packed `left`.
 pub unsafe fn product<K: Whole>(out: &mut [f32], stride: usize, keep: bool, left: &Left, right: &[&[u32]]) {
+    const { assert!(K::COLUMNS == pairs::COLUMNS && K::PAIRS == 16, "the panels of other tiles") };
     let (m, pairs) = (left.rows, left.k / 2 / right.len());
     let n = right[0].len() / pairs;
     assert!(right.len() <= PIECES && right.iter().all(|piece| piece.len() == n * pairs), "right operands of one size, {PIECES} at most");
@@ -133,6 +135,63 @@ mod tests {
             check::<Emulated>();
             check::<Rowwise>();
         }
+    }
+
+    /// Twice the weights of some scores, the second time larger ones and fewer, times values.
+    #[test]
+    fn weights_are_a_left_operand() {
+        if !super::super::available() {
+            eprintln!("skipped: no AVX512-BF16 here");
+            return;
+        }
+        // SAFETY: AVX512-BF16 is there.
+        unsafe {
+            weigh::<Emulated>();
+            weigh::<Rowwise>();
+        }
+    }
+
+    /// # Safety
+    /// The processor has the instructions of `K`.
+    unsafe fn weigh<K: Whole>() {
+        let (m, n) = (37, 32);
+        let values = |count: usize, seed: f32| -> Vec<f32> { (0..count).map(|i| ((i as f32 + seed) * 0.731).sin()).collect() };
+        let seen = |row: usize, k: usize| [0..k, row..k - 1, row..row, 33..35][row % 4].clone();
+        let (mut largest, mut total, mut y) = (vec![f32::NEG_INFINITY; m], vec![0.0; m], vec![0.0; 64 * n]);
+        let mut parts = Vec::new();
+        // SAFETY: by the caller.
+        unsafe {
+            let mut left = Left::new::<K>(64, 96);
+            for (k, factor) in [(96, 3.0), (64, 5.0)] {
+                let (scores, b): (Vec<f32>, _) = (values(m * k, factor).iter().map(|x| factor * x).collect(), values(k * n, 1.1));
+                let mut panel = vec![0; k / 2 * n];
+                K::pack_columns(Matrix::new(&b, k, n).t(), 0, n, &mut panel);
+                let ranges: Vec<_> = (0..m).map(|row| seen(row, k)).collect();
+                let sums = softmax::Sums { largest: &mut largest, total: &mut total, y: &mut y[..m * n] };
+                left.weigh::<K>(Matrix::new(&scores, m, k), &ranges, 0.5, sums);
+                product::<K>(&mut y, n, true, &left, &[&panel]);
+                parts.push((k, scores, b));
+            }
+        }
+        for row in 0..m {
+            let weights = |k: usize, scores: &[f32]| -> Vec<(usize, f64)> {
+                seen(row, k).map(|key| (key, f64::from(0.5 * scores[row * k + key]).exp())).collect()
+            };
+            let sum: f64 = parts.iter().flat_map(|(k, scores, _)| weights(*k, scores)).map(|(_, weight)| weight).sum();
+            if sum == 0.0 {
+                assert!(total[row] == 0.0 && y[row * n..][..n].iter().all(|&y| y == 0.0), "row {row} sees nothing");
+                continue;
+            }
+            let scale = f64::from(largest[row]).exp();
+            assert!((f64::from(total[row]) * scale / sum - 1.0).abs() < 1e-3, "row {row}: a total of {}", total[row]);
+            for column in 0..n {
+                let expected: f64 =
+                    parts.iter().flat_map(|(k, scores, b)| weights(*k, scores).into_iter().map(|(key, w)| w * f64::from(b[key * n + column]))).sum();
+                let found = f64::from(y[row * n + column]) * scale;
+                assert!((found - expected).abs() < 8e-3 * sum, "row {row}, {column}: {found} for {expected}");
+            }
+        }
+        assert!(y[m * n..].iter().all(|&y| y == 0.0), "rows beyond have no weights");
     }
 
     /// # Safety
