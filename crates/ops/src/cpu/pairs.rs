@@ -6,6 +6,8 @@ use super::{Level, Matrix, level, multiply_add, simd};
 
 /// Columns of a panel.
 pub const COLUMNS: usize = 32;
+/// Columns whose sums are in registers at a time: of all 32 the compiler spills them.
+const STEP: usize = 16;
 
 simd! {
     // Words of `first` below and `second` above.
@@ -29,47 +31,42 @@ simd! {
         assert!(left.column_stride == 1 && left.columns.is_multiple_of(2), "a left operand in rows of pairs");
         let columns = right.len() / pairs.max(1);
         assert!(left.rows == 0 || (left.rows - 1) * stride + columns <= out.len(), "output of a matrix product is too small");
-        // As many sums as registers hold, and as many as hide that each takes two multiplications a pair.
-        let wide = level() >= Level::Avx512;
+        // As many sums as registers hold, and enough to hide that each takes two multiplications a pair.
+        let tall = level() >= Level::Avx512;
         for (j, panel) in right.chunks_exact(pairs * COLUMNS).enumerate() {
-            let mut row = 0;
-            while row < left.rows {
-                let height = match left.rows - row {
-                    8.. if wide => 8,
-                    rows => rows.min(4),
-                };
-                let step = if wide && height <= 4 { 32 } else { 16 };
-                for column in (0..COLUMNS).step_by(step) {
-                    let out = &mut out[row * stride + j * COLUMNS + column..];
+            for half in (0..COLUMNS).step_by(STEP) {
+                let mut row = 0;
+                while row < left.rows {
+                    let height = match left.rows - row {
+                        8.. if tall => 8,
+                        rows => rows.min(4),
+                    };
+                    let out = &mut out[row * stride + j * COLUMNS + half..];
                     // SAFETY: `out` was checked, a matrix has its rows, and the panel its words.
                     unsafe {
                         let left = left.data.as_ptr().add(row * left.row_stride);
-                        let panel = panel.as_ptr().add(column);
-                        match (height, step) {
-                            (8, _) => tile::<FMA, 8, 16>(out, stride, keep, left, row_stride, panel, pairs),
-                            (4, 32) => tile::<FMA, 4, 32>(out, stride, keep, left, row_stride, panel, pairs),
-                            (3, 32) => tile::<FMA, 3, 32>(out, stride, keep, left, row_stride, panel, pairs),
-                            (2, 32) => tile::<FMA, 2, 32>(out, stride, keep, left, row_stride, panel, pairs),
-                            (_, 32) => tile::<FMA, 1, 32>(out, stride, keep, left, row_stride, panel, pairs),
-                            (4, _) => tile::<FMA, 4, 16>(out, stride, keep, left, row_stride, panel, pairs),
-                            (3, _) => tile::<FMA, 3, 16>(out, stride, keep, left, row_stride, panel, pairs),
-                            (2, _) => tile::<FMA, 2, 16>(out, stride, keep, left, row_stride, panel, pairs),
-                            _ => tile::<FMA, 1, 16>(out, stride, keep, left, row_stride, panel, pairs),
+                        let panel = panel.as_ptr().add(half);
+                        match height {
+                            8 => tile::<FMA, 8>(out, stride, keep, left, row_stride, panel, pairs),
+                            4 => tile::<FMA, 4>(out, stride, keep, left, row_stride, panel, pairs),
+                            3 => tile::<FMA, 3>(out, stride, keep, left, row_stride, panel, pairs),
+                            2 => tile::<FMA, 2>(out, stride, keep, left, row_stride, panel, pairs),
+                            _ => tile::<FMA, 1>(out, stride, keep, left, row_stride, panel, pairs),
                         }
                     }
+                    row += height;
                 }
-                row += height;
             }
         }
     }
 }
 
-/// `M` rows and `N` columns of a product, summed in registers.
+/// `M` rows and [`STEP`] columns of a product, summed in registers.
 ///
 /// # Safety
 /// The tile lies within `out`, `left` has as many rows of `2 pairs`, and `panel` its words.
 #[inline(always)]
-unsafe fn tile<const FMA: bool, const M: usize, const N: usize>(
+unsafe fn tile<const FMA: bool, const M: usize>(
     out: &mut [f32],
     stride: usize,
     keep: bool,
@@ -78,23 +75,23 @@ unsafe fn tile<const FMA: bool, const M: usize, const N: usize>(
     panel: *const u32,
     pairs: usize,
 ) {
-    let mut sums = [[0.0f32; N]; M];
-    debug_assert!((M - 1) * stride + N <= out.len());
+    let mut sums = [[0.0f32; STEP]; M];
+    debug_assert!((M - 1) * stride + STEP <= out.len());
     // SAFETY: by the caller.
     unsafe {
         for p in 0..pairs {
-            let words = &*panel.add(p * COLUMNS).cast::<[u32; N]>();
+            let words = &*panel.add(p * COLUMNS).cast::<[u32; STEP]>();
             let low = words.map(|word| f32::from_bits(word << 16));
             let high = words.map(|word| f32::from_bits(word & 0xffff_0000));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let [a, b] = [0, 1].map(|i| *left.add(r * left_stride + 2 * p + i));
-                for c in 0..N {
+                for c in 0..STEP {
                     sums[c] = multiply_add::<FMA>(b, high[c], multiply_add::<FMA>(a, low[c], sums[c]));
                 }
             }
         }
         for (r, sums) in sums.iter().enumerate() {
-            let out = &mut *out.as_mut_ptr().add(r * stride).cast::<[f32; N]>();
+            let out = &mut *out.as_mut_ptr().add(r * stride).cast::<[f32; STEP]>();
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out = if keep { *out + sum } else { *sum };
             }
