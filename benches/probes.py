@@ -1,12 +1,15 @@
-"""What masked diffusion learns that next-token prediction does not, and the reverse: three probes on small models.
+"""What masked diffusion learns that next-token prediction does not, and the reverse: four probes on small models.
 
     python benches/probes.py reversal --recast target/release/recast --denoiser MODEL --facts DATA/reversal [--tokens 600000] [--seeds 2]
+    python benches/probes.py poems    --recast ... --denoiser MODEL --poems DATA/poems [--couplets 240]
     python benches/probes.py lookup   --recast ... --models MODEL...
     python benches/probes.py repeated --recast ... [--unique 32768] [--seeds 2]
 
 reversal  Facts stated in one direction ("A is B") are learned by the embedded next-token model and by a model that
           denoises, in equal steps; then both are asked in both directions, the right answer among eight. The one that
           denoises also fills holes in the sentences as learned, behind and in front.
+poems     The same of pairs of neighbouring lines of verse: the next one among eight, behind its line; the line before,
+          behind the one that follows it; and either of them written, in its place.
 lookup    Which colour did one of three to five people wear? The text before the question says it once.
 repeated  The same few tokens read 1, 4, 16 and 64 times by models that start from nothing, in equal steps: held-out loss
           of next-token models, bound of those that denoise (not to be subtracted from each other), and lookup.
@@ -26,10 +29,12 @@ import subprocess
 import tempfile
 
 parser = argparse.ArgumentParser()
-parser.add_argument("probe", choices=["reversal", "lookup", "repeated"])
+parser.add_argument("probe", choices=["reversal", "poems", "lookup", "repeated"])
 parser.add_argument("--recast", required=True)
 parser.add_argument("--denoiser", help="a trained masked diffusion model of the embedded tokenizer")
 parser.add_argument("--facts", type=pathlib.Path, help="folder with facts_train.jsonl and facts_test_dev.jsonl")
+parser.add_argument("--poems", type=pathlib.Path, help="folder with couplets_dev.jsonl")
+parser.add_argument("--couplets", type=int, default=240)
 parser.add_argument("--seeds", type=int, default=2)
 parser.add_argument("--tokens", type=int, default=600_000, help="of training on facts (35 thousand are one reading)")
 parser.add_argument("--batch", type=int, default=8, help="rows of 128 tokens a step, on facts")
@@ -151,71 +156,95 @@ def tokens(model, text):
     return json.loads(recast("generate", model, "--infill", "--prompt", f"{text}[[1]]", "--json"))["prompt_tokens"]
 
 
-def filled(model, facts, denoises):
-    """Shares of facts whose second and whose first half are written right into a hole of their length, in a
+def filled(model, texts, denoises):
+    """Shares of texts whose second and whose first half are written right into a hole of their length, in a
     wording that was learned: one token a pass, the surest first. Not at a text's beginning, where a shifted
-    model predicts nothing. A next-token model writes on greedily and has no answer in front of what it reads."""
+    model predicts nothing. A next-token model writes on greedily and has no answer in front of what it reads.
+    A text is its holes, by place: what stands before, what is hidden, what follows."""
     right = {"behind": [], "in front": []} if denoises else {"behind": []}
+    for holes in texts:
+        for place, found in right.items():
+            before, hidden, after = holes[place]
+            if denoises:
+                hole = tokens(model, before + hidden) - tokens(model, before)
+                done = recast("generate", model, "--infill", "--prompt", f"{before}[[{hole}]]{after}", "--fill-all", "--threshold", 2, "--json")
+                found.append(before + json.loads(done)["text"] == before + hidden + after)
+            else:
+                done = recast("generate", model, "--prompt", before, "--temperature", 0, "--max-tokens", 40, "--json")
+                found.append(json.loads(done)["text"].startswith(hidden + after))
+    share = {place: statistics.mean(found) for place, found in right.items()}
+    return {place: (value, math.sqrt(value * (1 - value) / len(texts))) for place, value in share.items()}
+
+
+def among_eight(questions):
+    """Items of a task from (context, answer, kind, pool): the other choices are answers of the same pool."""
+    items, chance = [], random.Random(0)
+    for context, answer, kind, pool in questions:
+        others = [other for _, other, _, of in questions if of == pool and other != answer]
+        choices = [answer, *chance.sample(others, 7)]
+        chance.shuffle(choices)
+        items.append({"context": context, "choices": choices, "gold": choices.index(answer), "kind": kind})
+    return items
+
+
+def both_ways(name, documents, items, texts):
+    """What a next-token model and one that denoises know of documents in both directions: a table."""
+    learned = work / f"{name}.learned.jsonl"
+    learned.write_text("\n".join(json.dumps({"text": text}) for text in documents) + "\n")
+    path = task(name, items)
+    stage = (
+        f"tokens = {args.tokens}\ncontext = 128\nbatch = {args.batch}\nlearning_rate = {args.rate}\n"
+        f"final_learning_rate = {args.rate / 10}\nwarmup = 10\nreset_documents = true\n"
+    )
+    text = f'[text]\ntrain = ["{learned}"]\nheld_out = ["{learned}"]\n[validation]\ntokens = 2048\ncontext = 128\nsamples = 2\n'
+    recipes = {
+        "next token": f'[teacher]\npath = "embedded"\n[student]\nmixer = {{ kind = "softmax" }}\n{text}[[stages]]\nname = "learn"\nobjective = "next-token"\n' + stage,
+        "masked diffusion": f'[teacher]\npath = "{args.denoiser}"\n[student.diffusion]\n{text}[[stages]]\nname = "learn"\nobjective = "masked-diffusion"\n' + stage,
+    }
+    rows = []
+    for objective, recipe in recipes.items():
+        asked = ("as stated", "reversed")
+        values = {kind: [] for kind in asked}
+        for seed in range(1, args.seeds + 1):
+            run = train(f"{name}-{objective.replace(' ', '-')}", recipe, seed)
+            found = score(run / "model", path)
+            for kind in asked:
+                value, error = accuracy(found, kind)
+                values[kind].append(value)
+                print(json.dumps({"objective": objective, "seed": seed, "asked": kind, "accuracy": value, "error": error}), flush=True)
+            for place, (value, error) in filled(run / "model", texts, "diffusion" in objective).items():
+                print(json.dumps({"objective": objective, "seed": seed, "hole": place, "right": value, "error": error}), flush=True)
+                values.setdefault(place, []).append(value)
+        cell = lambda kind: "{:.3f} ± {:.3f}".format(*spread(values[kind])) if kind in values else ""
+        rows.append(f"| {objective} | " + " | ".join(map(cell, (*asked, "behind", "in front"))) + " |")
+    print("\n| trained by | asked as stated | asked the other way round | written behind | written in front |\n|---|---:|---:|---:|---:|")
+    print("\n".join(rows), f"\n\n{len(items)} questions, chance 0.125, {len(texts)} texts, {args.seeds} seeds, {args.tokens} tokens")
+
+
+def reversal():
+    facts = lines(args.facts / "facts_train.jsonl")
+    questions = lines(args.facts / "facts_test_dev.jsonl")
+    told = lambda q: "as stated" if q["direction"] == q["trained_direction"] else "reversed"
+    # Answers are names or descriptions, by the direction.
+    items = among_eight([(q["prompt"], q["answer"], told(q), q["direction"]) for q in questions])
+    texts = []
     for fact in facts:
         if fact["direction"] == "name_to_description":
             start, first, second, text = "It is well known that", fact["name"], fact["description"], fact["texts"][1]
         else:
             start, first, second, text = "According to the papers,", fact["description"], fact["name"], fact["texts"][2]
         assert text == f"{start} {first} is {second}.", text
-        holes = {"behind": (f"{start} {first} is", f" {second}", "."), "in front": (start, f" {first}", f" is {second}.")}
-        for place, found in right.items():
-            before, hidden, after = holes[place]
-            if denoises:
-                hole = tokens(model, before + hidden) - tokens(model, before)
-                done = recast("generate", model, "--infill", "--prompt", f"{before}[[{hole}]]{after}", "--fill-all", "--threshold", 2, "--json")
-                found.append(before + json.loads(done)["text"] == text)
-            else:
-                done = recast("generate", model, "--prompt", before, "--temperature", 0, "--max-tokens", 40, "--json")
-                found.append(json.loads(done)["text"].startswith(hidden + after))
-    share = {place: statistics.mean(found) for place, found in right.items()}
-    return {place: (value, math.sqrt(value * (1 - value) / len(facts))) for place, value in share.items()}
+        texts.append({"behind": (f"{start} {first} is", f" {second}", "."), "in front": (start, f" {first}", f" is {second}.")})
+    both_ways("reversal", [text for fact in facts for text in fact["texts"]], items, texts)
 
 
-def reversal():
-    facts = lines(args.facts / "facts_train.jsonl")
-    (work / "facts.jsonl").write_text("\n".join(json.dumps({"text": text}) for fact in facts for text in fact["texts"]) + "\n")
-    chance = random.Random(0)
-    questions = lines(args.facts / "facts_test_dev.jsonl")
-    items = []
-    for q in questions:
-        others = [o["answer"] for o in questions if o["direction"] == q["direction"] and o["answer"] != q["answer"]]
-        choices = [q["answer"], *chance.sample(others, 7)]
-        chance.shuffle(choices)
-        kind = "as stated" if q["direction"] == q["trained_direction"] else "reversed"
-        items.append({"context": q["prompt"], "choices": choices, "gold": choices.index(q["answer"]), "kind": kind})
-    path = task("reversal", items)
-    stage = (
-        f"tokens = {args.tokens}\ncontext = 128\nbatch = {args.batch}\nlearning_rate = {args.rate}\n"
-        f"final_learning_rate = {args.rate / 10}\nwarmup = 10\nreset_documents = true\n"
-    )
-    text = f'[text]\ntrain = ["{work}/facts.jsonl"]\nheld_out = ["{work}/facts.jsonl"]\n[validation]\ntokens = 2048\ncontext = 128\nsamples = 2\n'
-    recipes = {
-        "next token": f'[teacher]\npath = "embedded"\n[student]\nmixer = {{ kind = "softmax" }}\n{text}[[stages]]\nname = "facts"\nobjective = "next-token"\n' + stage,
-        "masked diffusion": f'[teacher]\npath = "{args.denoiser}"\n[student.diffusion]\n{text}[[stages]]\nname = "facts"\nobjective = "masked-diffusion"\n' + stage,
-    }
-    rows = []
-    for name, recipe in recipes.items():
-        asked = ("as stated", "reversed")
-        values = {kind: [] for kind in asked}
-        for seed in range(1, args.seeds + 1):
-            run = train(f"reversal-{name.replace(' ', '-')}", recipe, seed)
-            found = score(run / "model", path)
-            for kind in asked:
-                value, error = accuracy(found, kind)
-                values[kind].append(value)
-                print(json.dumps({"objective": name, "seed": seed, "asked": kind, "accuracy": value, "error": error}), flush=True)
-            for place, (value, error) in filled(run / "model", facts, "diffusion" in name).items():
-                print(json.dumps({"objective": name, "seed": seed, "hole": place, "right": value, "error": error}), flush=True)
-                values.setdefault(place, []).append(value)
-        cell = lambda kind: "{:.3f} ± {:.3f}".format(*spread(values[kind])) if kind in values else ""
-        rows.append(f"| {name} | " + " | ".join(map(cell, (*asked, "behind", "in front"))) + " |")
-    print("\n| trained by | asked as stated | asked the other way round | written behind | written in front |\n|---|---:|---:|---:|---:|")
-    print("\n".join(rows), f"\n\n{len(items)} questions, chance 0.125, {args.seeds} seeds, {args.tokens} tokens")
+def poems():
+    start = "Two lines of verse:\n"
+    pairs = [(couplet["line"], couplet["next"]) for couplet in lines(args.poems / "couplets_dev.jsonl")][: args.couplets]
+    questions = [(f"{start}{line}\n", after, "as stated", "next lines") for line, after in pairs]
+    questions += [(f"{start}{after}\n", line, "reversed", "lines") for line, after in pairs]
+    texts = [{"behind": (f"{start}{line}\n", after, "\n"), "in front": (start, line, f"\n{after}\n")} for line, after in pairs]
+    both_ways("poems", [f"{start}{line}\n{after}\n" for line, after in pairs], among_eight(questions), texts)
 
 
 def lookup():
@@ -253,4 +282,4 @@ def repeated():
     print("\n".join(rows))
 
 
-{"reversal": reversal, "lookup": lookup, "repeated": repeated}[args.probe]()
+{"reversal": reversal, "poems": poems, "lookup": lookup, "repeated": repeated}[args.probe]()
