@@ -4,7 +4,7 @@ use crate::error::InferError;
 use crate::samplers::autoregressive::Choice;
 use crate::samplers::{Event, Finish, Sampling};
 use crate::stop::StopFilter;
-use burn::tensor::{Tensor, s};
+use burn::tensor::Tensor;
 use recast_models::param::values;
 use recast_models::{Model, ModelState};
 use recast_text::{DecodeStream, Tokenizer};
@@ -90,8 +90,7 @@ pub fn prefill(
     for start in (0..length).step_by(step) {
         let end = (start + step).min(length);
         let piece: Vec<u32> = tokens.chunks_exact(length).flat_map(|row| &row[start..end]).copied().collect();
-        let unfinished = model.unfinished(&piece, rows, Some(states), None)?;
-        last = Some(unfinished.slice(s![.., -1.., ..]));
+        last = Some(model.unfinished_last(&piece, rows, states)?);
     }
     last.map(|last| model.finish(last)).ok_or(InferError::EmptyPrompt)
 }

@@ -2,7 +2,7 @@
 //! behind clean states, and the two streams that block diffusion is trained on.
 
 use crate::error::ModelError;
-use crate::mixers::{Call, Shared, Streams};
+use crate::mixers::{Call, Shared, Streams, last};
 use crate::model::Model;
 use crate::sight::Sight;
 use crate::state::{Documents, LayerState, ModelState};
@@ -111,6 +111,19 @@ impl Model {
         documents: Option<&Documents>,
         sight: Sight,
     ) -> Result<Tensor<3>, ModelError> {
+        self.carry(tokens, batch, states, documents, sight, false)
+    }
+
+    /// The same, or of the last token alone.
+    pub(crate) fn carry(
+        &self,
+        tokens: &[u32],
+        batch: usize,
+        states: &mut [&mut ModelState],
+        documents: Option<&Documents>,
+        sight: Sight,
+        last_only: bool,
+    ) -> Result<Tensor<3>, ModelError> {
         let mut x = self.embed(tokens, batch)?;
         if states.len() != batch {
             return Err(ModelError::States { states: states.len(), batch });
@@ -121,7 +134,7 @@ impl Model {
         for (l, block) in self.blocks().iter().enumerate() {
             let own: Vec<&mut LayerState> = states.iter_mut().map(|s| &mut s.layers[l]).collect();
             x = self.fed_before(l, x);
-            let y = block.mixer().forward(Call {
+            let call = Call {
                 x: block.mixer_input(x.clone()),
                 states: Some(own),
                 shared: &mut shared,
@@ -129,8 +142,12 @@ impl Model {
                 documents: None,
                 sight,
                 lengths: None,
-            });
-            x = x + y;
+            };
+            x = if last_only && l + 1 == self.blocks().len() {
+                last(x) + block.mixer().forward_last(call)
+            } else {
+                x + block.mixer().forward(call)
+            };
         }
         for state in states {
             state.position += tokens.len() / batch;

@@ -243,6 +243,15 @@ impl Model {
         }
     }
 
+    /// [`Model::unfinished`] of the last token of a chunk, `[batch, 1, C]`, behind carried states, which advance by all
+    /// of it: in the last layer nobody else asks what it sees.
+    ///
+    /// # Errors
+    /// As [`Model::hidden`].
+    pub fn unfinished_last(&self, tokens: &[u32], batch: usize, states: &mut [&mut ModelState]) -> Result<Tensor<3>, ModelError> {
+        self.carry(tokens, batch, states, None, self.config.clean_sight(), true)
+    }
+
     /// Normed hidden states `[.., C]` of positions whose pass ended before the last feed-forward.
     pub fn finish<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.final_norm(match self.blocks.last() {

@@ -177,10 +177,14 @@ impl Sequence {
     }
 
     fn read_until(&mut self, model: &Model, until: usize, kept: &mut PrefixCache) -> Result<(), InferError> {
-        let unfinished = model.unfinished(&self.tokens[self.read..until], 1, Some(&mut [&mut self.state]), None)?;
-        if self.request.score_prompt {
+        let tokens = &self.tokens[self.read..until];
+        let last = if self.request.score_prompt {
+            let unfinished = model.unfinished(tokens, 1, Some(&mut [&mut self.state]), None)?;
             self.score(model, &unfinished, until);
-        }
+            unfinished.slice(s![.., -1.., ..])
+        } else {
+            model.unfinished_last(tokens, 1, &mut [&mut self.state])?
+        };
         self.read = until;
         let share = self.shares && kept.is_on();
         if until < self.given {
@@ -197,7 +201,7 @@ impl Sequence {
             self.end(Finish::Length);
             return Ok(());
         }
-        let logits = values(model.logits(model.finish(unfinished.slice(s![.., -1.., ..]))));
+        let logits = values(model.logits(model.finish(last)));
         // Who waits for the first token gets it before what it came from is kept.
         self.begin(&logits);
         if share {

@@ -137,12 +137,23 @@ pub fn readout(q: Tensor<4>, state: Tensor<4>, scale: f32) -> Tensor<4> {
     q.swap_dims(1, 2).matmul(state).mul_scalar(scale).swap_dims(1, 2)
 }
 
+/// The last token `[B, 1, C]` of a chunk.
+pub(crate) fn last(x: Tensor<3>) -> Tensor<3> {
+    let tokens = x.dims()[1];
+    x.narrow(1, tokens - 1, 1)
+}
+
 /// A mixer in memory.
 pub trait Mixer: Send + Sync {
     /// Its parameters under their names below `self_attn.`.
     fn parameters(&self) -> Vec<Named>;
     /// The chunk's outputs `[B, T, C]`, after the output projection.
     fn forward(&self, call: Call<'_>) -> Tensor<3>;
+    /// [`Mixer::forward`] where only the last token's outputs, `[B, 1, C]`, are asked for: states advance by the
+    /// whole chunk all the same.
+    fn forward_last(&self, call: Call<'_>) -> Tensor<3> {
+        last(self.forward(call))
+    }
     /// Outputs `[B, T, C]` of a clean and a noisy stream, for training on block diffusion: what
     /// [`Mixer::forward`] gives block by block, and differentiable through what carries over.
     fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {

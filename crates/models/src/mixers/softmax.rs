@@ -1,6 +1,6 @@
 //! Softmax attention: the teacher's mixer, and the layers that a hybrid keeps.
 
-use super::{Call, Kind, LayerContext, Mixer, Projections, Streams};
+use super::{Call, Kind, LayerContext, Mixer, Projections, Streams, last};
 use crate::error::ModelError;
 use crate::param::Named;
 use crate::source::Builder;
@@ -69,6 +69,23 @@ impl Mixer for Softmax {
             }
             Some(states) => self.cached(q, k, v, states, call.positions, seen),
         })
+    }
+
+    fn forward_last(&self, call: Call<'_>) -> Tensor<3> {
+        let Some(states) = call.states else {
+            return last(self.forward(call));
+        };
+        let p = &self.projections;
+        let before = call.x.dims()[1] - 1;
+        let positions = match call.positions {
+            [] => vec![before],
+            positions => positions.iter().map(|position| position + before).collect(),
+        };
+        let rotate = |x: Tensor<4>, positions: &[usize]| if self.options.no_rope { x } else { p.rotate(x, positions, None) };
+        let q = rotate(p.queries(last(call.x.clone())), &positions);
+        let (k, v) = (rotate(p.keys(call.x.clone()), call.positions), p.values(call.x));
+        let seen = Seen { sight: call.sight, window: self.options.window, documents: None, lengths: call.lengths };
+        p.output(self.cached(q, k, v, states, &positions, seen))
     }
 
     fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {

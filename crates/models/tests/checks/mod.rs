@@ -29,6 +29,7 @@ pub fn hold(name: &str, mixers: &[MixerSpec], body: Body) {
     whole::a_batch_equals_its_rows(&subject);
     whole::a_fork_leaves_the_state_alone(&subject);
     whole::saving_and_loading_changes_nothing(&subject);
+    whole::the_last_token_alone(&subject);
     whole::state_bytes_are_as_claimed(&subject);
     for layer in 0..mixers.len() {
         single::packed_documents_equal_separate_ones(&subject, layer);

@@ -105,6 +105,27 @@ pub fn two_chunks_equal_one(subject: &Subject) {
     }
 }
 
+/// Asked for alone, behind states at different positions, a chunk's last token is what it is among all; so is the
+/// state.
+pub fn the_last_token_alone(subject: &Subject) {
+    let tokens = subject.tokens(2, LENGTH);
+    let (_, mut states) = in_pieces(subject, &tokens, 2, &[13]);
+    let first = [states.remove(0), subject.model.new_state()];
+    let (mut alone, mut among) = (first.clone(), first);
+    let chunk = columns(&tokens, 13, LENGTH);
+    let mut refs: Vec<&mut ModelState> = alone.iter_mut().collect();
+    let last = subject.model.unfinished_last(&chunk, 2, &mut refs).expect("forward");
+    let last = values(subject.model.logits(subject.model.finish(last)));
+    let all = next(&subject.model, &chunk, &mut among);
+    let (vocabulary, length) = (subject.model.config.vocabulary, LENGTH - 13);
+    let expected: Vec<f32> = (0..2).flat_map(|row| all[((row + 1) * length - 1) * vocabulary..][..vocabulary].to_vec()).collect();
+    assert_close(&last, &expected, ROUNDING, &subject.name, "the last token alone = among all");
+    states_agree(subject, &alone, &among, "the last token alone = among all");
+    let after = [tokens[0], tokens[1]];
+    let (after_alone, after_among) = (next(&subject.model, &after, &mut alone), next(&subject.model, &after, &mut among));
+    assert_close(&after_alone, &after_among, ROUNDING, &subject.name, "a token after it");
+}
+
 pub fn packed_documents_equal_separate_ones(subject: &Subject) {
     // First tokens of the documents of each row; a document of one token, one longer than a chunk
     // of the recurrences, and a row that is one document.

@@ -5,7 +5,7 @@ use super::Options;
 use super::forward::{Block, Sizes, Task, finish, online_softmax, within};
 use super::pages::Page;
 use crate::cpu::bf16::{Left, product_of_tiles, tile_rows, tiles_pay};
-use crate::cpu::pairs::product_by_panels;
+use crate::cpu::pairs::{COLUMNS, product_by_panels};
 use crate::cpu::{Matrix, View};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -33,13 +33,15 @@ pub fn block(options: &Options, sizes: Sizes, q: View<'_>, pages: &[Page<'_>], p
     scores.resize(scores.len().max(products.rows() * most), 0.0);
     for run in options.visible.runs() {
         let (ranges, seen) = options.visible.block(run, batch, times.clone());
-        // Whole pages: what no query sees is finite, and gets no weight.
-        let end = seen.end.next_multiple_of(page);
+        // Whole pages: what no query sees gets no weight.
+        let (seen_end, end) = (seen.end, seen.end.next_multiple_of(page));
         for start in (seen.start / page * page..end).step_by(most) {
             let held = start / page..(start + most).min(end) / page;
             let seen: Vec<_> = ranges.iter().map(|range| within(range, start, held.len() * page)).collect();
             operands.clear();
-            operands.extend(held.clone().map(|page| plane(2 * page)));
+            // Of the last page only the panels that hold a key that is seen.
+            let panels = |at: usize| (seen_end - at * page).next_multiple_of(COLUMNS).min(page);
+            operands.extend(held.clone().map(|at| &plane(2 * at)[..panels(at) * sizes.size / 2]));
             products.scores(&mut scores, &operands, page);
             operands.clear();
             operands.extend(held.map(|page| plane(2 * page + 1)));

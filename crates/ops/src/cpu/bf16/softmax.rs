@@ -1,6 +1,5 @@
 //! Softmax weights as the bf16 left operand of the product with the values, a row of scores at a time.
 
-use crate::cpu::Matrix;
 use std::arch::x86_64::*;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
@@ -15,25 +14,21 @@ pub struct Sums<'a> {
     pub y: &'a mut [f32],
 }
 
-/// Takes larger scores into account: all rows' maxima first, otherwise every row would wait for its own.
+/// Takes into account that one of a row's `scores` may be the largest so far.
 ///
 /// # Safety
 /// The processor has AVX-512.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn rescale(scores: Matrix<'_>, seen: &[Range<usize>], scale: f32, largest: &mut [f32], total: &mut [f32], y: &mut [f32]) {
-    let size = y.len() / seen.len();
-    for (row, seen) in seen.iter().enumerate() {
-        let before = largest[row];
-        // SAFETY: by the caller.
-        let now = before.max(scale * unsafe { maximum(&scores.data[row * scores.row_stride..][seen.clone()]) });
-        if now > before {
-            let correction = if before == f32::NEG_INFINITY { 0.0 } else { (before - now).exp() };
-            total[row] *= correction;
-            for y in &mut y[row * size..][..size] {
-                *y *= correction;
-            }
-            largest[row] = now;
+pub unsafe fn rescale(scores: &[f32], scale: f32, largest: &mut f32, total: &mut f32, y: &mut [f32]) {
+    // SAFETY: by the caller.
+    let now = scale * unsafe { maximum(scores) };
+    if now > *largest {
+        let correction = if *largest == f32::NEG_INFINITY { 0.0 } else { (*largest - now).exp() };
+        *total *= correction;
+        for y in y {
+            *y *= correction;
         }
+        *largest = now;
     }
 }
 

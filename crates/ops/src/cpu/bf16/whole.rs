@@ -71,13 +71,14 @@ impl Left {
         let words = &mut self.words.words_mut()[..self.rows * pairs];
         // SAFETY: by the caller, and a panel has the words of all its rows.
         unsafe {
-            softmax::rescale(scores, seen, scale, sums.largest, sums.total, sums.y);
+            let size = sums.y.len() / scores.rows.max(1);
             for row in 0..self.rows {
                 let panel = words[row / K::ROWS * K::ROWS * pairs..].as_mut_ptr();
                 let to = panel.add(K::row_words(pairs, row % K::ROWS, 0));
                 let step = K::row_words(pairs, 0, 1);
                 if row < scores.rows {
                     let scores = &scores.data[row * scores.row_stride..][..scores.columns];
+                    softmax::rescale(&scores[seen[row].clone()], scale, &mut sums.largest[row], &mut sums.total[row], &mut sums.y[row * size..][..size]);
                     sums.total[row] += softmax::weights(scores, &seen[row], scale, sums.largest[row], to, step);
                 } else {
                     (0..pairs / 16).for_each(|at| to.add(at * step).write_bytes(0, 16));
