@@ -109,8 +109,8 @@ pub fn two_chunks_equal_one(subject: &Subject) {
 /// state.
 pub fn the_last_token_alone(subject: &Subject) {
     let tokens = subject.tokens(2, LENGTH);
-    let (_, mut states) = in_pieces(subject, &tokens, 2, &[13]);
-    let first = [states.remove(0), subject.model.new_state()];
+    let read = |end: usize| in_pieces(subject, &tokens[LENGTH..], 1, &[end]).1.remove(0);
+    let first = [read(13), read(5)];
     let (mut alone, mut among) = (first.clone(), first);
     let chunk = columns(&tokens, 13, LENGTH);
     let mut refs: Vec<&mut ModelState> = alone.iter_mut().collect();
