@@ -154,8 +154,12 @@ fn pieces(tokenizer: &Tokenizer, known: &mut HashSet<u32>, ids: impl Iterator<It
     ids.filter(|id| known.insert(*id)).map(|id| (id, piece(tokenizer, id))).collect()
 }
 
-/// The text of one token by itself. One that is part of a character shows as U+FFFD.
+/// The text of one token by itself, for people who watch: one that is part of a character shows as U+FFFD, one that
+/// ends a text as `[end]`.
 pub fn piece(tokenizer: &Tokenizer, token: u32) -> String {
+    if tokenizer.eos_ids().contains(&token) {
+        return " [end]".into();
+    }
     let text = tokenizer.decode(&[token], false);
     let spelling = tokenizer.id_to_token(token).unwrap_or_default();
     // SentencePiece's decoder takes the blank from the first word of a text.
