@@ -102,20 +102,8 @@ impl Model {
         Ok(Tensor::cat(rows, 0))
     }
 
-    /// [`Model::unfinished`] of the next chunk behind carried states, which advance.
+    /// [`Model::unfinished`] of the next chunk behind carried states, which advance, or of its last token alone.
     pub(crate) fn carried(
-        &self,
-        tokens: &[u32],
-        batch: usize,
-        states: &mut [&mut ModelState],
-        documents: Option<&Documents>,
-        sight: Sight,
-    ) -> Result<Tensor<3>, ModelError> {
-        self.carry(tokens, batch, states, documents, sight, false)
-    }
-
-    /// The same, or of the last token alone.
-    pub(crate) fn carry(
         &self,
         tokens: &[u32],
         batch: usize,
@@ -189,7 +177,7 @@ impl Model {
         // Clones share their tensors until they are advanced.
         let mut forks: Vec<ModelState> = states.iter().map(|&state| state.clone()).collect();
         let mut forks: Vec<&mut ModelState> = forks.iter_mut().collect();
-        self.carried(tokens, batch, &mut forks, None, Sight::Whole)
+        self.carried(tokens, batch, &mut forks, None, Sight::Whole, false)
     }
 
     /// Normed hidden states `[batch, T, C]` of two streams: the clean tokens of whole sequences, which

@@ -238,7 +238,7 @@ impl Model {
     ) -> Result<Tensor<3>, ModelError> {
         let sight = self.config.clean_sight();
         match states {
-            Some(states) => self.carried(tokens, batch, states, documents, sight),
+            Some(states) => self.carried(tokens, batch, states, documents, sight, false),
             None => self.unfinished_seeing(tokens, batch, sight, documents, None),
         }
     }
@@ -249,7 +249,7 @@ impl Model {
     /// # Errors
     /// As [`Model::hidden`].
     pub fn unfinished_last(&self, tokens: &[u32], batch: usize, states: &mut [&mut ModelState]) -> Result<Tensor<3>, ModelError> {
-        self.carry(tokens, batch, states, None, self.config.clean_sight(), true)
+        self.carried(tokens, batch, states, None, self.config.clean_sight(), true)
     }
 
     /// Normed hidden states `[.., C]` of positions whose pass ended before the last feed-forward.

@@ -81,9 +81,8 @@ impl Mixer for Softmax {
             [] => vec![before],
             positions => positions.iter().map(|position| position + before).collect(),
         };
-        let rotate = |x: Tensor<4>, positions: &[usize]| if self.options.no_rope { x } else { p.rotate(x, positions, None) };
-        let q = rotate(p.queries(last(call.x.clone())), &positions);
-        let (k, v) = (rotate(p.keys(call.x.clone()), call.positions), p.values(call.x));
+        let q = self.rotate(p.queries(last(call.x.clone())), &positions, None);
+        let (k, v) = (self.rotate(p.keys(call.x.clone()), call.positions, None), p.values(call.x));
         let seen = Seen { sight: call.sight, window: self.options.window, documents: None, lengths: call.lengths };
         p.output(self.cached(q, k, v, states, &positions, seen))
     }
@@ -152,10 +151,11 @@ impl Softmax {
     fn rotated(&self, x: Tensor<3>, positions: &[usize], documents: Option<&Documents>) -> [Tensor<4>; 3] {
         let p = &self.projections;
         let (q, k, v) = (p.queries(x.clone()), p.keys(x.clone()), p.values(x));
-        if self.options.no_rope {
-            return [q, k, v];
-        }
-        [p.rotate(q, positions, documents), p.rotate(k, positions, documents), v]
+        [self.rotate(q, positions, documents), self.rotate(k, positions, documents), v]
+    }
+
+    fn rotate(&self, x: Tensor<4>, positions: &[usize], documents: Option<&Documents>) -> Tensor<4> {
+        if self.options.no_rope { x } else { self.projections.rotate(x, positions, documents) }
     }
 
     /// Writes keys and values `[1, T, G, N]` behind those held.

@@ -253,8 +253,7 @@ impl Left {
         // SAFETY: `new` looked for the instructions.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            let sums = softmax::Sums { largest, total, y };
-            with_tile!(rowwise::Rowwise, |Tile| self.inner.weigh::<Tile>(scores, seen, scale, sums));
+            with_tile!(rowwise::Rowwise, |Tile| self.inner.weigh::<Tile>(scores, seen, scale, [largest, total, y]));
         }
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("no tiles on this processor for {scores:?} {seen:?} {scale} {largest:?} {total:?} {y:?}");

@@ -4,16 +4,6 @@ use std::arch::x86_64::*;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-/// What the scores so far gave, a row each.
-pub struct Sums<'a> {
-    /// Largest scaled score.
-    pub largest: &'a mut [f32],
-    /// Sum of the weights.
-    pub total: &'a mut [f32],
-    /// Sum of the weighted values.
-    pub y: &'a mut [f32],
-}
-
 /// Takes into account that one of a row's `scores` may be the largest so far.
 ///
 /// # Safety

@@ -62,7 +62,7 @@ impl Left {
     ///
     /// # Safety
     /// The processor has the instructions of `K`.
-    pub unsafe fn weigh<K: Whole>(&mut self, scores: Matrix<'_>, seen: &[Range<usize>], scale: f32, sums: softmax::Sums<'_>) {
+    pub unsafe fn weigh<K: Whole>(&mut self, scores: Matrix<'_>, seen: &[Range<usize>], scale: f32, [largest, total, y]: [&mut [f32]; 3]) {
         assert!(scores.rows <= self.rows && scores.columns.is_multiple_of(32), "weights of other sizes");
         assert!(scores.rows == seen.len() && scores.column_stride == 1, "a range of keys a row of scores");
         assert!(self.rows * scores.columns / 2 <= self.words.words().len(), "more weights than there is room for");
@@ -71,15 +71,15 @@ impl Left {
         let words = &mut self.words.words_mut()[..self.rows * pairs];
         // SAFETY: by the caller, and a panel has the words of all its rows.
         unsafe {
-            let size = sums.y.len() / scores.rows.max(1);
+            let size = y.len() / scores.rows.max(1);
             for row in 0..self.rows {
                 let panel = words[row / K::ROWS * K::ROWS * pairs..].as_mut_ptr();
                 let to = panel.add(K::row_words(pairs, row % K::ROWS, 0));
                 let step = K::row_words(pairs, 0, 1);
                 if row < scores.rows {
                     let scores = &scores.data[row * scores.row_stride..][..scores.columns];
-                    softmax::rescale(&scores[seen[row].clone()], scale, &mut sums.largest[row], &mut sums.total[row], &mut sums.y[row * size..][..size]);
-                    sums.total[row] += softmax::weights(scores, &seen[row], scale, sums.largest[row], to, step);
+                    softmax::rescale(&scores[seen[row].clone()], scale, &mut largest[row], &mut total[row], &mut y[row * size..][..size]);
+                    total[row] += softmax::weights(scores, &seen[row], scale, largest[row], to, step);
                 } else {
                     (0..pairs / 16).for_each(|at| to.add(at * step).write_bytes(0, 16));
                 }
@@ -127,29 +127,22 @@ mod tests {
     /// Two right operands, whole and in pieces, fewer rows than there is room for, from zero and on top.
     #[test]
     fn equals_plain_sums() {
-        if !super::super::available() {
-            eprintln!("skipped: no AVX512-BF16 here");
-            return;
-        }
-        // SAFETY: AVX512-BF16 is there.
-        unsafe {
-            check::<Emulated>();
-            check::<Rowwise>();
-        }
+        on_every_tile([check::<Emulated>, check::<Rowwise>]);
     }
 
     /// Twice the weights of some scores, the second time larger ones and fewer, times values.
     #[test]
     fn weights_are_a_left_operand() {
+        on_every_tile([weigh::<Emulated>, weigh::<Rowwise>]);
+    }
+
+    fn on_every_tile(checks: [unsafe fn(); 2]) {
         if !super::super::available() {
             eprintln!("skipped: no AVX512-BF16 here");
             return;
         }
-        // SAFETY: AVX512-BF16 is there.
-        unsafe {
-            weigh::<Emulated>();
-            weigh::<Rowwise>();
-        }
+        // SAFETY: AVX512-BF16 is there, and the first tile is emulated.
+        checks.into_iter().for_each(|check| unsafe { check() });
     }
 
     /// # Safety
@@ -168,8 +161,7 @@ mod tests {
                 let mut panel = vec![0; k / 2 * n];
                 K::pack_columns(Matrix::new(&b, k, n).t(), 0, n, &mut panel);
                 let ranges: Vec<_> = (0..m).map(|row| seen(row, k)).collect();
-                let sums = softmax::Sums { largest: &mut largest, total: &mut total, y: &mut y[..m * n] };
-                left.weigh::<K>(Matrix::new(&scores, m, k), &ranges, 0.5, sums);
+                left.weigh::<K>(Matrix::new(&scores, m, k), &ranges, 0.5, [&mut largest, &mut total, &mut y[..m * n]]);
                 product::<K>(&mut y, n, true, &left, &[&panel]);
                 parts.push((k, scores, b));
             }
