@@ -7,7 +7,7 @@
 
 reversal  Facts stated in one direction ("A is B") are learned by the embedded next-token model and by a model that
           denoises, in equal steps; then both are asked in both directions, the right answer among eight. The one that
-          denoises also fills holes in the sentences as learned, behind and in front.
+          denoises also fills holes in the sentences as learned, behind and in front, by every rule of settling.
 poems     The same of pairs of neighbouring lines of verse: the next one among eight, behind its line; the line before,
           behind the one that follows it; and either of them written, in its place.
 lookup    Which colour did one of three to five people wear? The text before the question says it once.
@@ -156,6 +156,12 @@ def tokens(model, text):
     return json.loads(recast("generate", model, "--infill", "--prompt", f"{text}[[1]]", "--json"))["prompt_tokens"]
 
 
+def fill(model, before, hole, after, *rule):
+    """What a model that denoises writes into a hole of so many tokens, and all that is said of it."""
+    done = recast("generate", model, "--infill", "--prompt", f"{before}[[{hole}]]{after}", "--fill-all", *rule, "--json")
+    return json.loads(done)
+
+
 def filled(model, texts, denoises):
     """Shares of texts whose second and whose first half are written right into a hole of their length, in a
     wording that was learned: one token a pass, the surest first. Not at a text's beginning, where a shifted
@@ -167,13 +173,38 @@ def filled(model, texts, denoises):
             before, hidden, after = holes[place]
             if denoises:
                 hole = tokens(model, before + hidden) - tokens(model, before)
-                done = recast("generate", model, "--infill", "--prompt", f"{before}[[{hole}]]{after}", "--fill-all", "--threshold", 2, "--json")
-                found.append(before + json.loads(done)["text"] == before + hidden + after)
+                found.append(fill(model, before, hole, after, "--threshold", 2)["text"] == hidden + after)
             else:
                 done = recast("generate", model, "--prompt", before, "--temperature", 0, "--max-tokens", 40, "--json")
                 found.append(json.loads(done)["text"].startswith(hidden + after))
     share = {place: statistics.mean(found) for place, found in right.items()}
     return {place: (value, math.sqrt(value * (1 - value) / len(texts))) for place, value in share.items()}
+
+
+def by_rule(model, texts):
+    """What each rule of settling tokens makes of the same holes: as many right, in how many passes? A table."""
+    rules = [("one a pass", ("--threshold", 2))]
+    rules += [(f"fixed, {k} a pass", ("--steps", k)) for k in (2, 4)]
+    rules += [(f"{name} {at}", (f"--{name}", at)) for name, places in (("threshold", (0.95, 0.8, 0.5)), ("factor", (0.5, 1.0)), ("entropy", (0.1, 0.5))) for at in places]
+    print("\n| rule | tokens a pass | whole holes right | their words right |\n|---|---:|---:|---:|")
+    lengths = {}
+    for name, rule in rules:
+        whole, words, written, passes = [], [], 0, 0
+        for at, holes in enumerate(texts):
+            for place, (before, hidden, after) in holes.items():
+                if (at, place) not in lengths:
+                    lengths[at, place] = tokens(model, before + hidden) - tokens(model, before)
+                hole = lengths[at, place]
+                how = ("--steps", math.ceil(hole / rule[1])) if rule[0] == "--steps" else rule
+                done = fill(model, before, hole, after, *how)
+                whole.append(done["text"] == hidden + after)
+                meant, found = (hidden + after).split(), done["text"].split()
+                count = len(hidden.split())
+                words += [at < len(found) and found[at] == meant[at] for at in range(count)]
+                written += hole
+                passes += done["counters"]["forwards"]
+        error = lambda found: math.sqrt(statistics.mean(found) * (1 - statistics.mean(found)) / len(found))
+        print(f"| {name} | {written / passes:.2f} | {statistics.mean(whole):.3f} ± {error(whole):.3f} | {statistics.mean(words):.3f} ± {error(words):.3f} |", flush=True)
 
 
 def among_eight(questions):
@@ -219,6 +250,7 @@ def both_ways(name, documents, items, texts):
         rows.append(f"| {objective} | " + " | ".join(map(cell, (*asked, "behind", "in front"))) + " |")
     print("\n| trained by | asked as stated | asked the other way round | written behind | written in front |\n|---|---:|---:|---:|---:|")
     print("\n".join(rows), f"\n\n{len(items)} questions, chance 0.125, {len(texts)} texts, {args.seeds} seeds, {args.tokens} tokens")
+    by_rule(work / f"{name}-masked-diffusion-1" / "model", texts)
 
 
 def reversal():
