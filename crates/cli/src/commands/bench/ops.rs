@@ -261,14 +261,13 @@ fn losses(bench: &mut Bench<'_>) -> anyhow::Result<()> {
 }
 
 fn recurrences(bench: &mut Bench<'_>, tokens: usize) {
-    // The same number of tokens at least, so that short sequences are not short measurements.
-    let batch = (BATCH * TOKENS / tokens).max(1);
-    let (rows, wide) = (batch * tokens, HEADS * HEAD);
+    // The same number of sequences at every length: an odd number of heads would leave one of two cores idle.
+    let (rows, wide) = (BATCH * tokens, HEADS * HEAD);
     // Multiply-adds a token and head of the recurrent form, forward; backward twice that.
     let state = (HEAD * HEAD) as f64;
     let flop = |per_state: f64| 3.0 * per_state * state * (rows * HEADS) as f64;
     let (r, kv, channels) = ([rows, wide], [rows, GROUPS * HEAD], [wide]);
-    let three = |x: &Tensor<1>| x.clone().reshape([batch, tokens, wide]);
+    let three = |x: &Tensor<1>| x.clone().reshape([BATCH, tokens, wide]);
     let form = bench.args.chunk.map_or(Form::Auto, Form::Chunked);
     let settings = || rwkv7::Settings { scale: 0.125, starts: None, form };
     let decays = |x: &Tensor<1>| four(&x.clone().abs().neg(), tokens, HEADS);
