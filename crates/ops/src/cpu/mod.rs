@@ -8,6 +8,7 @@ mod matmul;
 mod memory;
 pub(crate) mod pairs;
 mod split;
+mod strided;
 
 use std::num::NonZeroUsize;
 
@@ -15,6 +16,7 @@ pub(crate) use dispatch::simd;
 pub use dispatch::{Level, dot, level, maximum, multiply_add, replace, sum, sum_of};
 pub use memory::{HugePages, give_back_freed_memory, keep_freed_memory, memory_in_use, small_pages_from_now_on};
 pub use split::{Disjoint, add_parts, split_rows, zeros};
+pub(crate) use strided::{prefetch, transpose};
 pub use math::{exp, round_to_bf16, sigmoid, softplus, tanh};
 pub(crate) use matmul::product as product_by_rows;
 pub use matmul::{Matrix, matmul, matmul_threads, matmul_threads_new};

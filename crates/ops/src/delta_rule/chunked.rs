@@ -17,7 +17,7 @@
 //! of `G` would show in the results: a chunk whose decay is stronger is taken in pieces.
 
 use super::heads::{Dims, Head, HeadGradients};
-use crate::cpu::{Matrix, exp, matmul, multiply_add, simd};
+use crate::cpu::{Matrix, exp, matmul, multiply_add, simd, transpose};
 use crate::linear::{product_in_cache, rounds_in_cache};
 use std::mem::MaybeUninit;
 
@@ -346,21 +346,6 @@ fn turned<'a>(packs: bool, from: &'a [f32], width: usize, room: &'a mut [f32]) -
     }
     transpose(from, width, room);
     Matrix::new(room, width, rows)
-}
-
-/// `[rows, width]` to `[width, rows]`.
-fn transpose(from: &[f32], width: usize, to: &mut [f32]) {
-    let rows = from.len() / width;
-    // Tiles of 16 x 16: a tile's lines stay in cache.
-    for r0 in (0..rows).step_by(16) {
-        for c0 in (0..width).step_by(16) {
-            for c in c0..(c0 + 16).min(width) {
-                for r in r0..(r0 + 16).min(rows) {
-                    to[c * rows + r] = from[r * width + c];
-                }
-            }
-        }
-    }
 }
 
 simd! {

@@ -5,14 +5,18 @@
 
 use super::heads::{Dims, Head, HeadGradients};
 use super::{DEFAULT_CHUNK, Form, chunked, recurrent};
-use crate::cpu::{Array, Disjoint, View, simd, written, zeros};
+use crate::cpu::{Array, Disjoint, View, prefetch, simd, written};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Tokens of a head that are gathered at a time: a dozen arrays of 64 channels fit in L2.
 const SEGMENT: usize = 256;
+
+/// Rows between the one that is gathered and the one that is asked for meanwhile.
+const AHEAD: usize = 12;
 
 /// What is not a tensor.
 #[derive(Clone, Debug)]
@@ -75,52 +79,76 @@ pub struct Layer<'a> {
 }
 
 /// Room for the gradients of N inputs, where they are wanted and every head has rows of its own:
-/// places write theirs at once, which spares keeping all of them until the end.
-pub struct Rooms<const N: usize>([(Vec<f32>, usize); N]);
+/// places write theirs at once, which spares keeping all of them until the end. It is not zeroed first:
+/// what is written is counted.
+pub struct Rooms<const N: usize>([Room; N]);
+
+struct Room {
+    values: Vec<f32>,
+    /// Elements there will be; none where places' rows are joined at the end.
+    size: usize,
+    width: usize,
+    written: AtomicUsize,
+}
 
 impl<const N: usize> Rooms<N> {
     /// For these inputs, with rows of these widths.
     pub fn new(layer: &Layer<'_>, needs: [bool; N], inputs: [View<'_>; N], widths: [usize; N]) -> Self {
         Self(std::array::from_fn(|i| {
             let wanted = needs[i] && layer.heads_of(inputs[i], widths[i]) == layer.dims.heads;
-            (zeros(if wanted { inputs[i].data.len() } else { 0 }), widths[i])
+            let size = if wanted { inputs[i].data.len() } else { 0 };
+            Room { values: Vec::with_capacity(size), size, width: widths[i], written: AtomicUsize::new(0) }
         }))
     }
 
     /// What fills them.
     pub fn sinks(&mut self, layer: &Layer<'_>) -> [Sink<'_>; N] {
-        self.0.each_mut().map(|(room, width)| Sink {
-            out: if room.is_empty() { None } else { Some(Disjoint::new(room)) },
-            row: layer.dims.heads * *width,
-            width: *width,
+        self.0.each_mut().map(|room| Sink {
+            out: (room.size > 0).then(|| Disjoint::new(&mut room.values.spare_capacity_mut()[..room.size])),
+            row: layer.dims.heads * room.width,
+            width: room.width,
             tokens: layer.dims.tokens,
+            written: &room.written,
         })
     }
 
     /// The gradient of input `i`, `like` its values: its room, or the places' rows joined.
+    ///
+    /// # Panics
+    /// When not every place has put its rows there.
     pub fn rows<G>(&mut self, layer: &Layer<'_>, i: usize, like: View<'_>, of: &[Given<G>], pick: impl Fn(&Given<G>) -> &[f32]) -> Array {
-        let (room, width) = &mut self.0[i];
-        if room.is_empty() { layer.rows(of, like, *width, pick) } else { Array::new(std::mem::take(room), like.shape) }
+        let room = &mut self.0[i];
+        if room.size == 0 {
+            return layer.rows(of, like, room.width, pick);
+        }
+        assert_eq!(*room.written.get_mut(), room.size, "elements of a gradient");
+        // SAFETY: the room is as large, and places put rows of their own: all of them are written.
+        unsafe { room.values.set_len(room.size) };
+        Array::new(std::mem::take(&mut room.values), like.shape)
     }
 }
 
 /// Where the gradient of an input goes, place by place.
 pub struct Sink<'a> {
-    out: Option<Disjoint<'a, f32>>,
+    out: Option<Disjoint<'a, MaybeUninit<f32>>>,
     row: usize,
     width: usize,
     tokens: usize,
+    written: &'a AtomicUsize,
 }
 
 impl Sink<'_> {
-    /// Writes a place's rows and empties them; leaves them to [`Rooms::rows`] where heads share.
+    /// Writes a place's rows and empties them; leaves them to [`Rooms::rows`] where heads share. Each place
+    /// once.
     pub fn put(&self, place: &Place, rows: &mut Vec<f32>) {
         let Some(out) = &self.out else { return };
         for (t, row) in place.tokens.clone().zip(rows.chunks_exact(self.width)) {
             let at = (place.b * self.tokens + t) * self.row + place.h * self.width;
             // SAFETY: a place is taken once, and its rows belong to no other.
-            unsafe { out.slice(at..at + self.width) }.copy_from_slice(row);
+            unsafe { out.slice(at..at + self.width) }.write_copy_of_slice(row);
         }
+        // Joining the threads is what makes the rows visible; this only counts them.
+        self.written.fetch_add(rows.len(), Ordering::Relaxed);
         *rows = Vec::new();
     }
 }
@@ -215,8 +243,12 @@ impl<'a> Layer<'a> {
         }
         let shared = place.h / (self.dims.heads / heads);
         let mut out = Vec::with_capacity(place.tokens.len() * width);
+        let row = |t: usize| &x.data[((place.b * self.dims.tokens + t) * heads + shared) * width..][..width];
         for t in place.tokens.clone() {
-            out.extend_from_slice(&x.data[((place.b * self.dims.tokens + t) * heads + shared) * width..][..width]);
+            if t + AHEAD < place.tokens.end {
+                prefetch(row(t + AHEAD));
+            }
+            out.extend_from_slice(row(t));
         }
         out
     }
@@ -242,29 +274,29 @@ impl<'a> Layer<'a> {
         let (tokens, segment) = (self.dims.tokens, self.segment());
         let (group, segments) = (self.dims.heads / heads, tokens.div_ceil(segment));
         let row = heads * width;
-        let mut out = zeros(self.dims.batch * tokens * row);
         // Blocks of tokens, so that a single sequence is shared out too.
         const BLOCK: usize = 64;
-        let mut slices = Vec::with_capacity(self.dims.batch * tokens.div_ceil(BLOCK));
-        for (b, sequence) in out.chunks_mut((tokens * row).max(1)).enumerate() {
-            slices.extend(sequence.chunks_mut(BLOCK * row).enumerate().map(|(i, rows)| (b, i * BLOCK, rows)));
-        }
-        slices.into_par_iter().for_each(|(b, start, rows)| {
-            for (t, row) in rows.chunks_mut(row).enumerate() {
-                let (part, at) = ((start + t) / segment, (start + t) % segment * width);
-                for (h, to) in row.chunks_mut(width).enumerate() {
-                    let source = |i: usize| {
-                        let pair = b * self.dims.heads + h * group + i;
-                        &parts[pair * segments + part][at..at + width]
-                    };
-                    to.copy_from_slice(source(0));
-                    for i in 1..group {
-                        to.iter_mut().zip(source(i)).for_each(|(to, x)| *to += x);
+        written(self.dims.batch * tokens * row, |out| {
+            let mut slices = Vec::with_capacity(self.dims.batch * tokens.div_ceil(BLOCK));
+            for (b, sequence) in out.chunks_mut((tokens * row).max(1)).enumerate() {
+                slices.extend(sequence.chunks_mut(BLOCK * row).enumerate().map(|(i, rows)| (b, i * BLOCK, rows)));
+            }
+            slices.into_par_iter().for_each(|(b, start, rows)| {
+                for (t, row) in rows.chunks_mut(row).enumerate() {
+                    let (part, at) = ((start + t) / segment, (start + t) % segment * width);
+                    for (h, to) in row.chunks_mut(width).enumerate() {
+                        let source = |i: usize| {
+                            let pair = b * self.dims.heads + h * group + i;
+                            &parts[pair * segments + part][at..at + width]
+                        };
+                        let to = to.write_copy_of_slice(source(0));
+                        for i in 1..group {
+                            to.iter_mut().zip(source(i)).for_each(|(to, x)| *to += x);
+                        }
                     }
                 }
-            }
-        });
-        out
+            });
+        })
     }
 
     /// Outputs and final states. Saved are, for every place in order, the states at its chunks'
