@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 const DOUBT: f32 = 0.3;
 const SURE: f32 = 0.7;
 
+/// A position that is still unknown.
+const MASK: char = '░';
+
 /// One position as it is shown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Cell {
@@ -157,11 +160,11 @@ impl<'a> Screen<'a> {
     fn draw(&mut self, now: Option<usize>) {
         let (rows, columns) = self.term.size();
         let (rows, columns) = ((rows as usize).max(6), (columns as usize).max(20) - 1);
-        let mut page = Page { columns, lines: vec![String::new()], width: 0 };
+        let mut page = Page::new(columns);
         page.add(&self.prompt, &Style::new().for_stderr().bold());
         for cell in &self.cells {
             match cell {
-                Cell::Mask => page.add("░", &Style::new().for_stderr().dim()),
+                Cell::Mask => page.add(MASK.encode_utf8(&mut [0; 4]), &Style::new().for_stderr().dim()),
                 Cell::Ghost(token) => page.add(&piece(self.tokenizer, *token), &Style::new().for_stderr().dim().italic()),
                 Cell::Given(token) => page.add(&piece(self.tokenizer, *token), &Style::new().for_stderr().bold()),
                 Cell::Token { token, confidence, step } => {
@@ -178,49 +181,88 @@ impl<'a> Screen<'a> {
         let mut progress: String = progress.chars().take(columns).collect();
         progress = Style::new().for_stderr().dim().apply_to(progress).to_string();
         // The end of a long text is where it is written.
-        let skip = (page.lines.len() + 2).saturating_sub(rows);
-        let lines: Vec<String> = page.lines.into_iter().skip(skip).chain([progress]).collect();
+        let lines = page.into_lines();
+        let skip = (lines.len() + 2).saturating_sub(rows);
+        let lines: Vec<String> = lines.into_iter().skip(skip).chain([progress]).collect();
         let _ = self.term.clear_last_lines(self.drawn);
         self.drawn = lines.len();
         self.say(&lines.join("\n"));
     }
 }
 
-/// Styled text broken into lines of a width.
+/// Styled text broken into lines of a width: between words, inside one that is longer than a line, and
+/// beside letters of scripts that are written without spaces.
 struct Page {
     columns: usize,
     lines: Vec<String>,
     width: usize,
+    /// The word at the end, which may still go on in another style, and its width.
+    word: Vec<(String, Style)>,
+    word_width: usize,
 }
 
 impl Page {
+    fn new(columns: usize) -> Self {
+        Self { columns, lines: vec![String::new()], width: 0, word: Vec::new(), word_width: 0 }
+    }
+
     fn add(&mut self, text: &str, style: &Style) {
-        for (index, line) in text.split('\n').enumerate() {
-            if index > 0 {
-                self.lines.push(String::new());
-                self.width = 0;
-            }
-            let mut run = String::new();
-            for letter in line.chars().map(|c| if c.is_control() { ' ' } else { c }) {
-                let wide = measure_text_width(letter.encode_utf8(&mut [0; 4]));
-                if self.width + wide > self.columns {
-                    self.put(&mut run, style);
-                    self.lines.push(String::new());
-                    self.width = 0;
+        for letter in text.chars() {
+            match letter {
+                '\n' => {
+                    self.end_word();
+                    self.end_line();
                 }
-                run.push(letter);
-                self.width += wide;
+                letter if letter.is_whitespace() || letter.is_control() => {
+                    self.end_word();
+                    // Between lines there is no need for a space.
+                    if self.width < self.columns {
+                        self.letter(' ', 1, style);
+                        self.end_word();
+                    }
+                }
+                letter => {
+                    let wide = measure_text_width(letter.encode_utf8(&mut [0; 4]));
+                    let alone = wide > 1 || letter == MASK;
+                    if alone || self.word_width + wide > self.columns {
+                        self.end_word();
+                    }
+                    self.letter(letter, wide, style);
+                    if alone {
+                        self.end_word();
+                    }
+                }
             }
-            self.put(&mut run, style);
         }
     }
 
-    fn put(&mut self, run: &mut String, style: &Style) {
-        if !run.is_empty()
-            && let Some(line) = self.lines.last_mut()
-        {
-            line.push_str(&style.apply_to(std::mem::take(run)).to_string());
+    fn letter(&mut self, letter: char, wide: usize, style: &Style) {
+        match self.word.last_mut() {
+            Some((run, of)) if of == style => run.push(letter),
+            _ => self.word.push((letter.into(), style.clone())),
         }
+        self.word_width += wide;
+    }
+
+    fn end_word(&mut self) {
+        if self.width + self.word_width > self.columns {
+            self.end_line();
+        }
+        self.width += std::mem::take(&mut self.word_width);
+        let line = self.lines.last_mut().expect("a page begins with a line");
+        for (run, style) in self.word.drain(..) {
+            line.push_str(&style.apply_to(run).to_string());
+        }
+    }
+
+    fn end_line(&mut self) {
+        self.lines.push(String::new());
+        self.width = 0;
+    }
+
+    fn into_lines(mut self) -> Vec<String> {
+        self.end_word();
+        self.lines
     }
 }
 
@@ -228,13 +270,26 @@ impl Page {
 mod tests {
     use super::*;
 
-    #[test]
-    fn lines_break_at_the_width_and_at_line_breaks() {
-        let mut page = Page { columns: 5, lines: vec![String::new()], width: 0 };
+    fn lines(pieces: &[&str]) -> Vec<String> {
+        let mut page = Page::new(5);
         let style = Style::new().force_styling(false);
-        page.add("abcdefg", &style);
-        page.add("h\ni", &style);
-        page.add("日本語", &style);
-        assert_eq!(page.lines, ["abcde", "fgh", "i日本", "語"]);
+        pieces.iter().for_each(|piece| page.add(piece, &style));
+        page.into_lines()
+    }
+
+    #[test]
+    fn lines_break_between_words_and_at_line_breaks() {
+        assert_eq!(lines(&["to the", " st", "one\nbri", "dge"]), ["to ", "the ", "stone", "bridg", "e"]);
+        assert_eq!(lines(&["abcdefg", "h\ni", "日本語"]), ["abcde", "fgh", "i日本", "語"]);
+        assert_eq!(lines(&["ab", "░░░░", " c"]), ["ab░░░", "░ c"]);
+    }
+
+    #[test]
+    fn a_style_change_inside_a_word_does_not_break_it() {
+        let mut page = Page::new(8);
+        page.add("near the St", &Style::new().force_styling(true).green());
+        page.add("one", &Style::new().force_styling(true).red());
+        let widths: Vec<usize> = page.into_lines().iter().map(|line| measure_text_width(line)).collect();
+        assert_eq!(widths, [8, 5], "`near the`, and `Stone` without the space between lines");
     }
 }
