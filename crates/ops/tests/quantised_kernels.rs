@@ -24,17 +24,21 @@ fn floats(n: usize, seed: u32) -> Vec<f32> {
     bytes(2 * n, seed).chunks(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32768.0).collect()
 }
 
+/// Where a block's scale, and its offset, are.
+fn halves(format: Format) -> &'static [usize] {
+    match format {
+        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
+        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
+        Format::Q6_K => &[208],
+    }
+}
+
 /// Blocks of any bits, with scales of ordinary size.
 fn matrix(format: Format, rows: usize, blocks: usize, seed: u32) -> QuantMatrix {
     let (elements, size) = format.block();
     let mut data = bytes(rows * blocks * size, seed);
-    let halves: &[usize] = match format {
-        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
-        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        Format::Q6_K => &[208],
-    };
     for (block, noise) in data.chunks_mut(size).zip(floats(rows * blocks, seed + 7)) {
-        for at in halves {
+        for at in halves(format) {
             block[*at..at + 2].copy_from_slice(&f16::from_f32(0.01 + 0.005 * noise).to_le_bytes());
         }
     }
@@ -75,6 +79,30 @@ fn whole_numbers_are_exact_but_for_f32_sums() {
         for (found, (expected, _)) in run(&x, &weight, None).iter().zip(reference::product(&x, &weight)) {
             let off = (f64::from(*found) - expected).abs();
             assert!(off < 2e-5 * (1.0 + expected.abs()) * (weight.columns() as f64).sqrt(), "{format}: {found} for {expected}");
+        }
+    }
+}
+
+/// The largest integers of every format times the largest bytes of an input: sums in 16 bits are at their limit.
+#[test]
+fn the_largest_products_do_not_overflow() {
+    for format in Format::ALL {
+        for bits in [0u8, 255] {
+            let (elements, size) = format.block();
+            let mut data = vec![bits; 17 * 2 * size];
+            for block in data.chunks_mut(size) {
+                for at in halves(format) {
+                    block[*at..at + 2].copy_from_slice(&f16::from_f32(0.01).to_le_bytes());
+                }
+            }
+            let weight = QuantMatrix::from_blocks(format, 17, 2 * elements, &data).unwrap();
+            for sign in [1.0, -1.0] {
+                let x = vec![sign * 127.0; 5 * weight.columns()];
+                for (found, (expected, _)) in run(&x, &weight, None).iter().zip(reference::product(&x, &weight)) {
+                    let off = (f64::from(*found) - expected).abs();
+                    assert!(off <= 1e-5 * expected.abs() + 1e-3, "{format}, {bits}, {sign}: {found} for {expected}");
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! its own, so it depends neither on the other rows of the input nor on who computes it.
 
 use super::formats::Blocks;
-use super::lanes::{Lanes, ROWS};
+use super::lanes::{Lanes, ROWS, run};
 use super::round::{BLOCK, Rounded};
 use std::ops::Range;
 
@@ -50,7 +50,9 @@ pub unsafe fn sweep<L: Lanes, F: Blocks>(work: &Work<'_>, panels: Range<usize>) 
                         tile::<L, F, 8>(work, panel, row);
                         row += 8;
                     }
-                    if row + 4 <= end {
+                }
+                if L::INPUTS >= 4 {
+                    while row + 4 <= end {
                         tile::<L, F, 4>(work, panel, row);
                         row += 4;
                     }
@@ -77,6 +79,7 @@ unsafe fn tile<L: Lanes, F: Blocks, const R: usize>(work: &Work<'_>, panel: usiz
     let x = work.x;
     let spans = x.width / F::ELEMENTS;
     let (parts, groups) = (F::ELEMENTS / BLOCK, BLOCK / F::GROUP);
+    let length = if run(F::INTEGER_BITS) < 8 / groups { run(F::INTEGER_BITS) } else { 8 / groups };
     // SAFETY: `spans` blocks of the panel and `R` rows of the input are there; closures are avoided,
     // since they would not be compiled for `L`.
     unsafe {
@@ -96,13 +99,23 @@ unsafe fn tile<L: Lanes, F: Blocks, const R: usize>(work: &Work<'_>, panel: usiz
                             exact[r] = L::start(*starts.add(r * x.width / F::GROUP + block * groups + group));
                         }
                     }
-                    for i in 0..8 / groups {
-                        let vector = group * 8 / groups + i;
-                        let weights = F::integers::<L>(at, part, vector);
-                        for r in 0..R {
-                            let four = *integers.add(r * x.width / 4 + block * 8 + vector);
-                            exact[r] = if F::WIDE { L::dot::<true>(exact[r], weights, four) } else { L::dot::<false>(exact[r], weights, four) };
+                    let (mut vector, end) = (group * 8 / groups, (group + 1) * 8 / groups);
+                    while vector < end {
+                        let mut runs = [L::begin(exact[0]); R];
+                        for r in 1..R {
+                            runs[r] = L::begin(exact[r]);
                         }
+                        for vector in vector..vector + length {
+                            let weights = F::integers::<L>(at, part, vector);
+                            for r in 0..R {
+                                let four = *integers.add(r * x.width / 4 + block * 8 + vector);
+                                runs[r] = if F::WIDE { L::dot::<true>(runs[r], weights, four) } else { L::dot::<false>(runs[r], weights, four) };
+                            }
+                        }
+                        for r in 0..R {
+                            exact[r] = if F::WIDE { L::end::<true>(runs[r]) } else { L::end::<false>(runs[r]) };
+                        }
+                        vector += length;
                     }
                     let scale = F::scales::<L>(at, part * groups + group);
                     for r in 0..R {

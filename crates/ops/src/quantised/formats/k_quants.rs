@@ -42,7 +42,7 @@ macro_rules! with_minimum {
             const GROUP: usize = 32;
             const ZERO: i32 = 0;
             const OFFSET: bool = true;
-            const WIDE: bool = false;
+            const INTEGER_BITS: u32 = if $fifth { 5 } else { 4 };
 
             #[inline(always)]
             unsafe fn integers<L: Lanes>(at: *const u8, part: usize, vector: usize) -> L::Bytes {
@@ -115,7 +115,7 @@ impl Blocks for Q6K {
     const GROUP: usize = 16;
     const ZERO: i32 = 32;
     const OFFSET: bool = false;
-    const WIDE: bool = false;
+    const INTEGER_BITS: u32 = 6;
 
     #[inline(always)]
     unsafe fn integers<L: Lanes>(at: *const u8, part: usize, vector: usize) -> L::Bytes {

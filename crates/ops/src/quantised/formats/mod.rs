@@ -36,8 +36,10 @@ pub trait Blocks {
     const ZERO: i32;
     /// Whether groups have an offset.
     const OFFSET: bool;
-    /// Whether the integers need all eight bits.
-    const WIDE: bool;
+    /// Bits of an integer.
+    const INTEGER_BITS: u32;
+    /// Whether they are whole bytes.
+    const WIDE: bool = Self::INTEGER_BITS == 8;
 
     /// Integers `4 vector..4 vector + 4` of the 32 elements `part`, of all rows.
     unsafe fn integers<L: Lanes>(at: *const u8, part: usize, vector: usize) -> L::Bytes;

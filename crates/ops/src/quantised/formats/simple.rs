@@ -27,7 +27,7 @@ macro_rules! nibbles {
             const GROUP: usize = 32;
             const ZERO: i32 = $zero;
             const OFFSET: bool = $offset;
-            const WIDE: bool = false;
+            const INTEGER_BITS: u32 = if $fifth { 5 } else { 4 };
 
             #[inline(always)]
             unsafe fn integers<L: Lanes>(at: *const u8, _: usize, vector: usize) -> L::Bytes {
@@ -93,7 +93,7 @@ impl Blocks for Q8_0 {
     const GROUP: usize = 32;
     const ZERO: i32 = 128;
     const OFFSET: bool = false;
-    const WIDE: bool = true;
+    const INTEGER_BITS: u32 = 8;
 
     #[inline(always)]
     unsafe fn integers<L: Lanes>(at: *const u8, _: usize, vector: usize) -> L::Bytes {

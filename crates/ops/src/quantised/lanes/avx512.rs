@@ -10,6 +10,7 @@ pub struct Avx512;
 impl Lanes for Avx512 {
     type Bytes = __m512i;
     type Sums = __m512i;
+    type Run = __m512i;
     type Floats = __m512;
     const INPUTS: usize = 8;
     const SIGNED: bool = false;
@@ -54,8 +55,18 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn begin(sums: __m512i) -> __m512i {
+        sums
+    }
+
+    #[inline(always)]
     unsafe fn dot<const WIDE: bool>(sums: __m512i, bytes: __m512i, x: i32) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(sums, bytes, _mm512_set1_epi32(x)) }
+    }
+
+    #[inline(always)]
+    unsafe fn end<const WIDE: bool>(sums: __m512i) -> __m512i {
+        sums
     }
 
     #[inline(always)]

@@ -25,6 +25,8 @@ pub trait Lanes: Copy {
     type Bytes: Copy;
     /// 16 signed 32-bit integers.
     type Sums: Copy;
+    /// Sums, and dots that have yet to be added to them.
+    type Run: Copy;
     /// 16 floats.
     type Floats: Copy;
     /// Rows of the input that the registers hold sums for.
@@ -46,8 +48,12 @@ pub trait Lanes: Copy {
     unsafe fn sixth(bytes: Self::Bytes, pairs: Self::Bytes, shift: i32) -> Self::Bytes;
     /// The same sum for every row.
     unsafe fn start(value: i32) -> Self::Sums;
+    /// Begins a run of dots, of which there may be as many as [`run`] says.
+    unsafe fn begin(sums: Self::Sums) -> Self::Run;
     /// Adds each row's four bytes times the four signed bytes in `x`. Bytes above 63 need `WIDE`.
-    unsafe fn dot<const WIDE: bool>(sums: Self::Sums, bytes: Self::Bytes, x: i32) -> Self::Sums;
+    unsafe fn dot<const WIDE: bool>(run: Self::Run, bytes: Self::Bytes, x: i32) -> Self::Run;
+    /// The sums after a run.
+    unsafe fn end<const WIDE: bool>(run: Self::Run) -> Self::Sums;
     /// As floats.
     unsafe fn floats(sums: Self::Sums) -> Self::Floats;
     /// 16 halves from memory.
@@ -69,6 +75,17 @@ pub trait Lanes: Copy {
     /// Writes the integers nearest to 32 floats times `inverse`, ties to even, which are bytes; the sums of
     /// both halves. Of what is no number the result means nothing.
     unsafe fn round(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2];
+}
+
+/// How many dots of integers of so many bits a run may be of: sums of pairs of products stay below 2^15.
+pub const fn run(bits: u32) -> usize {
+    match bits {
+        0..=4 => 8,
+        5 => 4,
+        6 => 2,
+        // Whole bytes are added up in 32 bits at once.
+        _ => 8,
+    }
 }
 
 /// 1.5 * 2^23: added to a number below 2^22, it leaves the nearest integer in the low bits.

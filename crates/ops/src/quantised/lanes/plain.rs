@@ -11,6 +11,7 @@ pub struct Plain;
 impl Lanes for Plain {
     type Bytes = [u8; 4 * ROWS];
     type Sums = [i32; ROWS];
+    type Run = [i32; ROWS];
     type Floats = [f32; ROWS];
     const INPUTS: usize = 1;
     const SIGNED: bool = false;
@@ -50,6 +51,16 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn start(value: i32) -> Self::Sums {
         [value; ROWS]
+    }
+
+    #[inline(always)]
+    unsafe fn begin(sums: Self::Sums) -> Self::Sums {
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn end<const WIDE: bool>(sums: Self::Sums) -> Self::Sums {
+        sums
     }
 
     #[inline(always)]
