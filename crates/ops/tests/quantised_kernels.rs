@@ -87,7 +87,8 @@ fn whole_numbers_are_exact_but_for_f32_sums() {
 #[test]
 fn the_largest_products_do_not_overflow() {
     for format in Format::ALL {
-        for bits in [0u8, 255] {
+        // As bytes of Q8_0 with their sign: 0, -1, 127 and -128.
+        for bits in [0, 255, 0x7f, 0x80] {
             let (elements, size) = format.block();
             let mut data = vec![bits; 17 * 2 * size];
             for block in data.chunks_mut(size) {
@@ -97,7 +98,8 @@ fn the_largest_products_do_not_overflow() {
             }
             let weight = QuantMatrix::from_blocks(format, 17, 2 * elements, &data).unwrap();
             for sign in [1.0, -1.0] {
-                let x = vec![sign * 127.0; 5 * weight.columns()];
+                // Tiles of four rows, of two and of one.
+                let x = vec![sign * 127.0; 7 * weight.columns()];
                 for (found, (expected, _)) in run(&x, &weight, None).iter().zip(reference::product(&x, &weight)) {
                     let off = (f64::from(*found) - expected).abs();
                     assert!(off <= 1e-5 * expected.abs() + 1e-3, "{format}, {bits}, {sign}: {found} for {expected}");

@@ -3,7 +3,7 @@
 /// `to[c, r] = from[r, c]` of rows `[rows, width]`.
 ///
 /// # Panics
-/// When `from` is not whole rows, or `to` is smaller.
+/// When `from` is not whole rows, `to` is smaller, or the width is 0.
 pub fn transpose(from: &[f32], width: usize, to: &mut [f32]) {
     let rows = from.len() / width;
     assert!(rows * width == from.len() && to.len() >= from.len(), "sizes of a transpose");
@@ -55,16 +55,19 @@ unsafe fn square(from: *const f32, from_stride: usize, to: *mut f32, to_stride: 
     }
 }
 
-/// Says that these elements will be wanted soon. Rows that lie kilobytes apart are what processors do not
-/// foresee by themselves.
+/// Says that these elements will be wanted soon. Rows that lie kilobytes apart, hardly two on a page, are what
+/// processors seldom foresee by themselves.
 #[inline(always)]
 pub fn prefetch(elements: &[f32]) {
     const LINE: usize = 16;
     #[cfg(target_arch = "x86_64")]
-    for line in elements.chunks(LINE) {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        // Where a row begins inside a line, it ends in one more.
+        for element in elements.iter().step_by(LINE).chain(elements.last()) {
+            // SAFETY: a hint, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (elements, LINE);

@@ -56,7 +56,8 @@ pub fn backward(
                 of.logw = of.logw.chunks(key).map(|row| row.iter().sum()).collect();
             }
             let HeadGradients { r, logw, k, v, .. } = &mut of;
-            sinks.iter().zip([r, logw, k, v]).for_each(|(sink, rows)| sink.put(place, rows));
+            // SAFETY: `backward` takes a place once.
+            sinks.iter().zip([r, logw, k, v]).for_each(|(sink, rows)| unsafe { sink.put(place, rows) });
             of
         },
     );

@@ -48,7 +48,8 @@ pub fn backward(
         |place, (), mut of| {
             let HeadGradients { r, logw, k, v, ab, .. } = &mut of;
             let (a, b) = ab.as_mut().expect("the delta rule has a and b");
-            sinks.iter().zip([r, logw, k, v, a, b]).for_each(|(sink, rows)| sink.put(place, rows));
+            // SAFETY: `backward` takes a place once.
+            sinks.iter().zip([r, logw, k, v, a, b]).for_each(|(sink, rows)| unsafe { sink.put(place, rows) });
             of
         },
     );

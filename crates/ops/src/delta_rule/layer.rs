@@ -122,9 +122,10 @@ impl<const N: usize> Rooms<N> {
             return layer.rows(of, like, room.width, pick);
         }
         assert_eq!(*room.written.get_mut(), room.size, "elements of a gradient");
-        // SAFETY: the room is as large, and places put rows of their own: all of them are written.
-        unsafe { room.values.set_len(room.size) };
-        Array::new(std::mem::take(&mut room.values), like.shape)
+        let (mut values, size) = (std::mem::take(&mut room.values), std::mem::take(&mut room.size));
+        // SAFETY: as much was reserved, and by the promise of `Sink::put` every place has put its rows.
+        unsafe { values.set_len(size) };
+        Array::new(values, like.shape)
     }
 }
 
@@ -138,13 +139,19 @@ pub struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Writes a place's rows and empties them; leaves them to [`Rooms::rows`] where heads share. Each place
-    /// once.
-    pub fn put(&self, place: &Place, rows: &mut Vec<f32>) {
+    /// Writes a place's rows and empties them; leaves them to [`Rooms::rows`] where heads share.
+    ///
+    /// # Safety
+    /// A place is put once, by one thread.
+    ///
+    /// # Panics
+    /// When these are not the rows of all its tokens.
+    pub unsafe fn put(&self, place: &Place, rows: &mut Vec<f32>) {
         let Some(out) = &self.out else { return };
+        assert_eq!(rows.len(), place.tokens.len() * self.width, "rows of a place");
         for (t, row) in place.tokens.clone().zip(rows.chunks_exact(self.width)) {
             let at = (place.b * self.tokens + t) * self.row + place.h * self.width;
-            // SAFETY: a place is taken once, and its rows belong to no other.
+            // SAFETY: by the caller; its rows belong to no other place.
             unsafe { out.slice(at..at + self.width) }.write_copy_of_slice(row);
         }
         // Joining the threads is what makes the rows visible; this only counts them.
@@ -367,7 +374,7 @@ impl<'a> Layer<'a> {
         finish(outputs, self.gate.data, self.options.settings.scale);
     }
 
-    /// Gradients of every place, in order: `prepare` gives what the chain rule needs beside the
+    /// Gradients of every place, in order, each taken once: `prepare` gives what the chain rule needs beside the
     /// recurrence's inputs, `chain` applies it to the gradients of those.
     pub fn backward<R, G: Send>(
         &self,
@@ -398,7 +405,8 @@ impl<'a> Layer<'a> {
                     d_gate = self.gather(like_outputs(ungated), dims.value, &place);
                     finish(&mut d_gate, &d_y, settings.scale);
                     if let Some(sink) = gate {
-                        sink.put(&place, &mut d_gate);
+                        // SAFETY: a pair's places are taken by one thread, each once.
+                        unsafe { sink.put(&place, &mut d_gate) };
                     }
                 }
                 finish(&mut d_y, &self.gather(self.gate, dims.value, &place), settings.scale);

@@ -79,6 +79,7 @@ unsafe fn tile<L: Lanes, F: Blocks, const R: usize>(work: &Work<'_>, panel: usiz
     let x = work.x;
     let spans = x.width / F::ELEMENTS;
     let (parts, groups) = (F::ELEMENTS / BLOCK, BLOCK / F::GROUP);
+    // A divisor of the vectors of a group: 4 or 8.
     let length = if run(F::INTEGER_BITS) < 8 / groups { run(F::INTEGER_BITS) } else { 8 / groups };
     // SAFETY: `spans` blocks of the panel and `R` rows of the input are there; closures are avoided,
     // since they would not be compiled for `L`.

@@ -89,7 +89,8 @@ pub fn backward(
             let raw = layer.gather(k, key, place);
             chain(constants.balanced, &raw, &logw, &mut of.k, &mut of.logw, &mut bias);
             let HeadGradients { r, logw, k, v, .. } = &mut of;
-            [of_q, of_decay, of_k, of_v].into_iter().zip([r, logw, k, v]).for_each(|(sink, rows)| sink.put(place, rows));
+            // SAFETY: `backward` takes a place once.
+            [of_q, of_decay, of_k, of_v].into_iter().zip([r, logw, k, v]).for_each(|(sink, rows)| unsafe { sink.put(place, rows) });
             (of, bias)
         },
     );

@@ -58,7 +58,8 @@ pub fn backward(
         |place, raw, of| {
             let (mut of, sums) = chain(&raw, channels(&layer, inputs, place.h), layer.starts(place), of);
             let Raw { r, decay, iclr, k, v, first, mix } = &mut of;
-            sinks.iter().zip([r, decay, iclr, k, v, first, mix]).for_each(|(sink, rows)| sink.put(place, rows));
+            // SAFETY: `backward` takes a place once.
+            sinks.iter().zip([r, decay, iclr, k, v, first, mix]).for_each(|(sink, rows)| unsafe { sink.put(place, rows) });
             (of, sums)
         },
     );

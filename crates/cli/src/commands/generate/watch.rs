@@ -114,12 +114,12 @@ impl<'a> Screen<'a> {
 
     fn legend(&self) -> String {
         if !self.live {
-            return "░ a position still unknown; a line a step".into();
+            return format!("{MASK} a position still unknown; a line a step");
         }
         let style = |confidence| self.style(confidence);
         format!(
             "{} unknown   {} a guess   {} sure   {} fairly   {} unsure   {} new",
-            Style::new().for_stderr().dim().apply_to("░"),
+            Style::new().for_stderr().dim().apply_to(MASK),
             Style::new().for_stderr().dim().italic().apply_to("word"),
             style(1.0).apply_to("word"),
             style(0.5).apply_to("word"),
@@ -151,7 +151,7 @@ impl<'a> Screen<'a> {
     /// The text with `░` for what is unknown.
     fn plain(&self) -> String {
         let one = |cell: &Cell| match cell {
-            Cell::Mask | Cell::Ghost(_) => "░".to_owned(),
+            Cell::Mask | Cell::Ghost(_) => MASK.to_string(),
             Cell::Given(token) | Cell::Token { token, .. } => piece(self.tokenizer, *token),
         };
         self.cells.iter().map(one).collect::<String>().replace('\n', "↵")
@@ -191,7 +191,7 @@ impl<'a> Screen<'a> {
 }
 
 /// Styled text broken into lines of a width: between words, inside one that is longer than a line, and
-/// beside letters of scripts that are written without spaces.
+/// beside letters of double width, most of whose scripts are written without spaces.
 struct Page {
     columns: usize,
     lines: Vec<String>,
@@ -199,11 +199,13 @@ struct Page {
     /// The word at the end, which may still go on in another style, and its width.
     word: Vec<(String, Style)>,
     word_width: usize,
+    /// Whether it is a letter that lines may break behind.
+    alone: bool,
 }
 
 impl Page {
     fn new(columns: usize) -> Self {
-        Self { columns, lines: vec![String::new()], width: 0, word: Vec::new(), word_width: 0 }
+        Self { columns, lines: vec![String::new()], width: 0, word: Vec::new(), word_width: 0, alone: false }
     }
 
     fn add(&mut self, text: &str, style: &Style) {
@@ -213,7 +215,7 @@ impl Page {
                     self.end_word();
                     self.end_line();
                 }
-                letter if letter.is_whitespace() || letter.is_control() => {
+                letter if letter.is_whitespace() && !matches!(letter, '\u{a0}' | '\u{202f}') || letter.is_control() => {
                     self.end_word();
                     // Between lines there is no need for a space.
                     if self.width < self.columns {
@@ -223,14 +225,13 @@ impl Page {
                 }
                 letter => {
                     let wide = measure_text_width(letter.encode_utf8(&mut [0; 4]));
+                    // A mark of no width stays with the letter before it.
                     let alone = wide > 1 || letter == MASK;
-                    if alone || self.word_width + wide > self.columns {
+                    if wide > 0 && (alone || self.alone || self.word_width + wide > self.columns) {
                         self.end_word();
                     }
                     self.letter(letter, wide, style);
-                    if alone {
-                        self.end_word();
-                    }
+                    self.alone |= alone;
                 }
             }
         }
@@ -249,6 +250,7 @@ impl Page {
             self.end_line();
         }
         self.width += std::mem::take(&mut self.word_width);
+        self.alone = false;
         let line = self.lines.last_mut().expect("a page begins with a line");
         for (run, style) in self.word.drain(..) {
             line.push_str(&style.apply_to(run).to_string());
@@ -282,6 +284,7 @@ mod tests {
         assert_eq!(lines(&["to the", " st", "one\nbri", "dge"]), ["to ", "the ", "stone", "bridg", "e"]);
         assert_eq!(lines(&["abcdefg", "h\ni", "日本語"]), ["abcde", "fgh", "i日本", "語"]);
         assert_eq!(lines(&["ab", "░░░░", " c"]), ["ab░░░", "░ c"]);
+        assert_eq!(lines(&["日本", "が\u{3099}x"]), ["日本", "が\u{3099}x"], "a mark stays with its letter");
     }
 
     #[test]

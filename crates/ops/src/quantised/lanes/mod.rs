@@ -84,7 +84,8 @@ pub const fn run(bits: u32) -> usize {
         5 => 4,
         6 => 2,
         // Whole bytes are added up in 32 bits at once.
-        _ => 8,
+        8 => 8,
+        _ => panic!("integers of 7 bits, or of more than 8"),
     }
 }
 
