@@ -214,6 +214,25 @@ fn end_tokens_by_each_rule() {
     assert_eq!((&whole.tokens, whole.counters.forwards), (&until.tokens, 30));
     let last = run(Ends::Last, false, one);
     assert_eq!(last.tokens, until.tokens);
+    // In blocks too: those behind the end token are filled, and nothing is told before.
+    let blocks = |until_end| {
+        let settings = Denoising { until_end, block: Some(10), ..by(one) };
+        let filler = Filler::new(&toy, &ending, settings, Vec::new()).expect("settings");
+        let mut told = Vec::new();
+        let done = filler.fill(&Canvas::after(&[1], 30), &mut |event| {
+            match event {
+                Event::Step(_) => told.push(0),
+                Event::Fixed { .. } => *told.last_mut().expect("a step before") += 1,
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+        (done.expect("fills"), told)
+    };
+    let (until, _) = blocks(true);
+    let (whole, told) = blocks(false);
+    assert_eq!((&whole.tokens, &whole.finish, whole.counters.forwards), (&until.tokens, &Finish::EndToken(2), 30));
+    assert!(until.counters.forwards <= 10 && told[..29].iter().all(|told| *told == 0), "{told:?}");
     let never = run(Ends::Never, true, one);
     assert_eq!((never.tokens.len(), &never.finish), (30, &Finish::Length));
     assert!(!never.tokens.contains(&2));

@@ -145,9 +145,11 @@ impl<S: Clone> Row<S> {
     }
 
     /// The text behind the prompt, as far as it will not change: tokens and their probabilities when
-    /// they were committed (1 for given ones).
+    /// they were committed (1 for given ones). Nothing before the end where all positions are filled and cut
+    /// then: whoever reads an end token ends the text.
     pub fn settled(&self) -> (&[u32], &[f32]) {
-        (&self.tokens[self.start..self.settled], &self.confidence[self.start..self.settled])
+        let end = if self.settings.until_end || self.over { self.settled } else { self.start };
+        (&self.tokens[self.start..end], &self.confidence[self.start..end])
     }
 
     /// The text behind the prompt as it stands; none is a position still open.
