@@ -192,11 +192,11 @@ def by_rule(model, texts):
     lengths = {}
     for name, rule in rules:
         whole, words, written, passes = [], [], 0, 0
-        for at, holes in enumerate(texts):
+        for text, holes in enumerate(texts):
             for place, (before, hidden, after) in holes.items():
-                if (at, place) not in lengths:
-                    lengths[at, place] = tokens(model, before + hidden) - tokens(model, before)
-                hole = lengths[at, place]
+                if (text, place) not in lengths:
+                    lengths[text, place] = tokens(model, before + hidden) - tokens(model, before)
+                hole = lengths[text, place]
                 how = ("--steps", math.ceil(hole / rule[1])) if rule[0] == "--steps" else rule
                 done = fill(model, before, hole, after, *how)
                 whole.append(done["text"] == hidden + after)
