@@ -12,7 +12,9 @@ mod scorer;
 
 use clap::{Parser, Subcommand};
 use recast_ops::device::Kind;
+use std::fmt;
 use std::process::ExitCode;
+use std::sync::Once;
 
 #[global_allocator]
 static MEMORY: recast_ops::cpu::HugePages = recast_ops::cpu::HugePages;
@@ -59,14 +61,38 @@ pub enum Precision {
     Bf16,
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 impl Global {
-    /// The device, after the precision is set for the process.
+    /// The device, after the precision is set for the process; tells where it cannot be kept.
     pub fn device(&self) -> anyhow::Result<burn::tensor::Device> {
         recast_ops::linear::set_precision(match self.precision {
             Precision::F32 => recast_ops::linear::Precision::F32,
             Precision::Bf16 => recast_ops::linear::Precision::Bf16,
         });
-        Ok(recast_ops::device::open(self.device)?)
+        let device = recast_ops::device::open(self.device)?;
+        if self.precision == Precision::Bf16 && computed_at(&device) == Precision::F32 {
+            static TOLD: Once = Once::new();
+            TOLD.call_once(|| {
+                eprintln!("no instructions for bf16 at {:?}: products are computed in f32", recast_ops::cpu::level());
+            });
+        }
+        Ok(device)
+    }
+}
+
+/// What products on this device are computed at, of what was asked for.
+pub fn computed_at(device: &burn::tensor::Device) -> Precision {
+    match recast_ops::linear::precision_on(device) {
+        recast_ops::linear::Precision::F32 => Precision::F32,
+        recast_ops::linear::Precision::Bf16 => Precision::Bf16,
     }
 }
 

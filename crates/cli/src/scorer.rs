@@ -11,7 +11,6 @@ use recast_eval::{BoxError, Generated, ModelCard, Prompt, Request, Scored, Score
 use recast_infer::{Generator, Options, Sampling, prefill};
 use recast_models::{Model, ModelState};
 use recast_models::param::values;
-use recast_ops::linear::{Precision, precision};
 use recast_ops::vocab_loss::token_log_probabilities;
 use recast_text::Tokenizer;
 use sha2::{Digest, Sha256};
@@ -42,10 +41,7 @@ pub struct ModelScorer<'a> {
 impl<'a> ModelScorer<'a> {
     /// `hash` identifies the weights (see [`weights_hash`]); precision and tokenizer are added.
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer, name: &str, hash: &str) -> Self {
-        let precision = match precision() {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        };
+        let precision = crate::computed_at(model.device());
         let identity = format!("{hash}\n{precision}\n{}", tokenizer.fingerprint());
         let bos = tokenizer.bos();
         // Whether the tokenizer itself puts a begin token before a text.

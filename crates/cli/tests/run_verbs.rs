@@ -117,6 +117,27 @@ fn logits_are_the_golden_ones() {
 }
 
 #[test]
+fn bf16_without_instructions_is_told_and_f32() {
+    let model = model();
+    let [plain, asked] = ["plain", "asked"].map(|name| model.path().join(name));
+    let logits = |out: &Path, precision: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_recast"))
+            .args(["logits", text(model.path()), "--ids", &["2"; 20].join(","), "--out", text(out)])
+            .args(["--precision", precision])
+            .env("RECAST_CPU", "baseline")
+            .output()
+            .expect("starts");
+        assert!(output.status.success());
+        let said = String::from_utf8(output.stderr).expect("UTF-8").matches("no instructions for bf16").count();
+        (said, std::fs::read(out).expect("written"))
+    };
+    let (unsaid, f32) = logits(&plain, "f32");
+    let (said, bf16) = logits(&asked, "bf16");
+    assert_eq!((unsaid, said), (0, 1));
+    assert!(f32 == bf16, "other logits");
+}
+
+#[test]
 fn info_needs_no_tokenizer() {
     let object = json_of(&["info", text(&golden())], "");
     assert_eq!(object["family"], "llama");

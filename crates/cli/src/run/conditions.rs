@@ -54,7 +54,7 @@ impl Conditions {
     pub fn restore(&self, global: &Global) -> anyhow::Result<()> {
         Global { precision: self.precision, ..global.clone() }.device()?;
         if self.precision != global.precision {
-            eprintln!("the run was begun at {:?} precision and goes on so", self.precision);
+            eprintln!("the run was begun at precision {} and goes on so", self.precision);
         }
         let threads = recast_ops::cpu::threads();
         if self.threads != threads {

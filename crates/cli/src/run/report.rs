@@ -22,6 +22,12 @@ pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path, conditions: &C
     let lines = metrics::read(folder)?;
     let recipe = &trainer.recipe;
     let kinds = kinds(trainer);
+    let computed = crate::computed_at(trainer.student.device());
+    let precision = if computed == conditions.precision {
+        computed.to_string()
+    } else {
+        format!("{computed} ({} was asked for: no instructions for it)", conditions.precision)
+    };
     let teacher = recipe.teacher.as_ref().map_or_else(String::new, |t| t.path.display().to_string());
     let mut report = Report {
         title: recipe.name.clone(),
@@ -35,7 +41,7 @@ pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path, conditions: &C
             versions: vec![Fact { label: "recast".into(), value: env!("CARGO_PKG_VERSION").into() }],
             machine: format!("{} threads, {}", recast_ops::cpu::threads(), processor()),
             more: vec![
-                Fact { label: "precision".into(), value: format!("{:?}", conditions.precision).to_lowercase() },
+                Fact { label: "precision".into(), value: precision },
                 Fact { label: "training time".into(), value: super::progress::duration(summary.seconds) },
                 Fact { label: "tokens".into(), value: summary.tokens.to_string() },
             ],

@@ -13,7 +13,7 @@ pub use kept::{Operand, Packed};
 use crate::cpu::{Matrix, bf16, matmul, matmul_threads, matmul_threads_new};
 use crate::glue::operator;
 use burn::backend::Dispatch;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use kept::Options;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,6 +37,12 @@ pub fn set_precision(precision: Precision) {
 /// The precision that was asked for.
 pub fn precision() -> Precision {
     if BF16.load(Ordering::Relaxed) { Precision::Bf16 } else { Precision::F32 }
+}
+
+/// What products with weights on this device are computed at: f32 where bf16 was asked for of a processor
+/// without instructions for it.
+pub fn precision_on(device: &Device) -> Precision {
+    if *device == Device::flex() && !bf16::available() { Precision::F32 } else { precision() }
 }
 
 /// Fewest rows that repay the rounding and packing of a weight.

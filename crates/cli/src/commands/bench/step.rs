@@ -51,7 +51,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Outcome {
     what: String,
-    precision: &'static str,
+    precision: crate::Precision,
     threads: usize,
     cpu: String,
     parameters: usize,
@@ -207,11 +207,7 @@ fn measure(work: &Work, repeats: usize) -> anyhow::Result<Outcome> {
     let step = Timing::of(whole);
     Ok(Outcome {
         what: work.what.clone(),
-        precision: match recast_ops::linear::precision() {
-            recast_ops::linear::Precision::F32 => "f32",
-            recast_ops::linear::Precision::Bf16 if recast_ops::cpu::bf16::available() => "bf16",
-            recast_ops::linear::Precision::Bf16 => "bf16 asked for, f32 for want of instructions",
-        },
+        precision: crate::computed_at(work.student.device()),
         threads: recast_ops::cpu::threads(),
         cpu: format!("{:?}", recast_ops::cpu::level()),
         parameters: recast_models::param::count(&work.student.parameters()),
