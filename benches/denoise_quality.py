@@ -12,14 +12,14 @@ Needs `zstd` for .zst files and nothing beside Python; starts the server itself.
 """
 
 import argparse
-import http.client
 import json
 import math
 import pathlib
-import socket
 import statistics
 import subprocess
 import time
+
+from served import Served
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--recast", required=True)
@@ -46,27 +46,12 @@ for text in documents:
         items.append((" ".join(words[: args.prompt_words]), " " + " ".join(words[args.prompt_words :])))
 items = items[:: max(1, len(items) // args.items)][: args.items]
 
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-command = [args.recast, "serve", f"model={args.model}", f"judge={args.judge}", "--port", str(port), "--precision", args.precision]
-server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-
-def ask(path, body=None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, {"content-type": "application/json"})
-    response = connection.getresponse()
-    data = json.loads(response.read())
-    connection.close()
-    if response.status != 200:
-        raise SystemExit(data)
-    return data
+server = Served(args.recast, [f"model={args.model}", f"judge={args.judge}", "--precision", args.precision])
 
 
 def surprise(prompt, text):
     """The judge's nats a token of `text` behind `prompt`, over at most `tokens` tokens."""
-    done = ask("/v1/completions", {"model": "judge", "prompt": prompt + text, "max_tokens": 0, "echo": True, "logprobs": 0})
+    done = server.ask("/v1/completions", {"model": "judge", "prompt": prompt + text, "max_tokens": 0, "echo": True, "logprobs": 0})
     found = done["choices"][0]["logprobs"]
     scores = [s for at, s in zip(found["text_offset"], found["token_logprobs"]) if at >= len(prompt) and s is not None]
     return -statistics.mean(scores[: args.tokens]) if scores else None
@@ -98,7 +83,7 @@ def written(name, denoising, **more):
         if args.block:
             body["denoising"] = {**denoising, "block": args.block}
         start = time.perf_counter()
-        done = ask("/v1/completions", {**body, **more})
+        done = server.ask("/v1/completions", {**body, **more})
         seconds += time.perf_counter() - start
         texts.append(done["choices"][0]["text"])
         tokens += done["usage"]["completion_tokens"]
@@ -106,17 +91,11 @@ def written(name, denoising, **more):
     return {**judged(name, texts, tokens / passes, tokens / seconds), "sample": texts[0]}
 
 
-try:
-    for _ in range(600):
-        try:
-            ask("/ready")
-            break
-        except (OSError, http.client.HTTPException):
-            time.sleep(0.1)
+with server:
     real = judged("the text that follows", [" ".join(after.split(" ")[: args.tokens]) for _, after in items])
     own, tokens, start = [], 0, time.perf_counter()
     for seed, (prompt, _) in enumerate(items):
-        done = ask("/v1/completions", {"model": "judge", "prompt": prompt, "max_tokens": args.tokens, "seed": seed, "temperature": 0.7})
+        done = server.ask("/v1/completions", {"model": "judge", "prompt": prompt, "max_tokens": args.tokens, "seed": seed, "temperature": 0.7})
         own.append(done["choices"][0]["text"])
         tokens += done["usage"]["completion_tokens"]
     own = judged("the judge at temperature 0.7", own, speed=tokens / (time.perf_counter() - start))
@@ -132,9 +111,6 @@ try:
     for keep in args.keep:
         for at in (2, 0.9):
             rows.append(written(f"threshold {at}, {keep} kept", {"rule": {"name": "threshold", "at": at}, "keep": keep}))
-finally:
-    server.terminate()
-    server.wait()
 
 print("\n| setting | tokens a pass | judge's nats a token | new pairs of words | tokens/s |\n|---|---:|---:|---:|---:|")
 for row in [real, own, *rows]:

@@ -9,14 +9,13 @@ and a table.
 """
 
 import argparse
-import http.client
 import json
 import math
 import random
-import socket
 import statistics
-import subprocess
 import time
+
+from served import Served
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--recast", required=True)
@@ -39,32 +38,8 @@ def item(seed, pairs):
     return " ".join(lines) + f" The number of {people[asked]} is", str(numbers[asked])
 
 
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-server = subprocess.Popen([args.recast, "serve", *args.serve, "--prefix-mib", "0", "--port", str(port)], stderr=subprocess.DEVNULL)
-
-
-def ask(path, body=None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-    connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, {"content-type": "application/json"})
-    response = connection.getresponse()
-    data = json.loads(response.read())
-    connection.close()
-    if response.status != 200:
-        raise SystemExit(data)
-    return data
-
-
-try:
-    while True:
-        try:
-            models = [m["id"] for m in ask("/v1/models")["data"]]
-            break
-        except OSError:
-            if server.poll() is not None:
-                raise SystemExit("the server did not begin")
-            time.sleep(0.2)
+with Served(args.recast, [*args.serve, "--prefix-mib", "0"]) as server:
+    models = [m["id"] for m in server.ask("/v1/models")["data"]]
     rows = []
     for model in models:
         for pairs in map(int, args.pairs.split(",")):
@@ -73,7 +48,7 @@ try:
                 for seed in range(args.items):
                     prompt, answer = item(seed, pairs)
                     start = time.perf_counter()
-                    got = ask("/v1/completions", {"model": model, "prompt": prompt, "max_tokens": 4, "temperature": 0, "repeat_context": readings})
+                    got = server.ask("/v1/completions", {"model": model, "prompt": prompt, "max_tokens": 4, "temperature": 0, "repeat_context": readings})
                     seconds = time.perf_counter() - start
                     right += got["choices"][0]["text"].strip().startswith(answer)
                     lengths.append(got["usage"]["prompt_tokens"])
@@ -81,9 +56,7 @@ try:
                 p = right / args.items
                 rows.append((model, pairs, readings, p, math.sqrt(p * (1 - p) / args.items), statistics.median(lengths), statistics.median(speeds)))
                 print(json.dumps(dict(zip(("model", "pairs", "readings", "recall", "error", "prompt_tokens", "tokens_per_second"), rows[-1]))), flush=True)
-    print("| model | pairs | readings | tokens read | recall | tokens/s |\n|---|---:|---:|---:|---:|---:|")
-    for model, pairs, readings, p, error, length, speed in rows:
-        print(f"| {model} | {pairs} | {readings} | {length:.0f} | {p:.2f} ± {error:.2f} | {speed:.0f} |")
-finally:
-    server.terminate()
-    server.wait(60)
+
+print("| model | pairs | readings | tokens read | recall | tokens/s |\n|---|---:|---:|---:|---:|---:|")
+for model, pairs, readings, p, error, length, speed in rows:
+    print(f"| {model} | {pairs} | {readings} | {length:.0f} | {p:.2f} ± {error:.2f} | {speed:.0f} |")

@@ -1,7 +1,7 @@
 //! Training state on disk: every file is written beside its place and renamed into it, so that a
 //! killed process leaves either the old checkpoint or the new one.
 //!
-//! A checkpoint is one folder `checkpoints/NNNNNN-STAGE-STEP` with `model.safetensors` (every
+//! A checkpoint is one folder `checkpoints/STAGE-STEP` with `model.safetensors` (every
 //! parameter, f32), `moments.safetensors` and `state.json`, which is written last: a folder without
 //! it does not count.
 
