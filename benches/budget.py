@@ -10,6 +10,8 @@ Prints a table and, with --out, draws it.
 """
 
 import argparse
+import html
+import itertools
 import json
 import math
 import pathlib
@@ -23,10 +25,10 @@ parser.add_argument("run", type=pathlib.Path)
 parser.add_argument("teacher")
 parser.add_argument("--recast", required=True)
 parser.add_argument("--data", required=True)
-parser.add_argument("--stage", type=int, default=0, help="the first stage, from 0, whose checkpoints are taken, and the last before it")
+parser.add_argument("--stage", type=int, default=0, help="the first stage whose checkpoints are taken, its start among them; from 0")
 parser.add_argument("--tasks", default="lambada,arc_easy,hellaswag,piqa", help="tasks on which the teacher is above chance")
 parser.add_argument("--limit", type=int, default=200)
-parser.add_argument("--every", type=int, default=1, help="take every so many checkpoints, and the last")
+parser.add_argument("--every", type=int, default=1, help="take every so many (at least 1) checkpoints, and the last")
 parser.add_argument("--precision", default="bf16")
 parser.add_argument("--out", type=pathlib.Path)
 args = parser.parse_args()
@@ -36,11 +38,10 @@ def checkpoints():
     """Folders with the tokens seen, oldest first."""
     states = sorted((args.run / "checkpoints").glob("[0-9]*/state.json"))
     found = [(json.loads(path.read_text()), path.parent) for path in states]
-    before = [c for c in found if c[0]["stage"] < args.stage][-1:]
-    found = before + [c for c in found if c[0]["stage"] >= args.stage]
+    found = [c for c in found if c[0]["stage"] >= args.stage]
     if not found:
         sys.exit(f"{args.run}: no checkpoints")
-    return [(state["tokens"], folder) for i, (state, folder) in enumerate(found) if (len(found) - 1 - i) % args.every == 0]
+    return [(state["tokens"], folder) for i, (state, folder) in enumerate(found) if (len(found) - 1 - i) % max(1, args.every) == 0]
 
 
 def scores(folder):
@@ -63,6 +64,8 @@ points = []
 for tokens, folder in checkpoints():
     rows = scores(folder)
     relative = {task: row["relative"] for task, row in rows.items() if row.get("relative")}
+    if not relative:
+        sys.exit(f"the teacher is not above chance on any of {args.tasks} at --limit {args.limit}")
     mean = statistics.mean(r["value"] for r in relative.values())
     # Tasks are independent of each other.
     error = math.sqrt(sum((r["std_error"] or 0) ** 2 for r in relative.values())) / len(relative)
@@ -79,6 +82,7 @@ teacher = [f"{points[-1][1][t]['teacher']['value']:.3f}" for t in tasks]
 print("| teacher | " + " | ".join(teacher) + " | 1 |")
 
 if args.out:
+    name = html.escape(args.run.name)
     left, right, top, bottom, width, height = 52, 130, 34, 44, 720, 360
     most = max(tokens for tokens, *_ in points)
     least = min(0.0, *(r["value"] for _, _, relative, _, _ in points for r in relative.values()))
@@ -90,10 +94,10 @@ if args.out:
     colours = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb"]
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
-        f"<title>Relative score of {args.run.name} against tokens</title>",
+        f"<title>Relative score of {name} against tokens</title>",
         "<style>text{font:12px sans-serif;fill:#444}polyline{fill:none;stroke-width:1.5}.g{stroke:#ddd}</style>",
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        text(left, 18, f"{args.run.name}: (student - chance) / (teacher - chance), {args.limit} items a task; band: one standard error of the mean"),
+        text(left, 18, f"{name}: (student - chance) / (teacher - chance), {args.limit} items a task; band: one standard error of the mean"),
     ]
     for share in [i / 4 for i in range(math.ceil(4 * least), math.floor(4 * high) + 1)]:
         svg += [f'<line class="g" x1="{left}" x2="{width - right}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>', text(left - 6, y(share) + 4, f"{share:g}", "end")]
@@ -103,7 +107,7 @@ if args.out:
     band = [(t, m + e) for t, _, _, m, e in points] + [(t, m - e) for t, _, _, m, e in reversed(points)]
     svg.append(f'<polygon fill="#222" fill-opacity=".12" points="{line(band)}"/>')
     labels = []
-    for task, colour in zip(tasks, colours):
+    for task, colour in zip(tasks, itertools.cycle(colours)):
         row = [(t, relative[task]["value"]) for t, _, relative, _, _ in points if task in relative]
         if row:
             svg.append(f'<polyline stroke="{colour}" points="{line(row)}"/>')

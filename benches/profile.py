@@ -10,13 +10,13 @@ import re
 import sys
 
 PARTS = [
-    ("matrix products with weights", r"bf16::(avx512|amx)::tile|gemm_f32|gemm_common|gemm::"),
+    ("matrix products with weights", r"bf16::(avx512|amx)::tile|bf16::panels::(sweep|pass|product_packed|product)\b|gemm_f32|gemm_common|gemm::"),
     ("rounding and packing their operands", r"bf16::.*pack|bf16::panels"),
-    ("products inside recurrences and attention", r"cpu::matmul::product|cpu::matmul::matmul"),
-    ("recurrences beside their products", r"delta_rule|decayed_sum|rwkv\d|strided|group_norm|token_shift|key_norm"),
-    ("attention beside its products", r"attention::"),
-    ("vocabulary losses beside their products", r"vocabulary|cross_entropy|divergence|losses?::|kl_"),
-    ("norms, RoPE, SwiGLU, residuals", r"rms_norm|rope|swiglu|row_distance|elementwise|macerator|burn_flex"),
+    ("products inside recurrences and attention", r"cpu::matmul::(product|matmul)|product_of_tiles|matmul_in_cache|bf16::rowwise|cpu::pairs"),
+    ("recurrences beside their products", r"delta_rule|decay::|rwkv\d|strided|group_norm|token_shift|key_norm"),
+    ("attention beside its products", r"attention::|bf16::softmax"),
+    ("vocabulary losses beside their products", r"vocab_loss|teacher_kl|cross_entropy"),
+    ("norms, RoPE, SwiGLU, residuals", r"rms_norm|rope|activation::|swiglu|row_distance|elementwise|macerator|burn_flex"),
     ("optimizer", r"adamw"),
     ("copies, zeroing, allocation", r"mem(move|set|cpy)|malloc|calloc|free\b|_int_free|unlink_chunk|clear_|alloc|page_fault|folio"),
     ("waiting for the other thread, system", r"\[k\]|sched|crossbeam|rayon|futex|yield"),

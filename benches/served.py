@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import subprocess
+import tempfile
 import time
 
 
@@ -17,11 +18,13 @@ class Served:
         self.command = [recast, "serve", *arguments, "--port", str(self.port)]
 
     def __enter__(self):
-        self.process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
+        self.said = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(self.command, stderr=self.said)
         try:
             while not self.answers():
                 if self.process.poll() is not None:
-                    raise SystemExit(f"{' '.join(map(str, self.command))}\nended before it was ready")
+                    self.said.seek(0)
+                    raise SystemExit(f"{' '.join(map(str, self.command))}\nended before it was ready:\n{self.said.read()}")
                 time.sleep(0.2)
         except BaseException:
             self.__exit__()
@@ -36,15 +39,22 @@ class Served:
 
     def __exit__(self, *_):
         self.process.terminate()
-        self.process.wait(60)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:  # it waits for an answer that nobody reads
+            self.process.kill()
+            self.process.wait()
+        self.said.close()
 
     def ask(self, path, body=None):
         """The answer to a GET, or to a POST with a body, as JSON; any status but 200 ends the program."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, {"content-type": "application/json"})
-        response = connection.getresponse()
-        data = response.read()
-        connection.close()
+        try:
+            connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, {"content-type": "application/json"})
+            response = connection.getresponse()
+            data = response.read()
+        finally:
+            connection.close()
         if response.status != 200:
             raise SystemExit(f"{path}: {response.status} {data.decode(errors='replace')}")
         return json.loads(data)

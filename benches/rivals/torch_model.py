@@ -95,6 +95,15 @@ def delta_rule(r, logw, k, v, a, b, chunk=32):
     return torch.stack(outputs, 2).reshape(batch, heads, tokens, n)
 
 
+def fla_delta_rule(r, logw, k, v, a, b, kind):
+    """`delta_rule` by flash-linear-attention's kernels, which want [B, T, H, N]; all but the decay are of `kind`."""
+    from fla.ops.rwkv7 import chunk_rwkv7
+
+    r, k, v, a, b = (x.transpose(1, 2).to(kind).contiguous() for x in (r, k, v, a, b))
+    y, _ = chunk_rwkv7(r, logw.transpose(1, 2).contiguous(), k, v, a, b)
+    return y.transpose(1, 2).float()
+
+
 def decayed_sum(r, logw, k, v, chunk=32):
     """S_t = diag(e^logw) S + k v^T, o = S^T r; all [B, H, T, N], as above."""
     batch, heads, tokens, n = r.shape
@@ -137,7 +146,7 @@ class Rwkv7(Projections):
             v = v + (shared["first"] - v) * heads(torch.sigmoid(self.mix(x).float()))
         kap = F.normalize(k, dim=-1)
         k = k * (1 - logw.exp() + iclr)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             y = delta_rule(r, logw, k, v, -kap, kap * iclr) * HEAD**-0.5
         gate = torch.sigmoid(x @ self.g1) @ self.g2
         return self.o(y.transpose(1, 2).flatten(2).to(gate.dtype) * gate)

@@ -1,10 +1,14 @@
 """One training step in PyTorch, the same work as `recast bench step`; prints one JSON object.
 
     python torch_step.py next-token|align|distil f32|bf16 [--layers 6] [--batch 2] [--context 512]
-        [--repeats 7] [--threads 2] [--fused]
+        [--repeats 7] [--threads 2] [--fused] [--device cpu|cuda] [--fla]
+
+--fla takes the recurrence of flash-linear-attention (a GPU's; `pip install flash-linear-attention`) in place of
+torch_model's. On a GPU the peak is of its memory, else the process's.
 """
 
 import argparse
+import functools
 import json
 import resource
 import statistics
@@ -13,6 +17,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+import torch_model
 from torch_model import VOCABULARY, Model, Rwkv7, Softmax, rope_table
 
 parser = argparse.ArgumentParser()
@@ -24,14 +29,21 @@ parser.add_argument("--context", type=int, default=512)
 parser.add_argument("--repeats", type=int, default=7)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--fused", action="store_true")
+parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+parser.add_argument("--fla", action="store_true")
 args = parser.parse_args()
 torch.set_num_threads(args.threads)
+if args.device != "cpu":
+    torch.set_default_device(args.device)
+if args.fla:
+    kind = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    torch_model.delta_rule = functools.partial(torch_model.fla_delta_rule, kind=kind)
 torch.manual_seed(1)
 
 layers = args.layers or (6 if args.what == "next-token" else 30)
 tokens = torch.randint(0, VOCABULARY, (args.batch, args.context))
 targets = torch.randint(0, VOCABULARY, (args.batch, args.context))
-autocast = lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16")
+autocast = lambda: torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.precision == "bf16")
 
 if args.what == "next-token":
     student, teacher = Model(layers, lambda _: Softmax()), None
@@ -88,15 +100,24 @@ def align():
 
 work = {"next-token": next_token, "align": align, "distil": distil}[args.what]
 seconds, parts = [], {"gradients": [], "optimizer": []}
+
+
+def now():
+    """The time once the device has done what it was given."""
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 for step in range(2 + args.repeats):
-    began = time.perf_counter()
+    began = now()
     loss = work()
-    middle = time.perf_counter()
+    middle = now()
     if args.what != "next-token":
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    end = time.perf_counter()
+    end = now()
     if step >= 2:
         seconds.append(end - began)
         parts["gradients"].append(middle - began)
@@ -109,6 +130,6 @@ print(json.dumps({
     "step": {"median": median, "best": min(seconds), "repeats": args.repeats},
     **{name: statistics.median(values) for name, values in parts.items()},
     "tokens_per_second": args.batch * args.context / median,
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "peak_bytes": torch.cuda.max_memory_allocated() if args.device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     "loss": float(loss),
 }))
