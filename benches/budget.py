@@ -97,7 +97,7 @@ if args.out:
         f"<title>Relative score of {name} against tokens</title>",
         "<style>text{font:12px sans-serif;fill:#444}polyline{fill:none;stroke-width:1.5}.g{stroke:#ddd}</style>",
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        text(left, 18, f"{name}: (student - chance) / (teacher - chance), {args.limit} items a task; band: one standard error of the mean"),
+        text(left, 18, f"{name}, relative score, {args.limit} items a task; band: one standard error of the mean"),
     ]
     for share in [i / 4 for i in range(math.ceil(4 * least), math.floor(4 * high) + 1)]:
         svg += [f'<line class="g" x1="{left}" x2="{width - right}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>', text(left - 6, y(share) + 4, f"{share:g}", "end")]
