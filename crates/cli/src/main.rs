@@ -102,7 +102,7 @@ enum Verb {
     Convert(commands::convert::Args),
     /// Show what a recipe will cost, before it costs anything.
     Plan(commands::plan::Args),
-    /// Train a model without a teacher.
+    /// Train a model from nothing, or one that exists for masked diffusion.
     Train(commands::train::Args),
     /// Continue a prompt.
     Generate(commands::generate::Args),
@@ -154,7 +154,7 @@ fn main() -> ExitCode {
 
 fn run(verb: &Verb, global: &Global) -> anyhow::Result<()> {
     match verb {
-        Verb::Convert(args) => commands::convert::run(args, global, run::Wanted::Teacher),
+        Verb::Convert(args) => commands::convert::run(args, global),
         Verb::Plan(args) => commands::plan::run(args, global),
         Verb::Train(args) => commands::train::run(args, global),
         Verb::Generate(args) => commands::generate::run(args, global),

@@ -10,7 +10,7 @@ use crate::trainer::trainable;
 use recast_models::Model;
 use recast_models::param::{Named, count};
 use recast_ops::cpu::{Matrix, bf16, matmul_threads};
-use recast_ops::linear::{Precision, precision};
+use recast_ops::linear::{Precision, on_processor};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -179,7 +179,7 @@ fn measure() -> f64 {
     for _ in 0..8 {
         let began = Instant::now();
         let (left, right) = (Matrix::new(&a, m, k), Matrix::new(&b, n, k).t());
-        if precision() == Precision::Bf16 && bf16::available() {
+        if on_processor() == Precision::Bf16 {
             bf16::matmul_threads(&mut out, n, false, left, right);
         } else {
             matmul_threads(&mut out, n, 0.0, left, right);

@@ -10,6 +10,13 @@ use std::path::PathBuf;
 pub struct Args {
     /// The recipe; without it, the embedded teacher and its text.
     recipe: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What `convert` and `train` can be told besides the recipe.
+#[derive(clap::Args)]
+pub struct Options {
     /// Change a key: `--set teacher.path=model.gguf`.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -18,24 +25,22 @@ pub struct Args {
     out: Option<PathBuf>,
     /// Go on with the run in this folder.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "set", "out"])]
-    resume: Option<PathBuf>,
+    pub resume: Option<PathBuf>,
 }
 
-impl Args {
-    /// Whether a recipe or a run is given, so that nothing is left to the embedded one.
-    pub fn names_a_run(&self) -> bool {
-        self.recipe.is_some() || self.resume.is_some()
-    }
+/// Runs it.
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    run_as(Wanted::Teacher, args.recipe.as_ref(), &args.options, global)
 }
 
-/// Runs it, if the recipe is one for this verb.
-pub fn run(args: &Args, global: &Global, wanted: Wanted) -> anyhow::Result<()> {
-    let start = match &args.resume {
+/// Runs a recipe, if it is one for this verb, or goes on with a run.
+pub fn run_as(wanted: Wanted, recipe: Option<&PathBuf>, options: &Options, global: &Global) -> anyhow::Result<()> {
+    let start = match &options.resume {
         Some(folder) => Start::Resume(folder.clone()),
         None => {
-            let recipe = plan::load(args.recipe.as_ref(), &args.set)?;
+            let recipe = plan::load(recipe, &options.set)?;
             wanted.check(&recipe)?;
-            let folder = args.out.clone().unwrap_or_else(|| run::free_folder(&recipe.name));
+            let folder = options.out.clone().unwrap_or_else(|| run::free_folder(&recipe.name));
             Start::New(Box::new(recipe), folder)
         }
     };

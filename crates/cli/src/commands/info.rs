@@ -6,11 +6,11 @@ use recast_eval::report::bytes;
 use recast_eval::table::{Align, Table};
 use recast_models::export::Provenance;
 use recast_models::mixers::LayerContext;
+use recast_models::mixers::softmax::cache_is_rounded;
 use recast_models::rope::Rope;
 use recast_models::source::{Builder, FromCheckpoint, Missing};
 use recast_models::weights::{self, Checkpoint};
 use recast_models::{MixerSpec, ModelConfig, Weights, families};
-use recast_ops::attention::Cache;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -179,8 +179,7 @@ fn states(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> anyhow::Result<V
     }
     // A cache in place of every layer's state would be held as softmax layers hold theirs.
     let quantised = checkpoint.info("model.layers.0.mlp.up_proj.weight").is_some_and(|tensor| tensor.dtype.is_quantised());
-    let rounded = quantised && Cache::can_round(&Device::flex(), 64, config.head_size);
-    let number = if rounded { size_of::<u16>() } else { size_of::<f32>() };
+    let number = if cache_is_rounded(quantised, config.head_size, &Device::flex()) { size_of::<u16>() } else { size_of::<f32>() };
     let key_values = 2 * config.layers * config.kv_heads * config.head_size * number;
     let state = |(&tokens, bytes)| State { tokens, bytes, softmax_bytes: tokens * key_values };
     Ok(LENGTHS.iter().zip(totals).map(state).collect())

@@ -6,10 +6,9 @@ use crate::param::Named;
 use crate::source::Builder;
 use crate::sight::Sight;
 use crate::state::{Documents, LayerState};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use recast_ops::attention::{AttentionOptions, Cache, Mask, attention, attention_over, attention_step};
-use recast_ops::cpu::bf16;
-use recast_ops::linear::{Precision, precision};
+use recast_ops::linear::{Precision, precision_on};
 use recast_ops::quantised::on_processor;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -29,7 +28,7 @@ pub struct Softmax {
     projections: Projections,
     options: Options,
     layer: LayerContext,
-    /// Whether the cache is of bf16: where products round their inputs anyway.
+    /// Whether the cache is of bf16 ([`cache_is_rounded`]).
     rounded: bool,
 }
 
@@ -46,8 +45,7 @@ impl Kind for Softmax {
             return Err(ModelError::MixerOptions { mixer: Self::NAME.into(), message: "window is 0, expected at least 1".into() });
         }
         let projections = Projections::build(layer, builder)?;
-        let rounded = (projections.is_quantised() || precision() == Precision::Bf16 && bf16::available())
-            && Cache::can_round(builder.device(), PAGE, layer.head_size);
+        let rounded = cache_is_rounded(projections.is_quantised(), layer.head_size, builder.device());
         Ok(Self { projections, options: options.clone(), layer: layer.clone(), rounded })
     }
 }
@@ -141,6 +139,12 @@ impl Mixer for Softmax {
         let each = if self.rounded { size_of::<u16>() } else { size_of::<f32>() };
         2 * (tokens - dropped * PAGE).next_multiple_of(PAGE) * self.layer.kv_heads * self.layer.head_size * each
     }
+}
+
+/// Whether keys and values of heads of `head_size` channels are held in bf16: where products round their inputs
+/// anyway, which those with `quantised` weights do to bytes.
+pub fn cache_is_rounded(quantised: bool, head_size: usize, device: &Device) -> bool {
+    (quantised || precision_on(device) == Precision::Bf16) && Cache::can_round(device, PAGE, head_size)
 }
 
 /// Tokens a page of the cache holds. Full pages never change: copies of a state share them.

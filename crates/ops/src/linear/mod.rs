@@ -42,7 +42,12 @@ pub fn precision() -> Precision {
 /// What products with weights on this device are computed at: f32 where bf16 was asked for of a processor
 /// without instructions for it.
 pub fn precision_on(device: &Device) -> Precision {
-    if *device == Device::flex() && !bf16::available() { Precision::F32 } else { precision() }
+    if *device == Device::flex() { on_processor() } else { precision() }
+}
+
+/// What products of many rows are computed at on the processor.
+pub fn on_processor() -> Precision {
+    if bf16::available() { precision() } else { Precision::F32 }
 }
 
 /// Fewest rows that repay the rounding and packing of a weight.
@@ -50,7 +55,7 @@ const BF16_ROWS: usize = 16;
 
 /// Whether operands of a product of so many rows are rounded.
 pub(crate) fn rounds(rows: usize) -> bool {
-    precision() == Precision::Bf16 && rows >= BF16_ROWS && bf16::available()
+    rows >= BF16_ROWS && on_processor() == Precision::Bf16
 }
 
 /// `out = left right`, or `out += left right` with `accumulate`, at the process's precision, over
