@@ -10,7 +10,6 @@ Prints a table and, with --out, draws it.
 """
 
 import argparse
-import html
 import itertools
 import json
 import math
@@ -19,6 +18,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+
+from picture import opening, text, write
 
 parser = argparse.ArgumentParser()
 parser.add_argument("run", type=pathlib.Path)
@@ -82,7 +83,7 @@ teacher = [f"{points[-1][1][t]['teacher']['value']:.3f}" for t in tasks]
 print("| teacher | " + " | ".join(teacher) + " | 1 |")
 
 if args.out:
-    name = html.escape(args.run.name)
+    name = args.run.name
     left, right, top, bottom, width, height = 52, 130, 34, 44, 720, 360
     most = max(tokens for tokens, *_ in points)
     least = min(0.0, *(r["value"] for _, _, relative, _, _ in points for r in relative.values()))
@@ -90,13 +91,9 @@ if args.out:
     x = lambda tokens: left + (width - left - right) * tokens / most
     y = lambda share: top + (height - top - bottom) * (high - share) / (high - least)
     line = lambda row: " ".join(f"{x(t):.1f},{y(s):.1f}" for t, s in row)
-    text = lambda at_x, at_y, words, anchor="start", more="": f'<text x="{at_x:.1f}" y="{at_y:.1f}" text-anchor="{anchor}"{more}>{words}</text>'
     colours = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb"]
     svg = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
-        f"<title>Relative score of {name} against tokens</title>",
-        "<style>text{font:12px sans-serif;fill:#444}polyline{fill:none;stroke-width:1.5}.g{stroke:#ddd}</style>",
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        *opening(width, height, f"Relative score of {name} against tokens"),
         text(left, 18, f"{name}, relative score, {args.limit} items a task; band: one standard error of the mean"),
     ]
     for share in [i / 4 for i in range(math.ceil(4 * least), math.floor(4 * high) + 1)]:
@@ -118,4 +115,4 @@ if args.out:
     for at, name, colour in sorted(labels):
         below = max(at, below + 14)
         svg.append(text(width - right + 6, below + 4, name, "start", f' style="fill:{colour}"'))
-    args.out.write_text("\n".join([*svg, "</svg>"]) + "\n")
+    write(args.out, svg)

@@ -2,8 +2,11 @@
 
     python benches/compare.py --recast target/release/recast --teacher SmolLM2-135M-Instruct.Q4_1.gguf
         [--python PYTHON_WITH_TORCH] [--rounds 3] [--only step|align|distil|recurrence] [--context 512]
+        [--batch N] [--device cuda [--fla]]
 
-Nothing else should be running. A round starts both programs afresh; each times 7 steps after 2.
+Nothing else should be running. A round starts both programs afresh; each times 7 steps after 2. On a GPU the
+recurrences alone are not compared (`recast bench ops`), nor is memory; --fla gives PyTorch the recurrence of
+flash-linear-attention.
 """
 
 import argparse
@@ -21,10 +24,14 @@ parser.add_argument("--python", default=sys.executable)
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--repeats", type=int, default=7)
 parser.add_argument("--context", type=int, default=512)
+parser.add_argument("--batch", type=int, help="sequences a step; default as many as make 1024 tokens")
+parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+parser.add_argument("--fla", action="store_true")
 parser.add_argument("--only", choices=["step", "align", "distil", "recurrence"])
 parser.add_argument("--precision", choices=["f32", "bf16"], help="default both")
 parser.add_argument("--json", action="store_true")
 args = parser.parse_args()
+size = ["--batch", str(args.batch or max(1, 1024 // args.context)), "--context", str(args.context), "--repeats", str(args.repeats)]
 
 
 def run(command):
@@ -35,8 +42,7 @@ def run(command):
 
 
 def ours(what, precision):
-    command = [args.recast, "bench", "step", "--json", "--precision", precision, "--repeats", str(args.repeats)]
-    command += ["--batch", str(max(1, 1024 // args.context)), "--context", str(args.context)]
+    command = [args.recast, "bench", "step", "--json", "--precision", precision, "--device", args.device, *size]
     if what != "step":
         recipe = here.parent / "recipes" / "smollm2-rwkv7.toml"
         command += ["--recipe", recipe, "--stage", what, "--set", f"teacher.path={args.teacher}"]
@@ -45,8 +51,10 @@ def ours(what, precision):
 
 def theirs(what, precision):
     name = "next-token" if what == "step" else what
-    command = [args.python, here / "rivals" / "torch_step.py", name, precision, "--repeats", str(args.repeats)]
-    return run(command + ["--batch", str(max(1, 1024 // args.context)), "--context", str(args.context)])
+    command = [args.python, here / "rivals" / "torch_step.py", name, precision, "--device", args.device, *size]
+    if args.device == "cuda":
+        command += ["--fused", *(["--fla"] if args.fla else [])]
+    return run(command)
 
 
 def recurrences():
@@ -80,7 +88,7 @@ def recurrences():
 
 
 rows = []
-for what in [args.only] if args.only else ["step", "align", "distil", "recurrence"]:
+for what in [args.only] if args.only else ["step", "align", "distil", *(["recurrence"] if args.device == "cpu" else [])]:
     if what == "recurrence":
         recurrences()
         continue
@@ -100,14 +108,16 @@ for what in [args.only] if args.only else ["step", "align", "distil", "recurrenc
             "torch_seconds": seconds[1],
             "time_ratio": seconds[0] / seconds[1],
             "speedup": seconds[1] / seconds[0],
-            "recast_bytes": memory[0],
-            "torch_bytes": memory[1],
-            "memory_ratio": memory[0] / memory[1],
         }
+        # Ours is of the process, which says nothing of a GPU's memory.
+        told = ""
+        if args.device == "cpu":
+            row |= {"recast_bytes": memory[0], "torch_bytes": memory[1], "memory_ratio": memory[0] / memory[1]}
+            told = f"; memory {row['memory_ratio']:.2f} of its"
         rows.append(row)
         print(
             "{what:7} {precision:4} context {context}: recast {recast_seconds:.3f} s, torch {torch_seconds:.3f} s, "
-            "{time_ratio:.2f} of its time ({speedup:.2f} times its speed); memory {memory_ratio:.2f} of its".format(**row),
+            "{time_ratio:.2f} of its time ({speedup:.2f} times its speed)".format(**row) + told,
             file=sys.stderr,
             flush=True,
         )

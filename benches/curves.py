@@ -9,6 +9,8 @@ import math
 import pathlib
 import statistics
 
+from picture import opening, text, write
+
 parser = argparse.ArgumentParser()
 parser.add_argument("runs", nargs=2, type=pathlib.Path)
 parser.add_argument("--stage", default="distil")
@@ -32,26 +34,21 @@ loss_y = lambda loss: 30 + 190 * (high - math.log(loss)) / (high - low)
 most = max(map(abs, gaps))
 gap_y = lambda gap: 290 - 40 * gap / most
 line = lambda ys: " ".join(f"{x_of(i):.1f},{y:.1f}" for i, y in enumerate(ys))
-text = lambda x, y, words, anchor="start": f'<text x="{x}" y="{y}" text-anchor="{anchor}">{words}</text>'
 ticks = [t for t in (1.0, 0.5, 0.2, 0.1, 0.05, 0.02) if low <= math.log(t) <= high]
 svg = [
-    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 370" role="img">',
-    f"<title>Loss of {steps} steps of {args.stage} in {args.names[0]} and {args.names[1]}</title>",
-    "<style>text{font:12px sans-serif;fill:#444}polyline{fill:none;stroke-width:1.5}.g{stroke:#ddd}</style>",
-    f'<rect width="{width}" height="370" fill="#fff"/>',
+    *opening(width, 370, f"Loss of {steps} steps of {args.stage} in {args.names[0]} and {args.names[1]}"),
     text(left, 18, f"loss of {args.stage} (log): {args.names[0]} grey, {args.names[1]} dashed"),
     *[f'<line class="g" x1="{left}" x2="{width - right}" y1="{loss_y(t):.1f}" y2="{loss_y(t):.1f}"/>' for t in ticks],
-    *[text(left - 6, round(loss_y(t) + 4, 1), t, "end") for t in ticks],
+    *[text(left - 6, loss_y(t) + 4, t, "end") for t in ticks],
     f'<polyline stroke="#999" stroke-width="3" points="{line(map(loss_y, a[:steps]))}"/>',
     f'<polyline stroke="#c33" stroke-dasharray="4 3" points="{line(map(loss_y, b[:steps]))}"/>',
     text(left, 244, f"{args.names[1]} above {args.names[0]}, %"),
     *[f'<line class="g" x1="{left}" x2="{width - right}" y1="{gap_y(g):.1f}" y2="{gap_y(g):.1f}"/>' for g in (-most, 0, most)],
-    *[text(left - 6, round(gap_y(g) + 4, 1), f"{g:+.1f}", "end") for g in (-most, 0, most)],
+    *[text(left - 6, gap_y(g) + 4, f"{g:+.1f}", "end") for g in (-most, 0, most)],
     f'<polyline stroke="#c33" points="{line(map(gap_y, gaps[:steps]))}"/>',
-    *[text(round(x_of(s - 1 if s else 0), 1), 360, s, "middle") for s in range(0, steps + 1, 100)],
-    "</svg>",
+    *[text(x_of(s - 1 if s else 0), 360, s, "middle") for s in range(0, steps + 1, 100)],
 ]
-args.out.write_text("\n".join(svg) + "\n")
+write(args.out, svg)
 noise = [100 * abs(y / x - 1) for x, y in zip(a, a[1:])]
 print(
     f"{steps} steps: {args.names[1]} differs by {statistics.mean(map(abs, gaps)):.2f} % on average, "

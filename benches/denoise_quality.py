@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import time
 
+from picture import opening, text, write
 from served import Served
 
 parser = argparse.ArgumentParser()
@@ -125,13 +126,9 @@ if args.out:
     high = max(r["nats"] + r["error"] for r in [real, own, *rows]) * 1.05
     x_of = lambda passes: left + (width - left - right) * math.log2(max(passes, 1)) / math.log2(most)
     y_of = lambda nats: top + (height - top - bottom) * (1 - nats / high)
-    text = lambda x, y, words, anchor="start": f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
     families = {"fixed": "#c33", "threshold": "#27b", "factor": "#283", "entropy": "#a5a"}
     svg = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
-        f"<title>Quality against tokens a forward pass {args.title}</title>",
-        "<style>text{font:12px sans-serif;fill:#444}polyline{fill:none;stroke-width:1.5}.g{stroke:#ddd}</style>",
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        *opening(width, height, f"Quality against tokens a forward pass {args.title}"),
         text(left, 18, f"judge's nats a token (lower is better) against tokens a forward pass {args.title}"),
     ]
     for passes in (1, 2, 4, 8):
@@ -150,4 +147,4 @@ if args.out:
             svg.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>')
             svg.append(f'<line stroke="{colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{y_of(r["nats"] - r["error"]):.1f}" y2="{y_of(r["nats"] + r["error"]):.1f}"/>')
         svg += [f'<circle cx="{width - right + 12}" cy="{top + 16 * place + 4}" r="3" fill="{colour}"/>', text(width - right + 20, top + 16 * place + 8, family)]
-    args.out.write_text("\n".join(svg + ["</svg>"]) + "\n")
+    write(args.out, svg)

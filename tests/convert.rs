@@ -92,11 +92,14 @@ fn align_changes_mixers_only_and_distil_everything() {
     let config: serde_json::Value = serde_json::from_str(&config).expect("json");
     assert_eq!(config["model_type"], "rwkv7qwen2");
     assert_eq!(config["use_rope"], true);
-    for file in ["report.html", "report.json", "plan.json", "recipe.toml", "metrics.jsonl", "model/tokenizer.json", "model/README.md"] {
+    for file in
+        ["report.html", "report.json", "plan.json", "recipe.toml", "metrics.jsonl", "model/tokenizer.json", "model/README.md"]
+    {
         assert!(folder.path().join("d").join(file).is_file(), "{file}");
     }
     // The exported student runs.
-    let output = recast(folder.path(), &["generate", "d/model", "--prompt", "Once", "--max-tokens", "5", "--temperature", "0", "--json"]);
+    let output =
+        recast(folder.path(), &["generate", "d/model", "--prompt", "Once", "--max-tokens", "5", "--temperature", "0", "--json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("one JSON object");
     let output = recast(folder.path(), &["info", "d/model", "--json"]);
@@ -162,11 +165,18 @@ fn empty_text_and_a_taken_folder() {
 fn a_diverging_run_stops_with_its_checkpoint_intact() {
     let folder = folder_with(RECIPE);
     let arguments = [
-        "convert", "r.toml", "--out", "n",
-        "--set", "checkpoints.every_steps=1",
-        "--set", "stages.distil.learning_rate=1e30",
-        "--set", "stages.distil.tokens=2048",
-        "--set", "stages.distil.clip=0.0",
+        "convert",
+        "r.toml",
+        "--out",
+        "n",
+        "--set",
+        "checkpoints.every_steps=1",
+        "--set",
+        "stages.distil.learning_rate=1e30",
+        "--set",
+        "stages.distil.tokens=2048",
+        "--set",
+        "stages.distil.clip=0.0",
     ];
     let output = recast(folder.path(), &arguments);
     let message = text(&output.stderr);

@@ -75,11 +75,8 @@ fn twenty_kills_change_no_bit() {
     let folder = tempfile::tempdir().expect("folder");
     prepare(folder.path());
     let began = Instant::now();
-    let output = recast(folder.path())
-        .args(["convert", "recipe.toml", "--out", "whole"])
-        .stderr(Stdio::piped())
-        .output()
-        .expect("runs");
+    let output =
+        recast(folder.path()).args(["convert", "recipe.toml", "--out", "whole"]).stderr(Stdio::piped()).output().expect("runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let whole = began.elapsed();
 
@@ -132,7 +129,13 @@ fn twenty_kills_change_no_bit() {
         let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
         let value = |line: &str| -> serde_json::Value { serde_json::from_str(line).expect("json") };
         // Everything but the clock.
-        text.lines().map(|l| { let mut v = value(l); v["tokens_per_second"] = 0.into(); v.to_string() }).collect()
+        text.lines()
+            .map(|l| {
+                let mut v = value(l);
+                v["tokens_per_second"] = 0.into();
+                v.to_string()
+            })
+            .collect()
     };
     assert_eq!(lines(&run), lines(&folder.path().join("whole")), "metrics go on where the checkpoint was");
 }

@@ -91,8 +91,18 @@ fn a_conversion_says_what_it_did() {
             let out = format!("tuned-{padding}");
             let padding = format!("stages.denoise.diffusion.padding={padding}");
             let arguments = [
-                "train", "r.toml", "--out", &out, "--set", "teacher.path=run/model", "--set", "student={ diffusion = {} }",
-                "--set", "stages.denoise.pairs=pairs.jsonl", "--set", &padding,
+                "train",
+                "r.toml",
+                "--out",
+                &out,
+                "--set",
+                "teacher.path=run/model",
+                "--set",
+                "student={ diffusion = {} }",
+                "--set",
+                "stages.denoise.pairs=pairs.jsonl",
+                "--set",
+                &padding,
             ];
             let output = recast(folder.path(), &arguments);
             assert!(output.status.success(), "{}", text(&output.stderr));

@@ -36,11 +36,8 @@ pub fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
 /// The files for a run, written out if its recipe may name them.
 pub fn files() -> anyhow::Result<Embedded> {
     let folder = folder();
-    let files = Embedded {
-        model: model(&folder)?,
-        text: folder.join("text.jsonl.zst"),
-        held_out: folder.join("held_out.jsonl.zst"),
-    };
+    let files =
+        Embedded { model: model(&folder)?, text: folder.join("text.jsonl.zst"), held_out: folder.join("held_out.jsonl.zst") };
     put(&files.text, TEXT)?;
     put(&files.held_out, HELD_OUT)?;
     Ok(files)

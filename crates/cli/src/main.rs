@@ -135,14 +135,12 @@ fn main() -> ExitCode {
     // each time cost a fifth of a training step in page faults.
     recast_ops::cpu::keep_freed_memory();
     let Arguments { global, verb } = Arguments::parse();
-    let result = recast_ops::cpu::set_threads(global.threads)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| match &verb {
-            // These wait for an engine, which computes on the pool: they must not hold a worker.
-            Verb::Chat(_) | Verb::Serve(_) => run(&verb, &global),
-            Verb::Bench(args) if args.waits() => run(&verb, &global),
-            _ => recast_ops::cpu::on_worker(|| run(&verb, &global)),
-        });
+    let result = recast_ops::cpu::set_threads(global.threads).map_err(anyhow::Error::from).and_then(|()| match &verb {
+        // These wait for an engine, which computes on the pool: they must not hold a worker.
+        Verb::Chat(_) | Verb::Serve(_) => run(&verb, &global),
+        Verb::Bench(args) if args.waits() => run(&verb, &global),
+        _ => recast_ops::cpu::on_worker(|| run(&verb, &global)),
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -9,8 +9,8 @@
 use burn::tensor::{Int, Tensor, TensorData};
 use recast_eval::{BoxError, Generated, ModelCard, Prompt, Request, Scored, Scorer};
 use recast_infer::{Generator, Options, Sampling, prefill};
-use recast_models::{Model, ModelState};
 use recast_models::param::values;
+use recast_models::{Model, ModelState};
 use recast_ops::vocab_loss::token_log_probabilities;
 use recast_text::Tokenizer;
 use sha2::{Digest, Sha256};
@@ -127,8 +127,7 @@ impl Scorer for ModelScorer<'_> {
         order.sort_by_key(|&i| prompts[i].tokens.len());
         let mut out = vec![None; prompts.len()];
         let together = |first: &Prompt, next: &Prompt| {
-            (&first.until, first.max_tokens) == (&next.until, next.max_tokens)
-                && next.tokens.len() - first.tokens.len() <= SPREAD
+            (&first.until, first.max_tokens) == (&next.until, next.max_tokens) && next.tokens.len() - first.tokens.len() <= SPREAD
         };
         let mut rest = order.as_slice();
         while let Some(&first) = rest.first() {

@@ -67,7 +67,10 @@ fn a_text_is_written_watched_traced_and_replayed() {
         std::fs::read_to_string(&trace).expect("a trace").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let (begin, end) = (&lines[0], &lines[lines.len() - 1]);
     assert_eq!((&begin["prompt"], &begin["positions"], &begin["trained_block"]), (&json!("abc"), &json!(21), &json!(8)));
-    assert_eq!((&end["forwards"], &end["refreshes"], &end["written"]), (&counters["forwards"], &counters["refreshes"], &json!(tokens)));
+    assert_eq!(
+        (&end["forwards"], &end["refreshes"], &end["written"]),
+        (&counters["forwards"], &counters["refreshes"], &json!(tokens))
+    );
     // The trace alone spells the text.
     let mut cells = vec![Value::Null; 21];
     let mut pieces = serde_json::Map::new();
@@ -98,7 +101,25 @@ fn holes_are_filled_and_what_is_given_stays() {
 #[test]
 fn same_seed_same_text() {
     let model = model(&json!({"mask_token": 95, "block": 4}));
-    let run = |seed| ok(&["generate", text(model.path()), "--prompt", "abc", "--max-tokens", "12", "--temperature", "1", "--seed", seed, "--rule", "random", "--steps", "6"]).0;
+    let run = |seed| {
+        ok(&[
+            "generate",
+            text(model.path()),
+            "--prompt",
+            "abc",
+            "--max-tokens",
+            "12",
+            "--temperature",
+            "1",
+            "--seed",
+            seed,
+            "--rule",
+            "random",
+            "--steps",
+            "6",
+        ])
+        .0
+    };
     assert_eq!(run("1"), run("1"));
     assert_ne!(run("1"), run("2"));
 }
@@ -111,7 +132,12 @@ fn bad_input_is_refused_with_what_to_do() {
     let cases: [(&Path, &[&str], i32, &str); 13] = [
         (blocks.path(), &["--steps", "0"], 2, "steps: expected at least 1"),
         (blocks.path(), &["--block", "9"], 2, "at most 8, the positions that the model denoises together, found 9"),
-        (blocks.path(), &["--max-tokens", "5", "--block", "6"], 2, "at most the 5 positions that are written; give a smaller block or write more tokens, found 6"),
+        (
+            blocks.path(),
+            &["--max-tokens", "5", "--block", "6"],
+            2,
+            "at most the 5 positions that are written; give a smaller block or write more tokens, found 6",
+        ),
         (blocks.path(), &["--prompt", "a<mask>b"], 2, "no mask token (95)"),
         (blocks.path(), &["--infill"], 2, "at least one hole, such as [[8]]"),
         (blocks.path(), &["--infill", "--prompt", "a[[0]]"], 2, "a number of tokens from 1"),

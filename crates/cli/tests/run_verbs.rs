@@ -105,9 +105,7 @@ fn logits_are_the_golden_ones() {
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
     let found = file.tensor("logits").expect("logits");
     assert_eq!((file.names().len(), found.shape()), (1, &[length, 96][..]));
-    let numbers = |bytes: &[u8]| -> Vec<f32> {
-        bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect()
-    };
+    let numbers = |bytes: &[u8]| -> Vec<f32> { bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect() };
     let wanted = numbers(expected.tensor("logits").expect("logits").data());
     let far = numbers(found.data()).iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(far < 1e-4, "{far:e}");
@@ -156,8 +154,18 @@ fn eval_scores_compares_and_remembers() {
     std::fs::write(data.path().join("openbookqa_test.jsonl"), items.join("\n")).expect("writes");
     let journal = data.path().join("journal.jsonl");
     let arguments = [
-        "eval", text(model.path()), "--against", text(model.path()), "--tasks", "openbookqa",
-        "--data", text(data.path()), "--limit", "5", "--journal", text(&journal),
+        "eval",
+        text(model.path()),
+        "--against",
+        text(model.path()),
+        "--tasks",
+        "openbookqa",
+        "--data",
+        text(data.path()),
+        "--limit",
+        "5",
+        "--journal",
+        text(&journal),
     ];
     let first = json_of(&arguments, "");
     assert_eq!(first["results"], first["teacher"]);

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use recast_eval::metrics::{Estimate, MetricKind, relative};
 use recast_eval::report::{
-    self, Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance, Report,
-    Role, Sample, SampleText, Speed, StageCurves, StagePlan,
+    self, Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance, Report, Role, Sample, SampleText,
+    Speed, StageCurves, StagePlan,
 };
 use recast_eval::results::Comparison;
 
@@ -27,10 +27,7 @@ fn curve(tokens: u64, count: usize, from: f64, to: f64, rate: f64, rough: f64) -
     (0..count)
         .map(|i| {
             let t = (i + 1) as f64 / count as f64;
-            Point {
-                tokens: (tokens as f64 * t) as u64,
-                value: (to + (from - to) * (-rate * t).exp()) * (1.0 + rough * noise(i)),
-            }
+            Point { tokens: (tokens as f64 * t) as u64, value: (to + (from - to) * (-rate * t).exp()) * (1.0 + rough * noise(i)) }
         })
         .collect()
 }
@@ -46,25 +43,12 @@ fn stage(name: &str, quantity: &str, tokens: u64, from: f64, to: f64) -> StageCu
 }
 
 fn estimate(value: f64, std_error: f64) -> Estimate {
-    Estimate {
-        value,
-        std_error: Some(std_error),
-    }
+    Estimate { value, std_error: Some(std_error) }
 }
 
-fn task(
-    title: &str,
-    metric: MetricKind,
-    chance: f64,
-    teacher: f64,
-    student: f64,
-    items: usize,
-) -> Comparison {
+fn task(title: &str, metric: MetricKind, chance: f64, teacher: f64, student: f64, items: usize) -> Comparison {
     let error = |p: f64| (p * (1.0 - p) / items as f64).sqrt();
-    let (teacher, student) = (
-        estimate(teacher, error(teacher)),
-        estimate(student, error(student)),
-    );
+    let (teacher, student) = (estimate(teacher, error(teacher)), estimate(student, error(student)));
     Comparison {
         task: title.into(),
         title: title.into(),
@@ -78,24 +62,11 @@ fn task(
 }
 
 fn sample() -> Report {
-    let mut align = stage(
-        "align",
-        "mean squared error of mixer outputs",
-        8_000_000,
-        1.4,
-        0.021,
-    );
+    let mut align = stage("align", "mean squared error of mixer outputs", 8_000_000, 1.4, 0.021);
     align.layers = (0..30)
         .map(|layer| LayerCurve {
             layer,
-            points: curve(
-                8_000_000,
-                240,
-                0.9 + 0.05 * layer as f64,
-                0.004 + 0.0018 * layer as f64,
-                7.0,
-                0.2,
-            ),
+            points: curve(8_000_000, 240, 0.9 + 0.05 * layer as f64, 0.004 + 0.0018 * layer as f64, 7.0, 0.2),
         })
         .collect();
     let perplexity = |label: &str, role, tokens, a: f64, b: f64| PerplexityRow {
@@ -107,30 +78,21 @@ fn sample() -> Report {
     let sample = |prompt: &str, teacher: &str, student: &str| Sample {
         prompt: prompt.into(),
         texts: vec![
-            SampleText {
-                model: "teacher".into(),
-                role: Role::Teacher,
-                text: teacher.into(),
-            },
-            SampleText {
-                model: "student".into(),
-                role: Role::Student,
-                text: student.into(),
-            },
+            SampleText { model: "teacher".into(), role: Role::Teacher, text: teacher.into() },
+            SampleText { model: "student".into(), role: Role::Student, text: student.into() },
         ],
     };
-    let plan =
-        |name: &str, objective: &str, trains: &str, n, tokens, steps, length, lr: &str| StagePlan {
-            name: name.into(),
-            objective: objective.into(),
-            trains: trains.into(),
-            trainable_parameters: n,
-            total_parameters: 141_210_432,
-            tokens,
-            steps,
-            sequence_length: length,
-            learning_rate: lr.into(),
-        };
+    let plan = |name: &str, objective: &str, trains: &str, n, tokens, steps, length, lr: &str| StagePlan {
+        name: name.into(),
+        objective: objective.into(),
+        trains: trains.into(),
+        trainable_parameters: n,
+        total_parameters: 141_210_432,
+        tokens,
+        steps,
+        sequence_length: length,
+        learning_rate: lr.into(),
+    };
     let lengths = [1, 2, 4, 8, 16, 32, 64, 128].map(|k| k * 1024);
     Report {
         title: "SmolLM2-135M-Instruct to RWKV-7 (made-up numbers)".into(),

@@ -11,12 +11,8 @@ use recast_eval::{LoadOptions, Task};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("expected a data folder")?);
-    let mut table = Table::new(&[
-        ("task", Align::Left),
-        ("items", Align::Right),
-        ("chance", Align::Right),
-        ("text, MB", Align::Right),
-    ]);
+    let mut table =
+        Table::new(&[("task", Align::Left), ("items", Align::Right), ("chance", Align::Right), ("text, MB", Align::Right)]);
     for (name, _) in BUILTIN {
         let loaded = Task::builtin(name)?.load(&folder, &LoadOptions::default())?;
         let mut bytes = 0;

@@ -85,23 +85,13 @@ impl Journal {
     /// The file cannot be read or written, is in use by another evaluation, or is no journal at
     /// all (not one line of it reads as one).
     pub fn open(path: &Path) -> Result<Self> {
-        let wrong = |problem: String| EvalError::Journal {
-            path: path.into(),
-            problem,
-        };
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(EvalError::io("cannot open", path))?;
+        let wrong = |problem: String| EvalError::Journal { path: path.into(), problem };
+        let file =
+            OpenOptions::new().read(true).append(true).create(true).open(path).map_err(EvalError::io("cannot open", path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(wrong(
-                    "another evaluation is writing it; wait for that or name another journal"
-                        .into(),
-                ));
+                return Err(wrong("another evaluation is writing it; wait for that or name another journal".into()));
             }
             // Some file systems have no locks; one writer is then the user's care.
             Err(TryLockError::Error(_)) => {}
@@ -113,17 +103,12 @@ impl Journal {
         let mut missing_newline = false;
         loop {
             bytes.clear();
-            let read = (&mut reader)
-                .take(MAX_LINE)
-                .read_until(b'\n', &mut bytes)
-                .map_err(EvalError::io("cannot read", path))?;
+            let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut bytes).map_err(EvalError::io("cannot read", path))?;
             if read == 0 {
                 break;
             }
             if read as u64 == MAX_LINE {
-                return Err(wrong(
-                    "expected lines of at most 16 MiB; this is no journal".into(),
-                ));
+                return Err(wrong("expected lines of at most 16 MiB; this is no journal".into()));
             }
             let whole = bytes.last() == Some(&b'\n');
             match serde_json::from_slice::<Line>(&bytes) {
@@ -139,22 +124,14 @@ impl Journal {
             missing_newline = !whole;
             good_end += read as u64;
         }
-        let length = file
-            .metadata()
-            .map_err(EvalError::io("cannot read", path))?
-            .len();
+        let length = file.metadata().map_err(EvalError::io("cannot read", path))?.len();
         if entries.is_empty() && damaged > 0 {
             return Err(wrong(format!(
                 "expected lines of an evaluation journal, found {damaged} that are not; name another file"
             )));
         }
         drop(reader);
-        let mut journal = Self {
-            path: path.into(),
-            file,
-            entries,
-            damaged,
-        };
+        let mut journal = Self { path: path.into(), file, entries, damaged };
         if good_end < length {
             journal
                 .file
@@ -163,10 +140,7 @@ impl Journal {
                 .map_err(EvalError::io("cannot cut the torn last line of", path))?;
         }
         if missing_newline {
-            journal
-                .file
-                .write_all(b"\n")
-                .map_err(EvalError::io("cannot write", path))?;
+            journal.file.write_all(b"\n").map_err(EvalError::io("cannot write", path))?;
         }
         Ok(journal)
     }
@@ -201,15 +175,11 @@ impl Journal {
     /// The file cannot be written.
     pub fn record(&mut self, key: Key, outcome: Outcome) -> Result<()> {
         let line = Line { key, outcome };
-        let mut bytes = serde_json::to_vec(&line).map_err(|error| EvalError::Journal {
-            path: self.path.clone(),
-            problem: error.to_string(),
-        })?;
+        let mut bytes = serde_json::to_vec(&line)
+            .map_err(|error| EvalError::Journal { path: self.path.clone(), problem: error.to_string() })?;
         bytes.push(b'\n');
         // One write a line: a kill tears at most the last.
-        self.file
-            .write_all(&bytes)
-            .map_err(EvalError::io("cannot write", &self.path))?;
+        self.file.write_all(&bytes).map_err(EvalError::io("cannot write", &self.path))?;
         self.entries.insert(line.key, line.outcome);
         Ok(())
     }
@@ -220,20 +190,11 @@ mod tests {
     use super::*;
 
     fn key(item: &str) -> Key {
-        Key {
-            task: "t".into(),
-            version: 1,
-            item: item.into(),
-            model: "m".into(),
-            prompt: "p".into(),
-        }
+        Key { task: "t".into(), version: 1, item: item.into(), model: "m".into(), prompt: "p".into() }
     }
 
     fn outcome(value: f64) -> Outcome {
-        Outcome::Text {
-            loglikelihood: value,
-            tokens: 3,
-        }
+        Outcome::Text { loglikelihood: value, tokens: 3 }
     }
 
     #[test]
@@ -254,11 +215,7 @@ mod tests {
             journal.record(key("c"), outcome(-4.0)).unwrap();
             drop(journal);
             let journal = Journal::open(&path).unwrap();
-            assert_eq!(
-                (journal.len(), journal.damaged()),
-                (whole + 1, 0),
-                "cut at {cut}"
-            );
+            assert_eq!((journal.len(), journal.damaged()), (whole + 1, 0), "cut at {cut}");
             assert_eq!(journal.get(&key("c")), Some(&outcome(-4.0)));
             if whole > 0 {
                 assert_eq!(journal.get(&key("a")), Some(&outcome(-1.0 / 3.0)));
@@ -280,20 +237,11 @@ mod tests {
         assert_eq!((journal.len(), journal.damaged()), (1, 1));
         drop(journal);
         std::fs::write(&path, "# notes\nmine\n").unwrap();
-        assert!(matches!(
-            Journal::open(&path),
-            Err(EvalError::Journal { .. })
-        ));
+        assert!(matches!(Journal::open(&path), Err(EvalError::Journal { .. })));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "# notes\nmine\n");
         std::fs::write(&path, "mine, without a newline").unwrap();
-        assert!(matches!(
-            Journal::open(&path),
-            Err(EvalError::Journal { .. })
-        ));
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
-            "mine, without a newline"
-        );
+        assert!(matches!(Journal::open(&path), Err(EvalError::Journal { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine, without a newline");
     }
 
     #[test]

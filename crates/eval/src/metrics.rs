@@ -30,23 +30,13 @@ pub enum MetricKind {
 
 impl MetricKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Acc,
-        Self::AccNorm,
-        Self::Perplexity,
-        Self::WordPerplexity,
-        Self::BitsPerByte,
-        Self::ExactMatch,
-        Self::F1,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Acc, Self::AccNorm, Self::Perplexity, Self::WordPerplexity, Self::BitsPerByte, Self::ExactMatch, Self::F1];
 
     /// Whether less is better.
     #[must_use]
     pub fn lower_is_better(self) -> bool {
-        matches!(
-            self,
-            Self::Perplexity | Self::WordPerplexity | Self::BitsPerByte
-        )
+        matches!(self, Self::Perplexity | Self::WordPerplexity | Self::BitsPerByte)
     }
 
     /// Whether a task of this kind can report it.
@@ -55,13 +45,8 @@ impl MetricKind {
         let pairs = !matches!(prompt, Prompt::Perplexity { .. } | Prompt::Generate { .. });
         match self {
             Self::Acc => pairs,
-            Self::AccNorm => matches!(
-                prompt,
-                Prompt::MultipleChoice { .. } | Prompt::MinimalPair { .. }
-            ),
-            Self::Perplexity | Self::WordPerplexity | Self::BitsPerByte => {
-                !matches!(prompt, Prompt::Generate { .. })
-            }
+            Self::AccNorm => matches!(prompt, Prompt::MultipleChoice { .. } | Prompt::MinimalPair { .. }),
+            Self::Perplexity | Self::WordPerplexity | Self::BitsPerByte => !matches!(prompt, Prompt::Generate { .. }),
             Self::ExactMatch | Self::F1 => matches!(prompt, Prompt::Generate { .. }),
         }
     }
@@ -109,23 +94,13 @@ impl Measure {
     #[must_use]
     pub fn of(prompt: &Prompt, body: &Body, outcome: &Outcome) -> Option<Self> {
         match (body, outcome) {
-            (
-                Body::Pairs { pairs, gold },
-                Outcome::Pairs {
-                    loglikelihoods,
-                    tokens,
-                    greedy,
-                },
-            ) => {
+            (Body::Pairs { pairs, gold }, Outcome::Pairs { loglikelihoods, tokens, greedy }) => {
                 let count = pairs.len();
                 if [loglikelihoods.len(), tokens.len(), greedy.len()] != [count; 3] {
                     return None;
                 }
-                let normed: Vec<f64> = pairs
-                    .iter()
-                    .zip(loglikelihoods)
-                    .map(|((_, text), ll)| ll / text.trim_start().len().max(1) as f64)
-                    .collect();
+                let normed: Vec<f64> =
+                    pairs.iter().zip(loglikelihoods).map(|((_, text), ll)| ll / text.trim_start().len().max(1) as f64).collect();
                 let right = |scores: &[f64]| match prompt {
                     Prompt::LastWord { .. } => greedy[*gold],
                     Prompt::MinimalPair { .. } => scores[0] > scores[1],
@@ -140,28 +115,15 @@ impl Measure {
                     ..Self::text(text)
                 })
             }
-            (
-                Body::Text(text),
-                Outcome::Text {
-                    loglikelihood,
-                    tokens,
-                },
-            ) => Some(Self {
-                loglikelihood: *loglikelihood,
-                tokens: *tokens as f64,
-                ..Self::text(text)
-            }),
+            (Body::Text(text), Outcome::Text { loglikelihood, tokens }) => {
+                Some(Self { loglikelihood: *loglikelihood, tokens: *tokens as f64, ..Self::text(text) })
+            }
             (Body::Generate { answers, .. }, Outcome::Generated { text }) => {
                 let Prompt::Generate { extract, .. } = prompt else {
                     return None;
                 };
                 let answer = extract_answer(text, *extract);
-                let best = |score: fn(&str, &str) -> f64| {
-                    answers
-                        .iter()
-                        .map(|gold| score(&answer, gold))
-                        .fold(0.0, f64::max)
-                };
+                let best = |score: fn(&str, &str) -> f64| answers.iter().map(|gold| score(&answer, gold)).fold(0.0, f64::max);
                 Some(Self {
                     exact_match: best(|a, b| f64::from(normalise(a) == normalise(b))),
                     f1: best(word_f1),
@@ -173,11 +135,7 @@ impl Measure {
     }
 
     fn text(text: &str) -> Self {
-        Self {
-            words: text.split_whitespace().count().max(1) as f64,
-            bytes: text.len().max(1) as f64,
-            ..Self::default()
-        }
+        Self { words: text.split_whitespace().count().max(1) as f64, bytes: text.len().max(1) as f64, ..Self::default() }
     }
 }
 
@@ -192,44 +150,27 @@ pub fn summarise(kind: MetricKind, measures: &[Measure]) -> Option<Estimate> {
         MetricKind::F1 => mean(|m| m.f1),
         MetricKind::Perplexity => exp(ratio(measures, |m| -m.loglikelihood, |m| m.tokens)),
         MetricKind::WordPerplexity => exp(ratio(measures, |m| -m.loglikelihood, |m| m.words)),
-        MetricKind::BitsPerByte => ratio(
-            measures,
-            |m| -m.loglikelihood / std::f64::consts::LN_2,
-            |m| m.bytes,
-        ),
+        MetricKind::BitsPerByte => ratio(measures, |m| -m.loglikelihood / std::f64::consts::LN_2, |m| m.bytes),
     }
 }
 
 /// `sum(value) / sum(weight)`, with the linearised standard error of a ratio: for weights of 1,
 /// the sample standard deviation over the root of the count.
-fn ratio(
-    measures: &[Measure],
-    value: fn(&Measure) -> f64,
-    weight: fn(&Measure) -> f64,
-) -> Option<Estimate> {
+fn ratio(measures: &[Measure], value: fn(&Measure) -> f64, weight: fn(&Measure) -> f64) -> Option<Estimate> {
     let total: f64 = measures.iter().map(weight).sum();
     if total <= 0.0 {
         return None;
     }
     let estimate = measures.iter().map(value).sum::<f64>() / total;
     let count = measures.len() as f64;
-    let spread: f64 = measures
-        .iter()
-        .map(|m| (value(m) - estimate * weight(m)).powi(2))
-        .sum();
-    Some(Estimate {
-        value: estimate,
-        std_error: (count > 1.0).then(|| (spread * count / (count - 1.0)).sqrt() / total),
-    })
+    let spread: f64 = measures.iter().map(|m| (value(m) - estimate * weight(m)).powi(2)).sum();
+    Some(Estimate { value: estimate, std_error: (count > 1.0).then(|| (spread * count / (count - 1.0)).sqrt() / total) })
 }
 
 /// The exponential, with its linearised standard error; beyond one unit of the exponent that is no
 /// interval any more, and is left out.
 fn exp(estimate: Option<Estimate>) -> Option<Estimate> {
-    estimate.map(|e| Estimate {
-        value: e.value.exp(),
-        std_error: e.std_error.filter(|s| *s <= 1.0).map(|s| s * e.value.exp()),
-    })
+    estimate.map(|e| Estimate { value: e.value.exp(), std_error: e.std_error.filter(|s| *s <= 1.0).map(|s| s * e.value.exp()) })
 }
 
 /// How much of the teacher's skill above guessing the student kept:
@@ -268,12 +209,7 @@ fn first_largest(scores: &[f64]) -> usize {
 fn extract_answer(text: &str, extract: Extract) -> String {
     match extract {
         Extract::All => text.trim().to_string(),
-        Extract::FirstLine => text
-            .lines()
-            .map(str::trim)
-            .find(|line| !line.is_empty())
-            .unwrap_or_default()
-            .to_string(),
+        Extract::FirstLine => text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_string(),
         Extract::LastNumber => last_number(text).unwrap_or_default(),
     }
 }
@@ -284,8 +220,7 @@ fn last_number(text: &str) -> Option<String> {
     let mut current = String::new();
     for c in text.chars().chain([' ']) {
         let starts = current.is_empty() && (c == '-' || c.is_ascii_digit());
-        let goes_on = current
-            .ends_with(|d: char| d.is_ascii_digit() || d == '.' || d == ',' || d == '-')
+        let goes_on = current.ends_with(|d: char| d.is_ascii_digit() || d == '.' || d == ',' || d == '-')
             && (c.is_ascii_digit() || (matches!(c, '.' | ',') && current != "-"));
         if starts || goes_on {
             current.push(c);
@@ -305,15 +240,8 @@ fn last_number(text: &str) -> Option<String> {
 
 /// SQuAD's normalisation: lower case, no punctuation, no articles, single spaces.
 fn normalise(text: &str) -> String {
-    let bare: String = text
-        .to_lowercase()
-        .chars()
-        .filter(|c| !c.is_ascii_punctuation())
-        .collect();
-    bare.split_whitespace()
-        .filter(|word| !matches!(*word, "a" | "an" | "the"))
-        .collect::<Vec<_>>()
-        .join(" ")
+    let bare: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    bare.split_whitespace().filter(|word| !matches!(*word, "a" | "an" | "the")).collect::<Vec<_>>().join(" ")
 }
 
 fn word_f1(answer: &str, gold: &str) -> f64 {
@@ -345,15 +273,8 @@ mod tests {
 
     fn choice(lls: &[f64], texts: &[&str], gold: usize) -> Measure {
         let task = Task::builtin("piqa").unwrap();
-        let body = Body::Pairs {
-            pairs: texts.iter().map(|t| (String::new(), (*t).into())).collect(),
-            gold,
-        };
-        let outcome = Outcome::Pairs {
-            loglikelihoods: lls.to_vec(),
-            tokens: vec![2; lls.len()],
-            greedy: vec![false; lls.len()],
-        };
+        let body = Body::Pairs { pairs: texts.iter().map(|t| (String::new(), (*t).into())).collect(), gold };
+        let outcome = Outcome::Pairs { loglikelihoods: lls.to_vec(), tokens: vec![2; lls.len()], greedy: vec![false; lls.len()] };
         Measure::of(&task.prompt, &body, &outcome).unwrap()
     }
 
@@ -389,20 +310,14 @@ mod tests {
     fn perplexities_by_hand() {
         let task = Task::builtin("wikitext2").unwrap();
         let measure = |text: &str, loglikelihood, tokens| {
-            let outcome = Outcome::Text {
-                loglikelihood,
-                tokens,
-            };
+            let outcome = Outcome::Text { loglikelihood, tokens };
             Measure::of(&task.prompt, &Body::Text(text.into()), &outcome).unwrap()
         };
         let both = [measure("ab cd", -6.0, 2), measure("é", -2.0, 2)];
         let value = |kind| summarise(kind, &both).unwrap().value;
         close(value(MetricKind::Perplexity), 2.0_f64.exp());
         close(value(MetricKind::WordPerplexity), (8.0_f64 / 3.0).exp());
-        close(
-            value(MetricKind::BitsPerByte),
-            8.0 / 7.0 / std::f64::consts::LN_2,
-        );
+        close(value(MetricKind::BitsPerByte), 8.0 / 7.0 / std::f64::consts::LN_2);
         // Residuals 6 - 2*2 = 2 and 2 - 2*2 = -2: sqrt(8 * 2 / 1) / 4 = 1, times e^2.
         let error = summarise(MetricKind::Perplexity, &both).unwrap().std_error;
         close(error.unwrap(), 2.0_f64.exp());
@@ -414,10 +329,7 @@ mod tests {
 
     #[test]
     fn a_tied_minimal_pair_is_wrong_and_a_last_word_must_be_greedy() {
-        let pairs = |count| Body::Pairs {
-            pairs: vec![(String::new(), "x".into()); count],
-            gold: 0,
-        };
+        let pairs = |count| Body::Pairs { pairs: vec![(String::new(), "x".into()); count], gold: 0 };
         let outcome = |count, greedy| Outcome::Pairs {
             loglikelihoods: vec![-2.0; count],
             tokens: vec![1; count],
@@ -425,36 +337,20 @@ mod tests {
         };
         let blimp = Task::builtin("blimp").unwrap().prompt;
         let lambada = Task::builtin("lambada").unwrap().prompt;
-        close(
-            Measure::of(&blimp, &pairs(2), &outcome(2, true))
-                .unwrap()
-                .acc,
-            0.0,
-        );
+        close(Measure::of(&blimp, &pairs(2), &outcome(2, true)).unwrap().acc, 0.0);
         let last = |greedy| Measure::of(&lambada, &pairs(1), &outcome(1, greedy)).unwrap();
         close(last(true).acc, 1.0);
         close(last(false).acc, 0.0);
-        close(
-            summarise(MetricKind::WordPerplexity, &[last(true)])
-                .unwrap()
-                .value,
-            2.0_f64.exp(),
-        );
+        close(summarise(MetricKind::WordPerplexity, &[last(true)]).unwrap().value, 2.0_f64.exp());
         assert!(Measure::of(&blimp, &pairs(2), &outcome(1, true)).is_none());
     }
 
     #[test]
     fn relative_score_by_hand() {
-        let of = |value, error| Estimate {
-            value,
-            std_error: Some(error),
-        };
+        let of = |value, error| Estimate { value, std_error: Some(error) };
         let found = relative(of(0.4, 0.01), of(0.5, 0.02), 0.25).unwrap();
         close(found.value, 0.6);
-        close(
-            found.std_error.unwrap(),
-            (0.04_f64.powi(2) + (0.6 * 0.08_f64).powi(2)).sqrt(),
-        );
+        close(found.std_error.unwrap(), (0.04_f64.powi(2) + (0.6 * 0.08_f64).powi(2)).sqrt());
         assert!(relative(of(0.4, 0.01), of(0.28, 0.02), 0.25).is_none());
         assert!(relative(of(0.4, 0.0), of(0.25, 0.0), 0.25).is_none());
     }

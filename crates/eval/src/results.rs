@@ -70,10 +70,7 @@ impl TaskResult {
     #[must_use]
     pub fn metric(&self, kind: MetricKind) -> Option<Estimate> {
         let metric = self.metrics.iter().find(|m| m.kind == kind)?;
-        Some(Estimate {
-            value: metric.value,
-            std_error: metric.std_error,
-        })
+        Some(Estimate { value: metric.value, std_error: metric.std_error })
     }
 
     /// `0-shot, 200 of 1220 items (seed 1)`: the conditions in words.
@@ -136,18 +133,12 @@ impl Comparison {
         same("the task", name(teacher), name(student))?;
         let setting = |r: &TaskResult| {
             let count = r.items;
-            format!(
-                "{count} items, {:?}, {} shots, {:?}",
-                r.subset, r.shots, r.window
-            )
+            format!("{count} items, {:?}, {} shots, {:?}", r.subset, r.shots, r.window)
         };
         same("the setting", setting(teacher), setting(student))?;
         let primary = |r: &TaskResult| {
             r.metric(r.primary).ok_or_else(|| {
-                EvalError::Setting(format!(
-                    "the result of `{}` on `{}` lacks its metric {}",
-                    r.model.name, r.task, r.primary
-                ))
+                EvalError::Setting(format!("the result of `{}` on `{}` lacks its metric {}", r.model.name, r.task, r.primary))
             })
         };
         let (of_teacher, of_student) = (primary(teacher)?, primary(student)?);
@@ -159,9 +150,7 @@ impl Comparison {
             chance: teacher.chance,
             teacher: of_teacher,
             student: of_student,
-            relative: teacher
-                .chance
-                .and_then(|chance| relative(of_student, of_teacher, chance)),
+            relative: teacher.chance.and_then(|chance| relative(of_student, of_teacher, chance)),
         })
     }
 }
@@ -194,15 +183,8 @@ pub fn results_table(results: &[TaskResult], groups: bool) -> Table {
                 first(result.title.clone()),
                 metric.kind.to_string(),
                 fixed(metric.value, digits),
-                metric
-                    .std_error
-                    .map(|e| fixed(e, digits))
-                    .unwrap_or_default(),
-                result
-                    .chance
-                    .filter(|_| of_primary)
-                    .map(|c| fixed(c, 4))
-                    .unwrap_or_default(),
+                metric.std_error.map(|e| fixed(e, digits)).unwrap_or_default(),
+                result.chance.filter(|_| of_primary).map(|c| fixed(c, 4)).unwrap_or_default(),
                 first(result.conditions()),
             ]);
         }
@@ -213,10 +195,7 @@ pub fn results_table(results: &[TaskResult], groups: bool) -> Table {
                     format!("  {}", group.name),
                     metric.kind.to_string(),
                     fixed(metric.value, digits),
-                    metric
-                        .std_error
-                        .map(|e| fixed(e, digits))
-                        .unwrap_or_default(),
+                    metric.std_error.map(|e| fixed(e, digits)).unwrap_or_default(),
                     String::new(),
                     format!("{} items", group.items),
                 ]);
@@ -263,8 +242,7 @@ pub fn comparison_table(rows: &[Comparison]) -> Table {
 /// # Errors
 /// None in practice: every value of a result can be written.
 pub fn to_json(results: &[TaskResult]) -> Result<String> {
-    serde_json::to_string_pretty(results)
-        .map_err(|error| EvalError::Setting(format!("cannot write results as JSON: {error}")))
+    serde_json::to_string_pretty(results).map_err(|error| EvalError::Setting(format!("cannot write results as JSON: {error}")))
 }
 
 #[cfg(test)]
@@ -283,36 +261,20 @@ pub(crate) fn sample(name: &str, value: f64) -> TaskResult {
             estimate: None,
         },
         items: 200,
-        subset: Some(Subset {
-            chosen: 200,
-            of: 906,
-            seed: 1,
-        }),
+        subset: Some(Subset { chosen: 200, of: 906, seed: 1 }),
         shots: 0,
         window: None,
         truncated: 0,
         primary: MetricKind::AccNorm,
         chance: Some(0.5),
         metrics: vec![
-            Metric {
-                kind: MetricKind::Acc,
-                value,
-                std_error: Some(0.0333),
-            },
-            Metric {
-                kind: MetricKind::AccNorm,
-                value: value + 0.01,
-                std_error: Some(0.0332),
-            },
+            Metric { kind: MetricKind::Acc, value, std_error: Some(0.0333) },
+            Metric { kind: MetricKind::AccNorm, value: value + 0.01, std_error: Some(0.0332) },
         ],
         groups: vec![GroupResult {
             name: "home".into(),
             items: 12,
-            metrics: vec![Metric {
-                kind: MetricKind::AccNorm,
-                value: 1.0,
-                std_error: None,
-            }],
+            metrics: vec![Metric { kind: MetricKind::AccNorm, value: 1.0, std_error: None }],
         }],
         note: String::new(),
     }

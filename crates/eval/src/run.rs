@@ -80,14 +80,8 @@ impl Work {
 /// The tokenizer's; windows that do not fit the model.
 pub fn estimate(scorer: &dyn Scorer, loaded: &Loaded, journal: Option<&Journal>) -> Result<Cost> {
     check(loaded, scorer.describe())?;
-    let mut cost = Cost {
-        task: loaded.task.name.clone(),
-        items: loaded.items.len(),
-        answered: 0,
-        requests: 0,
-        tokens: 0,
-        scored: 0,
-    };
+    let mut cost =
+        Cost { task: loaded.task.name.clone(), items: loaded.items.len(), answered: 0, requests: 0, tokens: 0, scored: 0 };
     for item in &loaded.items {
         if journal.is_some_and(|j| j.get(&key(loaded, item, scorer.describe())).is_some()) {
             cost.answered += 1;
@@ -117,20 +111,11 @@ pub fn run(
 ) -> Result<TaskResult> {
     let card = scorer.describe().clone();
     check(loaded, &card)?;
-    let mut outcomes: Vec<Option<Outcome>> = loaded
-        .items
-        .iter()
-        .map(|item| journal.as_ref()?.get(&key(loaded, item, &card)).cloned())
-        .collect();
-    let mut open: Vec<usize> = (0..outcomes.len())
-        .filter(|index| outcomes[*index].is_none())
-        .collect();
+    let mut outcomes: Vec<Option<Outcome>> =
+        loaded.items.iter().map(|item| journal.as_ref()?.get(&key(loaded, item, &card)).cloned()).collect();
+    let mut open: Vec<usize> = (0..outcomes.len()).filter(|index| outcomes[*index].is_none()).collect();
     open.sort_by_key(|index| std::cmp::Reverse(loaded.items[*index].bytes()));
-    let mut done = Progress {
-        items: loaded.items.len() - open.len(),
-        of: loaded.items.len(),
-        tokens: 0,
-    };
+    let mut done = Progress { items: loaded.items.len() - open.len(), of: loaded.items.len(), tokens: 0 };
     progress(done);
     let mut open = open.into_iter().peekable();
     while open.peek().is_some() {
@@ -164,11 +149,7 @@ fn check(loaded: &Loaded, card: &ModelCard) -> Result<()> {
 
 /// The key includes all that changes what the model reads beside the text itself.
 fn key(loaded: &Loaded, item: &Prompted, card: &ModelCard) -> Key {
-    let mut settings = vec![
-        card.prefix_token.into(),
-        card.add_bos.into(),
-        card.max_context as u64,
-    ];
+    let mut settings = vec![card.prefix_token.into(), card.add_bos.into(), card.max_context as u64];
     if let Some(window) = loaded.window {
         settings.extend([window.context as u64, window.stride as u64]);
     }
@@ -182,17 +163,12 @@ fn key(loaded: &Loaded, item: &Prompted, card: &ModelCard) -> Key {
 }
 
 fn prepare(scorer: &dyn Scorer, loaded: &Loaded, item: &Prompted) -> Result<Work> {
-    let mut work = Work {
-        requests: Vec::new(),
-        prompt: None,
-        truncated: false,
-    };
+    let mut work = Work { requests: Vec::new(), prompt: None, truncated: false };
     let card = scorer.describe();
     match &item.body {
         Body::Pairs { pairs, .. } => {
             for (context, continuation) in pairs {
-                let fitted =
-                    encode_pair(scorer, context, continuation).map_err(|e| named(e, item))?;
+                let fitted = encode_pair(scorer, context, continuation).map_err(|e| named(e, item))?;
                 work.truncated |= fitted.dropped > 0;
                 work.requests.push(fitted.request);
             }
@@ -203,10 +179,7 @@ fn prepare(scorer: &dyn Scorer, loaded: &Loaded, item: &Prompted) -> Result<Work
             }
         }
         Body::Generate { context, .. } => {
-            let tasks::Prompt::Generate {
-                until, max_tokens, ..
-            } = &loaded.task.prompt
-            else {
+            let tasks::Prompt::Generate { until, max_tokens, .. } = &loaded.task.prompt else {
                 return Ok(work);
             };
             // The last written token is never read.
@@ -224,11 +197,7 @@ fn prepare(scorer: &dyn Scorer, loaded: &Loaded, item: &Prompted) -> Result<Work
             let dropped = tokens.len().saturating_sub(room - 1).min(tokens.len() - 1);
             tokens.drain(..dropped);
             work.truncated = dropped > 0;
-            work.prompt = Some(Prompt {
-                tokens,
-                until: until.clone(),
-                max_tokens: *max_tokens,
-            });
+            work.prompt = Some(Prompt { tokens, until: until.clone(), max_tokens: *max_tokens });
         }
     }
     Ok(work)
@@ -244,9 +213,7 @@ fn named(error: EvalError, item: &Prompted) -> EvalError {
 fn ask(scorer: &mut dyn Scorer, loaded: &Loaded, batch: &[(usize, Work)]) -> Result<Vec<Outcome>> {
     if let tasks::Prompt::Generate { until, .. } = &loaded.task.prompt {
         let prompts: Vec<Prompt> = batch.iter().filter_map(|(_, w)| w.prompt.clone()).collect();
-        let written = scorer
-            .greedy_until(&prompts)
-            .map_err(|source| model_error(scorer.describe(), "writing", source))?;
+        let written = scorer.greedy_until(&prompts).map_err(|source| model_error(scorer.describe(), "writing", source))?;
         if written.len() != prompts.len() {
             return Err(EvalError::Contract {
                 model: scorer.describe().name.clone(),
@@ -254,12 +221,7 @@ fn ask(scorer: &mut dyn Scorer, loaded: &Loaded, batch: &[(usize, Work)]) -> Res
                 found: written.len().to_string(),
             });
         }
-        return Ok(written
-            .into_iter()
-            .map(|w| Outcome::Generated {
-                text: cut(&w.text, until).to_string(),
-            })
-            .collect());
+        return Ok(written.into_iter().map(|w| Outcome::Generated { text: cut(&w.text, until).to_string() }).collect());
     }
     let requests: Vec<Request> = batch.iter().flat_map(|(_, w)| w.requests.clone()).collect();
     let mut scored = loglikelihood(scorer, &requests)?.into_iter();
@@ -274,15 +236,8 @@ fn ask(scorer: &mut dyn Scorer, loaded: &Loaded, batch: &[(usize, Work)]) -> Res
             greedy.push(answer.greedy);
         }
         outcomes.push(match loaded.items[*index].body {
-            Body::Text(_) => Outcome::Text {
-                loglikelihood: sums.iter().sum(),
-                tokens: tokens.iter().sum(),
-            },
-            _ => Outcome::Pairs {
-                loglikelihoods: sums,
-                tokens,
-                greedy,
-            },
+            Body::Text(_) => Outcome::Text { loglikelihood: sums.iter().sum(), tokens: tokens.iter().sum() },
+            _ => Outcome::Pairs { loglikelihoods: sums, tokens, greedy },
         });
     }
     Ok(outcomes)
@@ -290,36 +245,22 @@ fn ask(scorer: &mut dyn Scorer, loaded: &Loaded, batch: &[(usize, Work)]) -> Res
 
 /// The text before the first stop string.
 fn cut<'a>(text: &'a str, until: &[String]) -> &'a str {
-    let end = until
-        .iter()
-        .filter(|stop| !stop.is_empty())
-        .filter_map(|stop| text.find(stop.as_str()))
-        .min();
+    let end = until.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min();
     &text[..end.unwrap_or(text.len())]
 }
 
-fn sum_up(
-    loaded: &Loaded,
-    card: &ModelCard,
-    scorer: &dyn Scorer,
-    outcomes: &[Option<Outcome>],
-) -> Result<TaskResult> {
+fn sum_up(loaded: &Loaded, card: &ModelCard, scorer: &dyn Scorer, outcomes: &[Option<Outcome>]) -> Result<TaskResult> {
     let mut measures = Vec::with_capacity(outcomes.len());
     let mut truncated = 0;
     for (item, outcome) in loaded.items.iter().zip(outcomes) {
-        let measure = outcome
-            .as_ref()
-            .and_then(|o| Measure::of(&loaded.task.prompt, &item.body, o))
-            .ok_or_else(|| {
-                EvalError::Setting(format!(
-                    "the journal's answer to item `{}` of task `{}` is not one to this question; remove that line",
-                    item.id, loaded.task.name
-                ))
-            })?;
+        let measure = outcome.as_ref().and_then(|o| Measure::of(&loaded.task.prompt, &item.body, o)).ok_or_else(|| {
+            EvalError::Setting(format!(
+                "the journal's answer to item `{}` of task `{}` is not one to this question; remove that line",
+                item.id, loaded.task.name
+            ))
+        })?;
         measures.push(measure);
-        truncated += usize::from(
-            could_be_cut(card, loaded, item) && prepare(scorer, loaded, item)?.truncated,
-        );
+        truncated += usize::from(could_be_cut(card, loaded, item) && prepare(scorer, loaded, item)?.truncated);
     }
     let metrics = |measures: &[Measure]| -> Vec<Metric> {
         let one = |kind: &MetricKind| {
@@ -331,11 +272,7 @@ fn sum_up(
         };
         loaded.task.score.metrics.iter().filter_map(one).collect()
     };
-    let mut names: Vec<&String> = loaded
-        .items
-        .iter()
-        .filter_map(|i| i.group.as_ref())
-        .collect();
+    let mut names: Vec<&String> = loaded.items.iter().filter_map(|i| i.group.as_ref()).collect();
     names.sort_unstable();
     names.dedup();
     let groups = names
@@ -348,11 +285,7 @@ fn sum_up(
                 .filter(|(item, _)| item.group.as_ref() == Some(name))
                 .map(|(_, measure)| *measure)
                 .collect();
-            GroupResult {
-                name: name.clone(),
-                items: members.len(),
-                metrics: metrics(&members),
-            }
+            GroupResult { name: name.clone(), items: members.len(), metrics: metrics(&members) }
         })
         .collect();
     Ok(TaskResult {
@@ -400,11 +333,7 @@ mod tests {
 
     fn quiet(_: Progress) {}
 
-    fn run_all(
-        toy: &mut Toy,
-        loaded: &Loaded,
-        journal: Option<&mut Journal>,
-    ) -> Result<TaskResult> {
+    fn run_all(toy: &mut Toy, loaded: &Loaded, journal: Option<&mut Journal>) -> Result<TaskResult> {
         run(toy, loaded, RunOptions { batch: 2 }, journal, &mut quiet)
     }
 
@@ -438,20 +367,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(&folder.path().join("j")).unwrap();
         run_all(&mut Toy::bytes(), &loaded, Some(&mut journal)).unwrap();
-        let Some(Outcome::Pairs {
-            loglikelihoods,
-            tokens,
-            greedy,
-        }) = journal.get(&item(1))
-        else {
+        let Some(Outcome::Pairs { loglikelihoods, tokens, greedy }) = journal.get(&item(1)) else {
             panic!("no answer to b");
         };
         assert!((loglikelihoods[0] - 2.0 * rare).abs() < 1e-5);
         assert!((loglikelihoods[1] - 3.0 * rare - next).abs() < 1e-5);
-        assert_eq!(
-            (tokens.as_slice(), greedy.as_slice()),
-            (&[2, 4][..], &[false; 2][..])
-        );
+        assert_eq!((tokens.as_slice(), greedy.as_slice()), (&[2, 4][..], &[false; 2][..]));
     }
 
     #[test]
@@ -465,10 +386,7 @@ mod tests {
         std::fs::write(folder.path().join(&task.data.file), lines).unwrap();
         let mut results = Vec::new();
         for window in [None, Some((4, 1)), Some((4, 4)), Some((1, 1))] {
-            let options = LoadOptions {
-                window,
-                ..LoadOptions::default()
-            };
+            let options = LoadOptions { window, ..LoadOptions::default() };
             let loaded = task.load(folder.path(), &options).unwrap();
             results.push(run_all(&mut Toy::bytes(), &loaded, None).unwrap());
         }
@@ -478,28 +396,16 @@ mod tests {
         for result in &results {
             assert_eq!(result.groups.len(), 2);
             assert_eq!(result.groups[0].name, "s");
-            let of = |kind| {
-                result.groups[0]
-                    .metrics
-                    .iter()
-                    .find(|m| m.kind == kind)
-                    .unwrap()
-                    .value
-            };
+            let of = |kind| result.groups[0].metrics.iter().find(|m| m.kind == kind).unwrap().value;
             assert!((of(MetricKind::Perplexity) - (nll / 6.0).exp()).abs() < 1e-3);
             assert!((of(MetricKind::WordPerplexity) / nll.exp() - 1.0).abs() < 1e-5);
             assert!((of(MetricKind::BitsPerByte) - nll / 6.0 / 2.0_f64.ln()).abs() < 1e-6);
             let whole = result.metric(MetricKind::Perplexity).unwrap().value;
             assert!((whole - results[0].metrics[0].value).abs() < 1e-9 * whole);
         }
-        let options = LoadOptions {
-            window: Some((5000, 1)),
-            ..LoadOptions::default()
-        };
+        let options = LoadOptions { window: Some((5000, 1)), ..LoadOptions::default() };
         let too_long = task.load(folder.path(), &options).unwrap();
-        let error = run_all(&mut Toy::bytes(), &too_long, None)
-            .unwrap_err()
-            .to_string();
+        let error = run_all(&mut Toy::bytes(), &too_long, None).unwrap_err().to_string();
         assert!(error.contains("5000") && error.contains("4096"), "{error}");
     }
 
@@ -526,14 +432,7 @@ mod tests {
         assert_eq!((cost.items, cost.answered, cost.requests), (4, 1, 6));
         let mut toy = Toy::bytes();
         let mut seen = Vec::new();
-        let resumed = run(
-            &mut toy,
-            &loaded,
-            RunOptions { batch: 2 },
-            Some(&mut journal),
-            &mut |p| seen.push(p),
-        )
-        .unwrap();
+        let resumed = run(&mut toy, &loaded, RunOptions { batch: 2 }, Some(&mut journal), &mut |p| seen.push(p)).unwrap();
         assert_eq!(toy.asked, 6);
         assert_eq!(resumed, expected);
         assert_eq!((seen[0].items, seen.last().unwrap().items), (1, 4));
@@ -541,10 +440,7 @@ mod tests {
 
         // All answered: nothing is asked. Another model, or another prompt: all is.
         let mut toy = Toy::bytes();
-        assert_eq!(
-            run_all(&mut toy, &loaded, Some(&mut journal)).unwrap(),
-            expected
-        );
+        assert_eq!(run_all(&mut toy, &loaded, Some(&mut journal)).unwrap(), expected);
         assert_eq!(toy.asked, 0);
         toy.card.hash = "toy-2".into();
         assert_eq!(estimate(&toy, &loaded, Some(&journal)).unwrap().answered, 0);

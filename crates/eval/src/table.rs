@@ -23,13 +23,7 @@ impl Table {
     /// An empty table with these columns.
     #[must_use]
     pub fn new(columns: &[(&str, Align)]) -> Self {
-        Self {
-            columns: columns
-                .iter()
-                .map(|(name, align)| (clean(name), *align))
-                .collect(),
-            rows: Vec::new(),
-        }
+        Self { columns: columns.iter().map(|(name, align)| (clean(name), *align)).collect(), rows: Vec::new() }
     }
 
     /// Adds a row; missing cells are empty, cells beyond the columns are left out.
@@ -49,14 +43,7 @@ impl Table {
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
         let widths: Vec<usize> = (0..self.columns.len())
-            .map(|index| {
-                self.rows
-                    .iter()
-                    .map(|row| row[index].width())
-                    .chain([self.columns[index].0.width()])
-                    .max()
-                    .unwrap_or(0)
-            })
+            .map(|index| self.rows.iter().map(|row| row[index].width()).chain([self.columns[index].0.width()]).max().unwrap_or(0))
             .collect();
         let line = |cells: &mut dyn Iterator<Item = &str>| {
             let mut line = String::new();
@@ -91,11 +78,7 @@ impl Table {
 /// A number with so many digits after the point; `-` for what is not finite.
 #[must_use]
 pub fn fixed(value: f64, digits: usize) -> String {
-    if value.is_finite() {
-        format!("{value:.digits$}")
-    } else {
-        "-".into()
-    }
+    if value.is_finite() { format!("{value:.digits$}") } else { "-".into() }
 }
 
 /// `0.612 ± 0.014`.
@@ -109,9 +92,7 @@ pub fn with_error(value: f64, std_error: Option<f64>, digits: usize) -> String {
 
 /// Control characters (line breaks, escape sequences of a hostile name) become spaces.
 fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

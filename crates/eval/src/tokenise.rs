@@ -68,13 +68,7 @@ pub fn encode_pair(scorer: &dyn Scorer, context: &str, continuation: &str) -> Re
     if dropped > 0 {
         before.drain(..dropped);
     }
-    Ok(Fitted {
-        request: Request {
-            context: before.into(),
-            continuation: scored.into(),
-        },
-        dropped,
-    })
+    Ok(Fitted { request: Request { context: before.into(), continuation: scored.into() }, dropped })
 }
 
 /// How a document longer than the model's context is read.
@@ -119,18 +113,11 @@ impl Window {
         let mut requests = Vec::new();
         let mut begin = 0;
         while begin < tokens.len() {
-            let step = if begin == 0 {
-                self.context
-            } else {
-                self.stride
-            };
+            let step = if begin == 0 { self.context } else { self.stride };
             let end = tokens.len().min(begin + step);
             // Token i sits at sequence[i + 1]; the last one scored is never an input.
             let first = end.saturating_sub(self.context);
-            requests.push(Request {
-                context: Arc::from(&sequence[first..=begin]),
-                continuation: Arc::from(&tokens[begin..end]),
-            });
+            requests.push(Request { context: Arc::from(&sequence[first..=begin]), continuation: Arc::from(&tokens[begin..end]) });
             begin = end;
         }
         requests
@@ -153,54 +140,29 @@ pub fn rolling(scorer: &mut dyn Scorer, tokens: &[u32], window: Window) -> Resul
 /// # Errors
 /// The model's, or a broken contract.
 pub fn loglikelihood(scorer: &mut dyn Scorer, requests: &[Request]) -> Result<Vec<Scored>> {
-    let scored = scorer
-        .loglikelihood(requests)
-        .map_err(|source| model_error(scorer.describe(), "scoring", source))?;
-    let broken = |expected: String, found: String| EvalError::Contract {
-        model: scorer.describe().name.clone(),
-        expected,
-        found,
-    };
+    let scored = scorer.loglikelihood(requests).map_err(|source| model_error(scorer.describe(), "scoring", source))?;
+    let broken = |expected: String, found: String| EvalError::Contract { model: scorer.describe().name.clone(), expected, found };
     if scored.len() != requests.len() {
-        return Err(broken(
-            format!("{} answers", requests.len()),
-            scored.len().to_string(),
-        ));
+        return Err(broken(format!("{} answers", requests.len()), scored.len().to_string()));
     }
     for (request, answer) in requests.iter().zip(&scored) {
         if answer.logprobs.len() != request.continuation.len() {
-            return Err(broken(
-                format!("{} log-probabilities", request.continuation.len()),
-                answer.logprobs.len().to_string(),
-            ));
+            return Err(broken(format!("{} log-probabilities", request.continuation.len()), answer.logprobs.len().to_string()));
         }
         // A little above zero is rounding; far above, infinite or NaN is a broken model.
-        if let Some(bad) = answer
-            .logprobs
-            .iter()
-            .find(|p| !p.is_finite() || **p > 1e-3)
-        {
-            return Err(broken(
-                "finite log-probabilities not above 0".into(),
-                bad.to_string(),
-            ));
+        if let Some(bad) = answer.logprobs.iter().find(|p| !p.is_finite() || **p > 1e-3) {
+            return Err(broken("finite log-probabilities not above 0".into(), bad.to_string()));
         }
     }
     Ok(scored)
 }
 
 pub(crate) fn encode(scorer: &dyn Scorer, text: &str) -> Result<Vec<u32>> {
-    scorer
-        .encode(text)
-        .map_err(|source| model_error(scorer.describe(), "tokenising", source))
+    scorer.encode(text).map_err(|source| model_error(scorer.describe(), "tokenising", source))
 }
 
 pub(crate) fn model_error(card: &ModelCard, action: &'static str, source: BoxError) -> EvalError {
-    EvalError::Model {
-        model: card.name.clone(),
-        action,
-        source,
-    }
+    EvalError::Model { model: card.name.clone(), action, source }
 }
 
 fn tail(text: &str) -> String {
@@ -216,10 +178,7 @@ mod tests {
 
     fn pair(toy: &Toy, context: &str, continuation: &str) -> (Vec<u32>, Vec<u32>) {
         let fitted = encode_pair(toy, context, continuation).unwrap();
-        (
-            fitted.request.context.to_vec(),
-            fitted.request.continuation.to_vec(),
-        )
+        (fitted.request.context.to_vec(), fitted.request.continuation.to_vec())
     }
 
     #[test]
@@ -273,17 +232,8 @@ mod tests {
             fn encode(&self, text: &str) -> std::result::Result<Vec<u32>, BoxError> {
                 self.0.encode(text)
             }
-            fn loglikelihood(
-                &mut self,
-                requests: &[Request],
-            ) -> std::result::Result<Vec<Scored>, BoxError> {
-                Ok(vec![
-                    Scored {
-                        logprobs: vec![self.1; self.2],
-                        greedy: true
-                    };
-                    requests.len()
-                ])
+            fn loglikelihood(&mut self, requests: &[Request]) -> std::result::Result<Vec<Scored>, BoxError> {
+                Ok(vec![Scored { logprobs: vec![self.1; self.2], greedy: true }; requests.len()])
             }
             fn greedy_until(
                 &mut self,
@@ -292,12 +242,8 @@ mod tests {
                 Err("no".into())
             }
         }
-        let window = Window {
-            context: 8,
-            stride: 8,
-        };
-        let run =
-            |value, count| rolling(&mut Broken(Toy::bytes(), value, count), &[1, 2, 3], window);
+        let window = Window { context: 8, stride: 8 };
+        let run = |value, count| rolling(&mut Broken(Toy::bytes(), value, count), &[1, 2, 3], window);
         assert!(run(-1.0, 3).is_ok());
         for (value, count) in [(f32::NAN, 3), (f32::NEG_INFINITY, 3), (0.5, 3), (-1.0, 2)] {
             assert!(matches!(run(value, count), Err(EvalError::Contract { .. })));

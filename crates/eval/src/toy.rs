@@ -43,12 +43,7 @@ impl Toy {
 
     pub fn logprob(&self, last: u32, next: u32) -> f64 {
         let spread = 0.5 / self.vocabulary() as f64;
-        if next == last + 1 {
-            0.5 + spread
-        } else {
-            spread
-        }
-        .ln()
+        if next == last + 1 { 0.5 + spread } else { spread }.ln()
     }
 }
 
@@ -61,11 +56,7 @@ impl Scorer for Toy {
         let mut ids = Vec::new();
         let mut rest = text.as_bytes();
         while let Some(first) = rest.first() {
-            match self
-                .words
-                .iter()
-                .position(|w| rest.starts_with(w.as_bytes()))
-            {
+            match self.words.iter().position(|w| rest.starts_with(w.as_bytes())) {
                 Some(word) => {
                     ids.push(257 + word as u32);
                     rest = &rest[self.words[word].len()..];
@@ -88,10 +79,7 @@ impl Scorer for Toy {
                 }
                 self.asked += 1;
                 let mut last = *request.context.last().ok_or("empty context")?;
-                let mut scored = Scored {
-                    logprobs: Vec::new(),
-                    greedy: true,
-                };
+                let mut scored = Scored { logprobs: Vec::new(), greedy: true };
                 for &next in request.continuation.iter() {
                     scored.logprobs.push(self.logprob(last, next) as f32);
                     scored.greedy &= next == last + 1;
@@ -108,13 +96,9 @@ impl Scorer for Toy {
             .map(|prompt| {
                 self.asked += 1;
                 let last = *prompt.tokens.last().ok_or("empty prompt")?;
-                let text: String = (1..=prompt.max_tokens as u32)
-                    .filter_map(|step| char::from_u32((last + step) % 128))
-                    .collect();
-                Ok(Generated {
-                    text,
-                    tokens: prompt.max_tokens,
-                })
+                let text: String =
+                    (1..=prompt.max_tokens as u32).filter_map(|step| char::from_u32((last + step) % 128)).collect();
+                Ok(Generated { text, tokens: prompt.max_tokens })
             })
             .collect()
     }

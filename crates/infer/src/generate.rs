@@ -73,12 +73,7 @@ impl Generation {
 ///
 /// # Errors
 /// When there is no token, or an id is outside the vocabulary (the states are untouched then).
-pub fn prefill(
-    model: &Model,
-    states: &mut [&mut ModelState],
-    tokens: &[u32],
-    chunk: usize,
-) -> Result<Tensor<3>, InferError> {
+pub fn prefill(model: &Model, states: &mut [&mut ModelState], tokens: &[u32], chunk: usize) -> Result<Tensor<3>, InferError> {
     let rows = states.len();
     let length = tokens.len() / rows.max(1);
     if length == 0 {
@@ -130,11 +125,7 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// When the prompt is empty or holds an id outside the vocabulary, or the model computes NaN.
-    pub fn generate(
-        &self,
-        prompt: &[u32],
-        listen: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<Generation, InferError> {
+    pub fn generate(&self, prompt: &[u32], listen: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Generation, InferError> {
         self.resume(&mut self.model.new_state(), prompt, listen)
     }
 

@@ -23,5 +23,5 @@ pub use engine::Engine;
 pub use error::InferError;
 pub use generate::{CHUNK, Generation, Generator, Options, prefill};
 pub use open::{Loaded, open, open_with};
-pub use snapshot::Snapshot;
 pub use samplers::{Event, Finish, Sampling};
+pub use snapshot::Snapshot;

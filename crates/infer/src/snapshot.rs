@@ -103,8 +103,7 @@ impl Snapshot {
         if tokens.dtype() != Dtype::U32 {
             return Err(failed("its tokens are not u32".into()));
         }
-        let tokens: Vec<u32> =
-            tokens.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let tokens: Vec<u32> = tokens.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         model.check_tokens(&tokens)?;
         let lengths: Option<Vec<usize>> = entries.get("lengths").and_then(|text| serde_json::from_str(text).ok());
         let lengths = lengths.filter(|l| l.len() == model.blocks().len() && l.iter().all(|&n| n <= tokens.len()));
@@ -154,7 +153,9 @@ impl Snapshot {
             if !fits {
                 let (count, first) = (found.len(), &found[..found.len().min(2)]);
                 let read = self.tokens.len();
-                return Err(format!("layer {l} holds {count} parts like {first:?}, which is no state of this model after {read} tokens"));
+                return Err(format!(
+                    "layer {l} holds {count} parts like {first:?}, which is no state of this model after {read} tokens"
+                ));
             }
         }
         Ok(())
@@ -165,11 +166,16 @@ impl Snapshot {
 fn layer(model: &Model, file: &SafeTensors<'_>, l: usize, length: usize) -> Result<LayerState, String> {
     let mut out = LayerState { parts: Vec::new(), length };
     while let Ok(part) = file.tensor(&format!("layers.{l}.{}", out.parts.len())) {
-        let shape: [usize; 4] = part.shape().try_into().map_err(|_| format!("layer {l} has a part of other than four dimensions"))?;
+        let shape: [usize; 4] =
+            part.shape().try_into().map_err(|_| format!("layer {l} has a part of other than four dimensions"))?;
         let (dtype, finite) = match part.dtype() {
-            Dtype::F32 => (DType::F32, part.data().chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite())),
+            Dtype::F32 => {
+                (DType::F32, part.data().chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite()))
+            }
             // All bits of the exponent stand for a NaN or an infinity.
-            Dtype::BF16 => (DType::BF16, part.data().chunks_exact(2).all(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 != 0x7f80)),
+            Dtype::BF16 => {
+                (DType::BF16, part.data().chunks_exact(2).all(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 != 0x7f80))
+            }
             other => return Err(format!("layer {l} has a part of {other:?}, expected f32 or bf16")),
         };
         if !finite {

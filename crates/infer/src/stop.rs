@@ -46,9 +46,7 @@ impl StopFilter {
     fn pending(&self) -> usize {
         let begins = |stop: &String| {
             let longest = (stop.len() - 1).min(self.held.len());
-            let fits = |n: &usize| {
-                stop.is_char_boundary(*n) && self.held.as_bytes().ends_with(&stop.as_bytes()[..*n])
-            };
+            let fits = |n: &usize| stop.is_char_boundary(*n) && self.held.as_bytes().ends_with(&stop.as_bytes()[..*n]);
             (1..=longest).rev().find(fits).unwrap_or(0)
         };
         self.stops.iter().map(begins).max().unwrap_or(0)

@@ -88,12 +88,15 @@ fn describes(schema: &Value, value: &Value) -> bool {
         Some("integer") => value.as_i64().is_some_and(|x| x >= bound("minimum", i64::MIN) && x <= bound("maximum", i64::MAX)),
         Some("string") => value.as_str().is_some_and(|text| {
             let letters = text.chars().count() as i64;
-            let pattern = schema["pattern"].is_null() || ((2..=5).contains(&letters) && text.chars().all(|c| ('a'..='c').contains(&c)));
+            let pattern =
+                schema["pattern"].is_null() || ((2..=5).contains(&letters) && text.chars().all(|c| ('a'..='c').contains(&c)));
             letters <= bound("maxLength", i64::MAX) && pattern
         }),
         Some("array") => value.as_array().is_some_and(|items| {
             let count = items.len() as i64;
-            count >= bound("minItems", 0) && count <= bound("maxItems", i64::MAX) && items.iter().all(|x| describes(&schema["items"], x))
+            count >= bound("minItems", 0)
+                && count <= bound("maxItems", i64::MAX)
+                && items.iter().all(|x| describes(&schema["items"], x))
         }),
         _ => value.as_object().is_some_and(|object| {
             let required = schema["required"].as_array().expect("given");

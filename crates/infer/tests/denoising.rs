@@ -5,7 +5,8 @@ mod common;
 use common::{MODELS, by, endless, fill, masked, quiet, tokenizer, unmasked_prompt};
 use recast_infer::InferError;
 use recast_infer::samplers::denoising::{
-    Candidate, Canvas, Change, Denoised, Denoiser, Denoising, Editing, Ends, Filler, Masked, Read, Remasking, Rule, Shape, Step, View, guide,
+    Candidate, Canvas, Change, Denoised, Denoiser, Denoising, Editing, Ends, Filler, Masked, Read, Remasking, Rule, Shape, Step,
+    View, guide,
 };
 use recast_infer::samplers::{Event, Finish};
 use std::ops::ControlFlow;
@@ -87,7 +88,12 @@ fn adaptive_rules_at_their_limits_are_one_token_a_forward() {
     let softmax = masked("families/llama_gqa", None, false);
     let softmax = Masked::new(&softmax).expect("masked");
     let canvas = Canvas::after(&[3, 5, 8], 37);
-    let limits = [Rule::Threshold { at: 1.5 }, Rule::Factor { at: 0.0 }, Rule::Entropy { at: 0.0 }, Rule::Hierarchical { high: 1.5, low: 1.5 }];
+    let limits = [
+        Rule::Threshold { at: 1.5 },
+        Rule::Factor { at: 0.0 },
+        Rule::Entropy { at: 0.0 },
+        Rule::Hierarchical { high: 1.5, low: 1.5 },
+    ];
     let check = |all: Vec<Denoised>| {
         for one in &all {
             assert_eq!((one.counters.forwards, one.tokens.len(), one.counters.committed), (37, 37, 37));
@@ -99,7 +105,9 @@ fn adaptive_rules_at_their_limits_are_one_token_a_forward() {
     check(limits.iter().chain(&[Rule::Fixed { steps: 37 }]).map(|rule| fill(&toy, with(*rule), &canvas)).collect());
     check(limits.iter().chain(&[Rule::Fixed { steps: 37 }]).map(|rule| fill(&softmax, with(*rule), &canvas)).collect());
     // At the other end a block is one forward pass: three blocks of 16, the last one ragged.
-    for rule in [Rule::Threshold { at: 0.0 }, Rule::Factor { at: 1e9 }, Rule::Entropy { at: f32::INFINITY }, Rule::Fixed { steps: 3 }] {
+    for rule in
+        [Rule::Threshold { at: 0.0 }, Rule::Factor { at: 1e9 }, Rule::Entropy { at: f32::INFINITY }, Rule::Fixed { steps: 3 }]
+    {
         assert_eq!(fill(&toy, with(rule), &canvas).counters.forwards, 3, "{rule:?}");
     }
 }
@@ -157,12 +165,16 @@ fn independent_tokens_come_with_their_frequencies_by_every_rule() {
         for place in 0..4 {
             let logits = independent(&[], place + 1, 5);
             // The mask token is never written.
-            let weights: Vec<f64> = logits.iter().enumerate().map(|(t, l)| if t == 0 { 0.0 } else { f64::from(*l).exp() }).collect();
+            let weights: Vec<f64> =
+                logits.iter().enumerate().map(|(t, l)| if t == 0 { 0.0 } else { f64::from(*l).exp() }).collect();
             let total: f64 = weights.iter().sum();
             for (token, weight) in weights.iter().enumerate() {
                 let found = all.iter().filter(|text| text.tokens[place] == token as u32).count() as f64 / draws as f64;
                 let p = weight / total;
-                assert!((found - p).abs() < 4.5 * (p * (1.0 - p) / draws as f64).sqrt() + 1e-9, "{rule:?} place {place} token {token}: {found} {p}");
+                assert!(
+                    (found - p).abs() < 4.5 * (p * (1.0 - p) / draws as f64).sqrt() + 1e-9,
+                    "{rule:?} place {place} token {token}: {found} {p}"
+                );
             }
         }
     }
@@ -174,7 +186,15 @@ fn guidance_is_its_formula_and_masks_the_prompt() {
         // With the prompt 7 in sight token 2 leads, without it token 1; token 3 is liked by the prompt
         // alone.
         let seen = tokens[0] == 7;
-        (0..vocabulary).map(|t| match (t, seen) { (1, false) => 3.0, (2, true) => 2.0, (3, true) => 1.5, (2, false) => 1.9, _ => 0.0 }).collect()
+        (0..vocabulary)
+            .map(|t| match (t, seen) {
+                (1, false) => 3.0,
+                (2, true) => 2.0,
+                (3, true) => 1.5,
+                (2, false) => 1.9,
+                _ => 0.0,
+            })
+            .collect()
     }
     let toy = Toy::new(8, leaning);
     let first = |guidance| {
@@ -257,7 +277,8 @@ fn stop_strings_end_a_text_and_spare_the_rest() {
     let toy = Toy::new(60, independent);
     let tokenizer = endless(60);
     let run = |stop: Vec<String>| {
-        let filler = Filler::new(&toy, &tokenizer, Denoising { block: Some(40), ..by(Rule::Fixed { steps: 40 }) }, stop).expect("settings");
+        let filler = Filler::new(&toy, &tokenizer, Denoising { block: Some(40), ..by(Rule::Fixed { steps: 40 }) }, stop)
+            .expect("settings");
         filler.fill(&Canvas::after(&[5], 40), &mut quiet).expect("fills")
     };
     let free = run(Vec::new());
@@ -327,7 +348,8 @@ fn committed_tokens_are_edited_and_masked_again() {
     assert_eq!((edited.tokens.as_slice(), edited.counters.revised), (&[4; 6][..], 1));
     assert_eq!(edited.counters.forwards, 8);
     // At once, so that only a pass behind the last mask can correct it.
-    let late = |passes| fill(&toy, Denoising { editing: Some(Editing { at: 0.9, passes }), ..by(Rule::Threshold { at: 0.5 }) }, &canvas);
+    let late =
+        |passes| fill(&toy, Denoising { editing: Some(Editing { at: 0.9, passes }), ..by(Rule::Threshold { at: 0.5 }) }, &canvas);
     assert_eq!((late(0).tokens, late(1).tokens), (vec![3; 6], vec![4; 6]));
     let remasked = |remasking| fill(&toy, Denoising { seed: 4, ..by(Rule::Ancestral { steps: 30, remasking }) }, &canvas);
     for remasking in [Remasking::Cap { eta: 0.5 }, Remasking::Rescale { eta: 0.5 }, Remasking::Doubtful] {
@@ -374,7 +396,9 @@ fn events_tell_the_whole_story() {
         .expect("fills");
     assert_eq!((&fixed, &text, done), (&written.tokens, &written.text, Some(written.finish.clone())));
     assert_eq!(text, tokenizer.decode(&fixed, true));
-    assert!(steps.windows(2).all(|w| w[0].step + 1 == w[1].step && w[0].forwards < w[1].forwards && w[0].settled <= w[1].settled));
+    assert!(
+        steps.windows(2).all(|w| w[0].step + 1 == w[1].step && w[0].forwards < w[1].forwards && w[0].settled <= w[1].settled)
+    );
     assert_eq!((steps.last().map(|s| (s.forwards, s.settled))), Some((written.counters.forwards, 20)));
     assert!(steps.iter().any(|s| !s.ghosts.is_empty()));
     // A listener may end it.
@@ -410,7 +434,10 @@ fn bad_input_is_refused_with_what_to_do() {
     let mut outside = Toy::new(10, contextual);
     outside.shape.mask_token = 10;
     let outside = refused(&outside, Denoising::default(), plain());
-    assert!(outside.contains("mask token: expected an id below the model's 10 tokens") && outside.contains("found 10"), "{outside}");
+    assert!(
+        outside.contains("mask token: expected an id below the model's 10 tokens") && outside.contains("found 10"),
+        "{outside}"
+    );
     let strange = refused(&toy, Denoising::default(), Canvas::after(&[1, 77], 6));
     assert!(strange.contains("tokens below 10") && strange.contains("77 at position 1"), "{strange}");
     assert!(refused(&toy, Denoising::default(), Canvas::default()).contains("empty"));
@@ -431,7 +458,8 @@ fn bad_input_is_refused_with_what_to_do() {
     // A block longer than the model's own, and a model that does not denoise.
     let model = masked("families/llama_gqa", Some(4), false);
     let denoiser = Masked::new(&model).expect("masked");
-    let filler = Filler::new(&denoiser, &tokenizer, Denoising { block: Some(8), ..Denoising::default() }, Vec::new()).expect("settings");
+    let filler =
+        Filler::new(&denoiser, &tokenizer, Denoising { block: Some(8), ..Denoising::default() }, Vec::new()).expect("settings");
     let error = filler.fill(&Canvas::after(&[1], 20), &mut quiet).expect_err("refused").to_string();
     assert!(error.contains("at most 4") && error.contains("found 8"), "{error}");
     let next_token = common::model("families/llama_gqa");
@@ -443,5 +471,8 @@ fn bad_input_is_refused_with_what_to_do() {
     // Unknown settings.
     assert!(serde_json::from_str::<Denoising>(r#"{"rule": {"name": "fixed", "steps": 3}, "blok": 4}"#).is_err());
     assert!(serde_json::from_str::<Denoising>(r#"{"rule": {"name": "fixed", "step": 3}}"#).is_err());
-    assert_eq!(serde_json::from_str::<Denoising>(r#"{"rule": {"name": "entropy", "at": 0.1}}"#).expect("reads").rule, Rule::Entropy { at: 0.1 });
+    assert_eq!(
+        serde_json::from_str::<Denoising>(r#"{"rule": {"name": "entropy", "at": 0.1}}"#).expect("reads").rule,
+        Rule::Entropy { at: 0.1 }
+    );
 }

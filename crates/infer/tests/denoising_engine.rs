@@ -21,7 +21,8 @@ fn engine(model: Model) -> Engine {
 
 fn submit(engine: &Engine, request: Request) -> Receiver<Message> {
     let (send, receive) = channel();
-    let listener = Box::new(move |message| if send.send(message).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) });
+    let listener =
+        Box::new(move |message| if send.send(message).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) });
     engine.submit(request, listener).expect("taken");
     receive
 }
@@ -49,7 +50,12 @@ fn collect(messages: &Receiver<Message>) -> (Vec<u32>, String, usize, Summary) {
 
 #[test]
 fn many_requests_are_each_what_they_are_alone() {
-    let cases = [("families/llama_gqa", Some(8), true), ("families/llama_gqa", None, false), ("released/rwkv7_hybrid", Some(8), true), ("released/rwkv6_rope_gate2", Some(8), false)];
+    let cases = [
+        ("families/llama_gqa", Some(8), true),
+        ("families/llama_gqa", None, false),
+        ("released/rwkv7_hybrid", Some(8), true),
+        ("released/rwkv6_rope_gate2", Some(8), false),
+    ];
     for (name, block, shift) in cases {
         let reference = masked(name, block, shift);
         let denoiser = Masked::new(&reference).expect("masked");
@@ -62,7 +68,10 @@ fn many_requests_are_each_what_they_are_alone() {
                 .map(|i| Request {
                     prompt: all[..20 + i * 7].to_vec(),
                     sampling: Sampling { temperature: [0.0, 1.0][i % 2], seed: i as u64, ..Sampling::default() },
-                    denoising: Some(Denoising { rule: [Rule::Threshold { at: 0.04 }, Rule::Fixed { steps: 5 }][i % 2], ..Denoising::default() }),
+                    denoising: Some(Denoising {
+                        rule: [Rule::Threshold { at: 0.04 }, Rule::Fixed { steps: 5 }][i % 2],
+                        ..Denoising::default()
+                    }),
                     max_tokens: 11 + i * 3,
                     ..Request::default()
                 })
@@ -73,14 +82,20 @@ fn many_requests_are_each_what_they_are_alone() {
                 let Sampling { temperature, seed, .. } = request.sampling;
                 let settings = Denoising { temperature, seed, ..request.denoising.clone().expect("given") };
                 let filler = Filler::new(&denoiser, &tokenizer, settings, Vec::new()).expect("settings");
-                let alone = filler.fill(&Canvas::after(&request.prompt, request.max_tokens), &mut |_| ControlFlow::Continue(())).expect("fills");
+                let alone = filler
+                    .fill(&Canvas::after(&request.prompt, request.max_tokens), &mut |_| ControlFlow::Continue(()))
+                    .expect("fills");
                 assert_eq!((&tokens, &text), (&alone.tokens, &alone.text), "{name} {block:?}, round {round}, request {i}");
                 let counters = summary.denoising.expect("it denoises");
                 assert_eq!((counters, summary.completion_tokens), (alone.counters, alone.tokens.len()));
                 assert_eq!(steps, counters.forwards - counters.refreshes);
                 assert_eq!(summary.finish, Finish::Length);
                 // States of fewer than 16 tokens are not kept.
-                assert!(round == 0 || block.is_none() || i < 2 || summary.reused_tokens >= 16, "{name}: {}", summary.reused_tokens);
+                assert!(
+                    round == 0 || block.is_none() || i < 2 || summary.reused_tokens >= 16,
+                    "{name}: {}",
+                    summary.reused_tokens
+                );
             }
         }
         let stats = engine.stats();
@@ -112,8 +127,11 @@ fn what_models_that_denoise_cannot_do_is_refused() {
     assert!(matches!(asked, Err(Refused::Field { field: "denoising", message }) if message.contains("next-token model")));
     // What a recurrence cannot keep is refused before it takes a slot.
     let recurrent = self::engine(masked("released/rwkv7_hybrid", None, false));
-    let asked = recurrent.submit(with(Denoising { keep: Keep::Around, ..Denoising::default() }), Box::new(|_| ControlFlow::Continue(())));
-    assert!(matches!(asked, Err(Refused::Field { field: "denoising", message }) if message.contains("keep the prefix, or nothing")));
+    let asked =
+        recurrent.submit(with(Denoising { keep: Keep::Around, ..Denoising::default() }), Box::new(|_| ControlFlow::Continue(())));
+    assert!(
+        matches!(asked, Err(Refused::Field { field: "denoising", message }) if message.contains("keep the prefix, or nothing"))
+    );
     // Nothing to write is nothing wrong.
     let (tokens, _, steps, summary) = collect(&submit(&engine, Request { max_tokens: 0, ..plain() }));
     assert_eq!((tokens.len(), steps, summary.finish), (0, 0, Finish::Length));

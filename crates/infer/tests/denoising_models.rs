@@ -51,7 +51,9 @@ impl Denoiser for Uncached<'_> {
             let vocabulary = self.0.config.vocabulary;
             let logits = values(self.0.logits(hidden));
             let skip = if softmax { view.state.len() } else { 0 };
-            let one = |(index, place): (usize, &usize)| read(v, index, &mut logits[(skip + place) * vocabulary..][..vocabulary].to_vec());
+            let one = |(index, place): (usize, &usize)| {
+                read(v, index, &mut logits[(skip + place) * vocabulary..][..vocabulary].to_vec())
+            };
             view.wanted.iter().enumerate().map(one).collect()
         };
         views.iter().enumerate().map(|(v, view)| of(v, view)).collect()
@@ -86,7 +88,8 @@ fn shifted_blocks_of_one_are_the_next_token_model() {
         let tokenizer = endless(plain.config.vocabulary);
         let tokens = unmasked_prompt(&plain, 19);
         let options = Options { sampling: Sampling::greedy(), max_tokens: 12, ..Options::default() };
-        let wanted = Generator::new(&plain, &tokenizer, options).expect("options").generate(&tokens, &mut quiet).expect("generates");
+        let wanted =
+            Generator::new(&plain, &tokenizer, options).expect("options").generate(&tokens, &mut quiet).expect("generates");
         let mask_token = plain.config.vocabulary as u32 - 1;
         // The sampler never writes the mask token; the comparison is fair while the model does not.
         assert!(!wanted.tokens.contains(&mask_token), "{name}");
@@ -122,7 +125,12 @@ fn a_batch_is_its_rows_in_any_order() {
         let denoiser = Masked::new(&model).expect("masked");
         let tokenizer = endless(model.config.vocabulary);
         let all = unmasked_prompt(&model, 60);
-        let canvases = [Canvas::after(&all[..9], 20), Canvas::after(&all[3..8], 33), Canvas::after(&all[20..60], 9), Canvas::after(&all[10..11], 16)];
+        let canvases = [
+            Canvas::after(&all[..9], 20),
+            Canvas::after(&all[3..8], 33),
+            Canvas::after(&all[20..60], 9),
+            Canvas::after(&all[10..11], 16),
+        ];
         let settings = Denoising { temperature: 1.0, seed: 5, block: Some(8), ..by(Rule::Threshold { at: 0.04 }) };
         let filler = Filler::new(&denoiser, &tokenizer, settings, Vec::new()).expect("settings");
         let run = |order: &[usize]| -> Vec<Denoised> {
@@ -132,7 +140,11 @@ fn a_batch_is_its_rows_in_any_order() {
         let together = run(&[0, 1, 2, 3]);
         for order in [[3, 2, 1, 0], [1, 3, 0, 2]] {
             for (row, &i) in run(&order).iter().zip(&order) {
-                assert_eq!((&row.tokens, row.counters), (&together[i].tokens, together[i].counters), "{name} {block:?} {order:?}");
+                assert_eq!(
+                    (&row.tokens, row.counters),
+                    (&together[i].tokens, together[i].counters),
+                    "{name} {block:?} {order:?}"
+                );
             }
         }
         for (i, row) in together.iter().enumerate() {
@@ -146,7 +158,8 @@ fn a_kept_prefix_is_an_approximation_that_computes_less() {
     let model = masked("families/llama_gqa", None, false);
     let denoiser = Masked::new(&model).expect("masked");
     let canvas = Canvas::after(&unmasked_prompt(&model, 40), 24);
-    let with = |keep| fill(&denoiser, Denoising { keep, ahead: Some(0), block: Some(8), ..by(Rule::Fixed { steps: 24 }) }, &canvas);
+    let with =
+        |keep| fill(&denoiser, Denoising { keep, ahead: Some(0), block: Some(8), ..by(Rule::Fixed { steps: 24 }) }, &canvas);
     let (plain, kept) = (with(Keep::Nothing), with(Keep::Prefix));
     assert_eq!((plain.tokens.len(), kept.tokens.len()), (24, 24));
     // Two blocks are read anew; in every step only the block's positions are computed.
@@ -161,9 +174,13 @@ fn a_kept_prefix_is_an_approximation_that_computes_less() {
 
 #[test]
 fn what_stands_around_a_block_is_exact_in_its_first_step() {
-    for (family, shift, prompt) in
-        [("families/llama_gqa", false, 21), ("families/llama_gqa", true, 21), ("families/qwen2_tied", true, 21), ("families/llama_gqa", false, 0), ("families/llama_gqa", true, 0)]
-    {
+    for (family, shift, prompt) in [
+        ("families/llama_gqa", false, 21),
+        ("families/llama_gqa", true, 21),
+        ("families/qwen2_tied", true, 21),
+        ("families/llama_gqa", false, 0),
+        ("families/llama_gqa", true, 0),
+    ] {
         let model = masked(family, None, shift);
         let denoiser = Masked::new(&model).expect("masked");
         // Text behind the holes, and before them or not.
@@ -191,7 +208,8 @@ fn what_stands_around_a_block_is_exact_in_its_first_step() {
     let model = masked("released/rwkv7_hybrid", None, false);
     let denoiser = Masked::new(&model).expect("masked");
     let canvas = Canvas::after(&unmasked_prompt(&model, 16), 8);
-    let mut row: Row<Carried> = Row::new(&denoiser, &canvas, Denoising { keep: Keep::Around, ..by(Rule::Fixed { steps: 8 }) }, &[], 0).expect("row");
+    let mut row: Row<Carried> =
+        Row::new(&denoiser, &canvas, Denoising { keep: Keep::Around, ..by(Rule::Fixed { steps: 8 }) }, &[], 0).expect("row");
     let error = step(&denoiser, &mut [&mut row]).expect_err("refused").to_string();
     assert!(error.contains("keep the prefix, or nothing"), "{error}");
 }

@@ -75,12 +75,7 @@ fn numbered(engine: &Engine, i: usize) -> Request {
     };
     let all = prompt(engine.model(), 260);
     let start = i * 7 % 60;
-    Request {
-        prompt: all[start..start + 1 + i * 13 % 190].to_vec(),
-        sampling,
-        max_tokens: 1 + i * 5 % 23,
-        ..Request::default()
-    }
+    Request { prompt: all[start..start + 1 + i * 13 % 190].to_vec(), sampling, max_tokens: 1 + i * 5 % 23, ..Request::default() }
 }
 
 #[test]
@@ -135,8 +130,7 @@ fn an_answer_is_what_the_generator_writes() {
         let engine = engine(name, Limits::default());
         for i in 0..6 {
             let request = numbered(&engine, i);
-            let options =
-                Options { sampling: request.sampling.clone(), max_tokens: request.max_tokens, ..Options::default() };
+            let options = Options { sampling: request.sampling.clone(), max_tokens: request.max_tokens, ..Options::default() };
             let generator = Generator::new(engine.model(), engine.tokenizer(), options).expect("options");
             let written = generator.generate(&request.prompt, &mut |_| ControlFlow::Continue(())).expect("generates");
             let answer = ask(&engine, request);
@@ -150,14 +144,19 @@ fn a_state_goes_on_where_it_was() {
     for name in MODELS.iter().chain([&QUANTISED]) {
         let engine = engine(name, Limits::default());
         let tokens = prompt(engine.model(), 30);
-        let request = |prompt: &[u32], max_tokens| Request { prompt: prompt.to_vec(), sampling: Sampling::greedy(), max_tokens, keep_state: true, ..Request::default() };
+        let request = |prompt: &[u32], max_tokens| Request {
+            prompt: prompt.to_vec(),
+            sampling: Sampling::greedy(),
+            max_tokens,
+            keep_state: true,
+            ..Request::default()
+        };
         let whole = ask(&engine, request(&tokens, 12));
         let first = ask(&engine, request(&tokens, 5));
         let state = first.summary.expect("ends").state.expect("kept");
         assert_eq!(state.tokens.len(), tokens.len() + 4, "{name}: all but the last written");
-        let rest: Vec<Answer> = (0..2)
-            .map(|_| ask(&engine, Request { state: Some(state.clone()), ..request(&whole.tokens[4..5], 7) }))
-            .collect();
+        let rest: Vec<Answer> =
+            (0..2).map(|_| ask(&engine, Request { state: Some(state.clone()), ..request(&whole.tokens[4..5], 7) })).collect();
         for rest in &rest {
             assert_eq!(rest.tokens, whole.tokens[5..], "{name}: twice from one state");
         }
@@ -220,9 +219,15 @@ fn a_kept_beginning_changes_nothing() {
         // Of the larger one fewer, of every length; a single token's query is not rounded as those of several are.
         let (prompts, least) = if *name == QUANTISED { (31, 2) } else { (200, 1) };
         for p in 0..prompts {
-            let all: Vec<u32> = prompt(warm.model(), 300).into_iter().map(|t| (t * 7 + p * 5) % warm.model().config.vocabulary as u32).collect();
+            let all: Vec<u32> =
+                prompt(warm.model(), 300).into_iter().map(|t| (t * 7 + p * 5) % warm.model().config.vocabulary as u32).collect();
             let tokens = &all[p as usize % 50..][..18 + p as usize % 31];
-            let request = |tokens: &[u32], max_tokens| Request { prompt: tokens.to_vec(), sampling: Sampling { seed: u64::from(p), ..Sampling::default() }, max_tokens, ..Request::default() };
+            let request = |tokens: &[u32], max_tokens| Request {
+                prompt: tokens.to_vec(),
+                sampling: Sampling { seed: u64::from(p), ..Sampling::default() },
+                max_tokens,
+                ..Request::default()
+            };
             let expected = ask(&cold, request(tokens, 6)).tokens;
             for split in 16..=tokens.len() - least {
                 ask(&warm, request(&tokens[..split], 0));
@@ -310,10 +315,8 @@ fn a_listener_may_hold_the_last_handle() {
 fn a_prompt_is_scored_as_the_model_scores_it() {
     let engine = engine("released/rwkv7_hybrid", Limits { chunk: 16, ..Limits::default() });
     let tokens = prompt(engine.model(), 50);
-    let (_, messages) = submit(
-        &engine,
-        Request { prompt: tokens.clone(), score_prompt: true, alternatives: 3, ..Request::default() },
-    );
+    let (_, messages) =
+        submit(&engine, Request { prompt: tokens.clone(), score_prompt: true, alternatives: 3, ..Request::default() });
     let Ok(Message::Prompt(scored)) = messages.recv() else { panic!("the prompt comes first") };
     assert_eq!(collect(&messages).summary.expect("ends").finish, Finish::Length);
     let model = engine.model();

@@ -2,11 +2,11 @@
 
 mod common;
 
+use common::{MODELS, endless, model, prompt};
 use recast_infer::samplers::{Event, Finish};
 use recast_infer::{Generation, Generator, Options, Sampling, prefill, speed};
-use recast_models::param::values;
 use recast_models::Model;
-use common::{MODELS, endless, model, prompt};
+use recast_models::param::values;
 use recast_text::Tokenizer;
 use std::ops::ControlFlow;
 

@@ -4,9 +4,9 @@
 
 use burn::tensor::{Device, Tensor};
 use recast_infer::{Event, Generator, Loaded, Options, Sampling, open};
-use recast_models::sight::Sight;
 use recast_models::mixers::{Call, Shared};
 use recast_models::param::values;
+use recast_models::sight::Sight;
 use recast_ops::vocab_loss::token_log_probabilities;
 use serde_json::Value;
 use std::ops::ControlFlow;
@@ -64,7 +64,15 @@ fn tokens_probabilities_and_layers_are_the_references() {
         };
         for (l, block) in model.blocks().iter().enumerate() {
             check(l, &x);
-            let call = Call { x: block.mixer_input(x.clone()), states: None, shared: &mut shared, positions: &[], documents: None, sight: Sight::Causal, lengths: None };
+            let call = Call {
+                x: block.mixer_input(x.clone()),
+                states: None,
+                shared: &mut shared,
+                positions: &[],
+                documents: None,
+                sight: Sight::Causal,
+                lengths: None,
+            };
             let y = block.mixer().forward(call);
             x = block.after_mixer(x, y);
         }
@@ -103,7 +111,10 @@ fn tokens_probabilities_and_layers_are_the_references() {
     }
     eprintln!(
         "{} cases; largest differences: norms {:.1e} relative, top five {:.1e}, next tokens {:.1e} nats",
-        cases.len(), worst.0, worst.1, worst.2
+        cases.len(),
+        worst.0,
+        worst.1,
+        worst.2
     );
 }
 

@@ -82,7 +82,9 @@ impl Diffusion {
             )));
         }
         if self.block == Some(0) {
-            return Err(ModelError::Config("diffusion blocks of 0 tokens; expected at least 1, or no `block` for the whole sequence".into()));
+            return Err(ModelError::Config(
+                "diffusion blocks of 0 tokens; expected at least 1, or no `block` for the whole sequence".into(),
+            ));
         }
         Ok(())
     }

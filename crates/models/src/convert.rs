@@ -28,12 +28,8 @@ pub enum TiedEmbeddings {
 /// # Errors
 /// When there is not one mixer a layer.
 pub fn student_config(teacher: &ModelConfig, mixers: Vec<MixerSpec>, tied: TiedEmbeddings) -> Result<ModelConfig, ModelError> {
-    let config = ModelConfig {
-        family: "recast".into(),
-        tied: teacher.tied && tied == TiedEmbeddings::Tie,
-        mixers,
-        ..teacher.clone()
-    };
+    let config =
+        ModelConfig { family: "recast".into(), tied: teacher.tied && tied == TiedEmbeddings::Tie, mixers, ..teacher.clone() };
     config.check()?;
     Ok(config)
 }

@@ -108,8 +108,10 @@ pub enum ModelError {
         batch: usize,
     },
     /// Document boundaries that do not belong to the tokens, or that a carried state would cross.
-    #[error("documents of {found:?} rows and tokens for {expected:?}, with a carried state: {state}; \
-             expected the same shape and no state, which cannot cross a packed row")]
+    #[error(
+        "documents of {found:?} rows and tokens for {expected:?}, with a carried state: {state}; \
+             expected the same shape and no state, which cannot cross a packed row"
+    )]
     Documents {
         /// Rows and tokens of the documents.
         found: (usize, usize),
@@ -148,8 +150,10 @@ pub enum ModelError {
         block: usize,
     },
     /// Documents within rows, of which a carried state knows nothing.
-    #[error("mixer `{mixer}` carries a state from block to block and cannot stop it at documents within a row; \
-             train block diffusion on it with one document a row (`reset_documents = false`)")]
+    #[error(
+        "mixer `{mixer}` carries a state from block to block and cannot stop it at documents within a row; \
+             train block diffusion on it with one document a row (`reset_documents = false`)"
+    )]
     StreamDocuments {
         /// The mixer.
         mixer: String,

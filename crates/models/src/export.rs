@@ -88,9 +88,10 @@ pub fn save(
     }
     for (name, param) in &params {
         let stored = llada.then(|| llada::stored_name(name)).flatten().unwrap_or_else(|| name.clone());
-        writer.add(untouched(storage.original, name, &stored, param).unwrap_or_else(|| {
-            NamedTensor::lazy(&stored, param.stored_shape(), dtype, move || Ok(param.read()))
-        }));
+        writer.add(
+            untouched(storage.original, name, &stored, param)
+                .unwrap_or_else(|| NamedTensor::lazy(&stored, param.stored_shape(), dtype, move || Ok(param.read()))),
+        );
     }
     writer.finish()?;
     Ok(())

@@ -21,14 +21,14 @@ pub mod rope;
 pub mod sight;
 pub mod source;
 pub mod state;
-pub mod weight;
 mod tokenizer;
+pub mod weight;
 pub mod weights;
 
 pub use config::{Diffusion, MixerSpec, ModelConfig};
 pub use error::ModelError;
 pub use model::Model;
 pub use sight::Sight;
+pub use state::{LayerState, ModelState};
 pub use tokenizer::tokenizer;
 pub use weight::{Weight, Weights};
-pub use state::{LayerState, ModelState};

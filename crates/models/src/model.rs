@@ -3,6 +3,7 @@
 use crate::block::Block;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::families;
 use crate::mixers::LayerContext;
 use crate::param::{Named, Param, count, values};
 use crate::rope::Rope;
@@ -10,7 +11,6 @@ use crate::source::{Builder, FromCheckpoint, Init, Missing, Source};
 use crate::state::{Documents, ModelState};
 use crate::weight::{Weight, Weights};
 use crate::weights::{self, Checkpoint};
-use crate::families;
 use burn::tensor::{Device, Tensor};
 use recast_ops::linear::{Layout, Operand};
 use recast_ops::rms_norm::rms_norm;
@@ -66,14 +66,8 @@ impl Model {
     fn assemble(mut config: ModelConfig, builder: &Builder<'_>) -> Result<Self, ModelError> {
         config.check()?;
         let rope = Arc::new(Rope::new(config.rope.clone()));
-        let layers: Vec<LayerContext> =
-            (0..config.layers).map(|l| LayerContext::new(&config, l, rope.clone())).collect();
-        config.mixers = config
-            .mixers
-            .iter()
-            .zip(&layers)
-            .map(|(spec, layer)| spec.resolved(layer))
-            .collect::<Result<_, _>>()?;
+        let layers: Vec<LayerContext> = (0..config.layers).map(|l| LayerContext::new(&config, l, rope.clone())).collect();
+        config.mixers = config.mixers.iter().zip(&layers).map(|(spec, layer)| spec.resolved(layer)).collect::<Result<_, _>>()?;
         let body = builder.child("model");
         let table = [config.vocabulary, config.hidden];
         let blocks = layers
@@ -170,9 +164,7 @@ impl Model {
     /// With the first id outside it.
     pub fn check_tokens(&self, tokens: &[u32]) -> Result<(), ModelError> {
         match tokens.iter().position(|&t| t as usize >= self.config.vocabulary) {
-            Some(position) => {
-                Err(ModelError::Token { id: tokens[position], position, vocabulary: self.config.vocabulary })
-            }
+            Some(position) => Err(ModelError::Token { id: tokens[position], position, vocabulary: self.config.vocabulary }),
             None => Ok(()),
         }
     }

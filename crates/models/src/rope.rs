@@ -156,9 +156,8 @@ impl RopeConfig {
                 (base.iter().map(scale).collect(), 1.0)
             }
             Scaling::Yarn { factor, original, beta_fast, beta_slow, attention_factor, truncate } => {
-                let channel = |rotations: f64| {
-                    n * (*original as f64 / (rotations * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln())
-                };
+                let channel =
+                    |rotations: f64| n * (*original as f64 / (rotations * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln());
                 let (mut low, mut high) = (channel(*beta_fast), channel(*beta_slow));
                 if *truncate {
                     (low, high) = (low.floor(), high.ceil());

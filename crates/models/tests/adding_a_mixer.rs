@@ -9,10 +9,10 @@ use burn::tensor::{Device, Tensor};
 use checks::single::random;
 use checks::subjects::{Body, Subject};
 use checks::{assert_close, hold, hold_registered};
-use recast_models::sight::Sight;
 use recast_models::convert::{TiedEmbeddings, student, student_config};
 use recast_models::export::{self, Storage};
 use recast_models::mixers::{self, Call, Registration, Shared};
+use recast_models::sight::Sight;
 use recast_models::source::{FromCheckpoint, FromParams, Missing};
 use recast_models::{MixerSpec, Model, families, param, weights};
 use retention::Retention;
@@ -65,7 +65,15 @@ fn learns(teacher: &Model, student: &Model) {
     let x = random([4, 24, teacher.config.hidden], "input");
     let output = |model: &Model| -> Tensor<3> {
         let mut shared = Shared::default();
-        model.blocks()[0].mixer().forward(Call { x: x.clone(), states: None, shared: &mut shared, positions: &[], documents: None, sight: Sight::Causal, lengths: None })
+        model.blocks()[0].mixer().forward(Call {
+            x: x.clone(),
+            states: None,
+            shared: &mut shared,
+            positions: &[],
+            documents: None,
+            sight: Sight::Causal,
+            lengths: None,
+        })
     };
     let wanted = output(teacher);
     let params = student.blocks()[0].mixer().parameters();
@@ -97,14 +105,19 @@ fn gated_deltanet_computes_its_equations() {
         let (c, h, n) = (layer.hidden, layer.heads, layer.head_size);
         let x = random([1, TOKENS, c], "x");
         let mut shared = Shared::default();
-        let y = mixer.forward(Call { x: x.clone(), states: None, shared: &mut shared, positions: &[], documents: None, sight: Sight::Causal, lengths: None });
+        let y = mixer.forward(Call {
+            x: x.clone(),
+            states: None,
+            shared: &mut shared,
+            positions: &[],
+            documents: None,
+            sight: Sight::Causal,
+            lengths: None,
+        });
         let y = param::values(y);
 
-        let params: HashMap<String, Vec<f64>> = mixer
-            .parameters()
-            .into_iter()
-            .map(|(name, p)| (name, p.read().into_iter().map(f64::from).collect()))
-            .collect();
+        let params: HashMap<String, Vec<f64>> =
+            mixer.parameters().into_iter().map(|(name, p)| (name, p.read().into_iter().map(f64::from).collect())).collect();
         let product = |name: &str, x: &[f64]| -> Vec<f64> { params[name].chunks(x.len()).map(|row| dot(row, x)).collect() };
         let unit = |x: &[f64]| -> Vec<f64> { x.iter().map(|v| v / dot(x, x).sqrt()).collect() };
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());

@@ -34,7 +34,11 @@ fn all_others() {
 #[test]
 fn mixed() {
     let spec = |name: &str, variant: usize| -> MixerSpec { variants::of(name)[variant].1.clone() };
-    hold("softmax, rwkv7, rwkv6, rwkv7", &[spec("softmax", 0), spec("rwkv7", 0), spec("rwkv6", 0), spec("rwkv7", 2)], Body::Plain);
+    hold(
+        "softmax, rwkv7, rwkv6, rwkv7",
+        &[spec("softmax", 0), spec("rwkv7", 0), spec("rwkv6", 0), spec("rwkv7", 2)],
+        Body::Plain,
+    );
     hold("rwkv7, windowed softmax, rwkv6", &[spec("rwkv7", 0), spec("softmax", 1), spec("rwkv6", 6)], Body::Biases);
     hold("rwkv6, rwkv7, softmax without positions", &[spec("rwkv6", 0), spec("rwkv7", 1), spec("softmax", 4)], Body::Norms);
     // All that are registered, in one model, first to last and last to first.

@@ -30,9 +30,8 @@ fn all() -> Vec<(String, MixerSpec)> {
 /// The state after these clean tokens, fed in blocks.
 fn clean(subject: &Subject, tokens: &[u32], block: usize) -> (Vec<f32>, ModelState) {
     let mut state = subject.model.new_state();
-    let pieces = tokens.chunks(block).map(|piece| {
-        values(subject.model.hidden(piece, 1, Some(&mut [&mut state]), None).expect("forward"))
-    });
+    let pieces =
+        tokens.chunks(block).map(|piece| values(subject.model.hidden(piece, 1, Some(&mut [&mut state]), None).expect("forward")));
     (pieces.flatten().collect(), state)
 }
 
@@ -54,8 +53,7 @@ fn attend(q: &[f64], k: &[f64], v: &[f64], layer: &LayerContext, sees: impl Fn(u
             let q = &q[(t * h + head) * n..][..n];
             let at = |x: usize| (x * g + head / (h / g)) * n;
             let seen: Vec<usize> = (0..tokens).filter(|&s| sees(t, s)).collect();
-            let weights: Vec<f64> =
-                seen.iter().map(|&s| (dot(q, &k[at(s)..at(s) + n]) / (n as f64).sqrt()).exp()).collect();
+            let weights: Vec<f64> = seen.iter().map(|&s| (dot(q, &k[at(s)..at(s) + n]) / (n as f64).sqrt()).exp()).collect();
             let total: f64 = weights.iter().sum();
             for (&s, weight) in seen.iter().zip(&weights) {
                 for i in 0..n {
@@ -194,7 +192,15 @@ fn recurrences_read_the_end_of_the_block() {
         let run = |x: Tensor<3>, states: &mut Vec<LayerState>, at: usize, sight| {
             let mut shared = Shared::default();
             let states = Some(states.iter_mut().collect());
-            values(mixer.forward(Call { x, states, shared: &mut shared, positions: &[at], documents: None, sight, lengths: None }))
+            values(mixer.forward(Call {
+                x,
+                states,
+                shared: &mut shared,
+                positions: &[at],
+                documents: None,
+                sight,
+                lengths: None,
+            }))
         };
         run(prefix, &mut states, 0, Sight::Causal);
         let mut fork = states.clone();
@@ -263,7 +269,8 @@ fn states_stay_as_they_are_and_rows_are_alone() {
         let subject = subject(&name, &spec, Body::Biases, Some(4));
         let tokens = subject.tokens(3, 12);
         // Three rows at different positions.
-        let states: Vec<ModelState> = [4, 12, 8].iter().enumerate().map(|(r, &n)| clean(&subject, &tokens[r * 12..r * 12 + n], 4).1).collect();
+        let states: Vec<ModelState> =
+            [4, 12, 8].iter().enumerate().map(|(r, &n)| clean(&subject, &tokens[r * 12..r * 12 + n], 4).1).collect();
         let before: Vec<_> = states.iter().map(parts).collect();
         let block = subject.tokens(3, 4);
         let refs: Vec<&ModelState> = states.iter().collect();
@@ -307,7 +314,8 @@ fn no_row_sees_padding() {
         assert!(matches!(refused, Err(ModelError::Lengths { .. })));
         // Packed documents are separate ones.
         let documents = Documents::new(1, 11, (0..11).map(|t| t == 4).collect());
-        let packed = values(subject.model.hidden_seeing(&tokens[..11], 1, Sight::Whole, Some(&documents), None).expect("forward"));
+        let packed =
+            values(subject.model.hidden_seeing(&tokens[..11], 1, Sight::Whole, Some(&documents), None).expect("forward"));
         let alone = values(subject.model.hidden_seeing(&tokens[4..11], 1, Sight::Whole, None, None).expect("forward"));
         assert_close(&packed[4 * width..], &alone, ROUNDING, &name, "a document seen whole");
     }

@@ -7,7 +7,7 @@ mod checks;
 use burn::tensor::Device;
 use checks::subjects::randomise;
 use checks::whole::same_files;
-use recast_models::convert::{TiedEmbeddings, student, student_config, WithMaskRow, mask_row};
+use recast_models::convert::{TiedEmbeddings, WithMaskRow, mask_row, student, student_config};
 use recast_models::export::{self, Provenance, Storage};
 use recast_models::param::values;
 use recast_models::source::FromCheckpoint;
@@ -81,15 +81,16 @@ fn gates() -> Vec<Value> {
 
 fn every_rwkv6() -> Vec<MixerSpec> {
     let ranks = |spec: MixerSpec| spec.with("rank_token_shift", 3).with("rank_decay", 5).with("rank_gate", 4);
-    let options = [("balance_state", flags()), ("group_norm", flags()), ("token_shift", flags()), ("rope", flags()), ("gate", gates())];
+    let options =
+        [("balance_state", flags()), ("group_norm", flags()), ("token_shift", flags()), ("rope", flags()), ("gate", gates())];
     combinations("rwkv6", &options).into_iter().map(ranks).collect()
 }
 
 fn every_rwkv7() -> Vec<MixerSpec> {
-    let ranks = |spec: MixerSpec| {
-        spec.with("rank_decay", 5).with("rank_iclr", 3).with("rank_value_residual", 4).with("rank_gate", 6)
-    };
-    let options = [("balance_state", flags()), ("group_norm", flags()), ("rope", flags()), ("gate", gates()), ("value_residual", flags())];
+    let ranks =
+        |spec: MixerSpec| spec.with("rank_decay", 5).with("rank_iclr", 3).with("rank_value_residual", 4).with("rank_gate", 6);
+    let options =
+        [("balance_state", flags()), ("group_norm", flags()), ("rope", flags()), ("gate", gates()), ("value_residual", flags())];
     combinations("rwkv7", &options).into_iter().map(ranks).collect()
 }
 
@@ -165,10 +166,8 @@ fn has_the_released_names(path: &Path, spec: &MixerSpec, model: &Model, what: &s
     let mut found: BTreeMap<String, Vec<usize>> = open(path).infos().into_iter().map(|i| (i.name, i.shape)).collect();
     for l in 0..model.config.layers {
         let prefix = format!("model.layers.{l}.self_attn.");
-        let own: BTreeMap<String, Vec<usize>> = found
-            .iter()
-            .filter_map(|(name, shape)| Some((name.strip_prefix(&prefix)?.to_string(), shape.clone())))
-            .collect();
+        let own: BTreeMap<String, Vec<usize>> =
+            found.iter().filter_map(|(name, shape)| Some((name.strip_prefix(&prefix)?.to_string(), shape.clone()))).collect();
         assert_eq!(own, released_names(spec, model, l), "{what}: tensors of layer {l}");
         found.retain(|name, _| !name.starts_with(&prefix));
         for rest in ["input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"] {
@@ -250,9 +249,7 @@ fn every_rwkv6_student() {
 
 #[test]
 fn every_rwkv7_student() {
-    every_student(&every_rwkv7(), |spec, model| {
-        !model.config.qk_norm && spec.options["value_residual"] == json!(true)
-    });
+    every_student(&every_rwkv7(), |spec, model| !model.config.qk_norm && spec.options["value_residual"] == json!(true));
 }
 
 /// Ranks that the rule chose are written out: nobody computes them again.
@@ -386,7 +383,8 @@ fn provenance_stays() {
     let model = student_of(checkpoint.as_ref(), vec![MixerSpec::new("rwkv6"); 3]);
     let folder = tempfile::tempdir().expect("temporary folder");
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
-    let provenance = Provenance { teacher: "a teacher".into(), tokens: 12, stages: vec!["align".into()], ..Provenance::default() };
+    let provenance =
+        Provenance { teacher: "a teacher".into(), tokens: 12, stages: vec!["align".into()], ..Provenance::default() };
     export::save(&model, &first, Storage::default(), None, Some(&provenance), Some("# card")).expect("saves");
     assert_eq!(config(&first)["recast"]["teacher"], "a teacher");
     assert_eq!(std::fs::read_to_string(first.join("README.md")).expect("card"), "# card");
@@ -479,7 +477,9 @@ fn group_norm_is_read_off_the_tensors() {
 /// LLaDA and Dream: the family's own names and keys, and equal bytes of whatever was not trained.
 #[test]
 fn diffusion_families_keep_their_names_and_bytes() {
-    for (name, mask_token, shift) in [("llada_8b", 94, false), ("llada_tied", 5, false), ("llada_bf16", 5, false), ("dream", 95, true)] {
+    for (name, mask_token, shift) in
+        [("llada_8b", 94, false), ("llada_tied", 5, false), ("llada_bf16", 5, false), ("dream", 95, true)]
+    {
         let path = golden("families").join(name);
         let checkpoint = open(&path);
         let model = load(&path);

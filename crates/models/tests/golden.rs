@@ -2,9 +2,9 @@
 //! (`tests/golden`, generators beside them).
 
 use burn::tensor::{Device, Tensor, TensorData};
-use recast_models::sight::Sight;
 use recast_models::mixers::{Call, LayerContext, Shared};
 use recast_models::rope::{Rope, RopeConfig, Scaling};
+use recast_models::sight::Sight;
 use recast_models::source::{Builder, FromCheckpoint, Missing};
 use recast_models::state::LayerState;
 use recast_models::weights::{self, Checkpoint};
@@ -149,11 +149,8 @@ fn mixers_equal_pytorch_with_all_gradients() {
         let bytes = std::fs::read(&path).expect("golden file");
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).expect("header");
         let config = metadata.metadata().as_ref().expect("metadata")["config"].clone();
-        let case = Case {
-            file: weights::open(&path).expect("opens"),
-            config: serde_json::from_str(&config).expect("json"),
-            path,
-        };
+        let case =
+            Case { file: weights::open(&path).expect("opens"), config: serde_json::from_str(&config).expect("json"), path };
         check_mixer(&case);
     }
 }
@@ -198,10 +195,8 @@ fn check_mixer(case: &Case) {
     let wanted = case.file.read_f32("y").expect("y");
     let difference = largest_difference(&recast_models::param::values(y.clone().inner()), &wanted);
     assert!(difference < 1e-4, "{name}: y differs by {difference:e}");
-    let difference = largest_difference(
-        &recast_models::param::values(last.clone().inner()),
-        &case.file.read_f32("state1").expect("state1"),
-    );
+    let difference =
+        largest_difference(&recast_models::param::values(last.clone().inner()), &case.file.read_f32("state1").expect("state1"));
     assert!(difference < 1e-4, "{name}: state differs by {difference:e}");
 
     let mut loss = (y * case.tensor::<3>("dy")).sum() + (last * case.tensor::<4>("dstate1")).sum();

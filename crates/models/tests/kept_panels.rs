@@ -21,7 +21,9 @@ fn tensor(shape: [usize; 2], seed: f32) -> Tensor<2> {
 #[test]
 fn kept_panels_are_those_of_the_value() {
     set_precision(Precision::Bf16);
-    for (layout, rows, inner, outer) in [(Layout::OutIn, 130, 96, 200), (Layout::InOut, 70, 1100, 33), (Layout::OutIn, 300, 65, 1000)] {
+    for (layout, rows, inner, outer) in
+        [(Layout::OutIn, 130, 96, 200), (Layout::InOut, 70, 1100, 33), (Layout::OutIn, 300, 65, 1000)]
+    {
         let shape = if layout == Layout::OutIn { [outer, inner] } else { [inner, outer] };
         let param = Param::new(tensor(shape, 0.1), shape.to_vec());
         let weight = Weight::Trained(param.clone(), layout);
@@ -56,7 +58,8 @@ fn losses_take_kept_heads() {
     let param = Param::new(tensor([vocabulary, width], 0.5), vec![vocabulary, width]);
     let hidden = tensor([rows, width], 1.0);
     let targets: std::sync::Arc<[u32]> = (0..rows as u32).map(|i| i % 300).collect();
-    let scores = |weight| values(token_log_probabilities(hidden.clone(), weight, targets.clone()).expect("targets").log_probabilities);
+    let scores =
+        |weight| values(token_log_probabilities(hidden.clone(), weight, targets.clone()).expect("targets").log_probabilities);
     let fresh = scores(tensor([vocabulary, width], 0.5).into());
     assert_eq!(scores(param.operand()), fresh);
     assert_eq!(scores(param.operand()), fresh);

@@ -94,9 +94,7 @@ fn every_mixer_computes_nearly_the_same_in_eight_bits() {
         assert!(3 * held.weight_bytes() < whole.weight_bytes(), "{mixer}: {} bytes", held.weight_bytes());
         assert_eq!(held.fingerprint(), whole.fingerprint(), "{mixer}");
         let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % whole.config.vocabulary as u32).collect();
-        let logits = |model: &Model| {
-            values(model.logits(model.hidden(&tokens, 1, None, None).expect("forward")))
-        };
+        let logits = |model: &Model| values(model.logits(model.hidden(&tokens, 1, None, None).expect("forward")));
         let (wanted, found) = (logits(&whole), logits(&held));
         let energy = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x * x)).sum::<f64>().sqrt();
         let error = energy(&mut wanted.iter().zip(&found).map(|(a, b)| a - b)) / energy(&mut wanted.iter().copied());

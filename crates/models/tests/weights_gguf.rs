@@ -34,12 +34,7 @@ fn every_kind_equals_the_golden_values_to_the_bit() -> Outcome {
         assert_eq!(values.len(), info.shape[0] * info.shape[1]);
         for (i, value) in values.iter().enumerate() {
             let want = f32::from_le_bytes(want[at + 4 * i..at + 4 * i + 4].try_into()?);
-            assert_eq!(
-                value.to_bits(),
-                want.to_bits(),
-                "{}[{i}]: {value} and {want}",
-                info.name
-            );
+            assert_eq!(value.to_bits(), want.to_bits(), "{}[{i}]: {value} and {want}", info.name);
         }
         at += 4 * values.len();
         kinds.push(info.dtype);
@@ -91,29 +86,13 @@ fn llama_gets_its_names_rows_and_config() -> Outcome {
     );
     // Heads of 4 rows: stored 0 1 2 3 are the model's 0 2 1 3.
     let rows = |name: &str| -> Result<Vec<f32>, WeightsError> {
-        Ok(checkpoint
-            .read_f32(name)?
-            .chunks(8)
-            .map(|row| (row[0] + 3.0) / 2.0)
-            .collect())
+        Ok(checkpoint.read_f32(name)?.chunks(8).map(|row| (row[0] + 3.0) / 2.0).collect())
     };
-    assert_eq!(
-        rows("model.layers.0.self_attn.q_proj.weight")?,
-        [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
-    );
-    assert_eq!(
-        rows("model.layers.0.self_attn.k_proj.weight")?,
-        [0.0, 2.0, 1.0, 3.0]
-    );
-    assert_eq!(
-        rows("model.layers.0.self_attn.v_proj.weight")?,
-        [0.0, 1.0, 2.0, 3.0]
-    );
+    assert_eq!(rows("model.layers.0.self_attn.q_proj.weight")?, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+    assert_eq!(rows("model.layers.0.self_attn.k_proj.weight")?, [0.0, 2.0, 1.0, 3.0]);
+    assert_eq!(rows("model.layers.0.self_attn.v_proj.weight")?, [0.0, 1.0, 2.0, 3.0]);
     let bias = checkpoint.read_f32("model.layers.0.self_attn.q_proj.bias")?;
-    assert_eq!(
-        bias.iter().map(|b| (b + 3.0) * 4.0).collect::<Vec<_>>(),
-        [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
-    );
+    assert_eq!(bias.iter().map(|b| (b + 3.0) * 4.0).collect::<Vec<_>>(), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
     assert_eq!(
         checkpoint.config()?,
         json!({
@@ -126,22 +105,13 @@ fn llama_gets_its_names_rows_and_config() -> Outcome {
         })
     );
     let vocab = checkpoint.gguf_vocab().ok_or("no vocabulary")?;
-    assert_eq!(
-        (vocab.model.as_str(), vocab.pre.as_deref()),
-        ("gpt2", Some("smollm"))
-    );
+    assert_eq!((vocab.model.as_str(), vocab.pre.as_deref()), ("gpt2", Some("smollm")));
     assert_eq!(vocab.tokens, ["<|end|>", "a", "b", "ab", "\u{120}a"]);
     assert_eq!(vocab.merges, Some(vec!["a b".to_owned()]));
     assert_eq!(vocab.token_types, Some(vec![3, 1, 1, 1, 1]));
     assert_eq!(vocab.scores, Some(vec![0.0, -1.0, -2.0, -3.0, -4.0]));
-    assert_eq!(
-        (vocab.bos, vocab.eos, vocab.unknown, vocab.pad),
-        (Some(0), Some(0), None, None)
-    );
-    assert_eq!(
-        (vocab.add_bos, vocab.chat_template.as_deref()),
-        (Some(true), Some("{{ messages }}"))
-    );
+    assert_eq!((vocab.bos, vocab.eos, vocab.unknown, vocab.pad), (Some(0), Some(0), None, None));
+    assert_eq!((vocab.add_bos, vocab.chat_template.as_deref()), (Some(true), Some("{{ messages }}")));
     assert!(checkpoint.folder().is_none());
     Ok(())
 }
@@ -154,18 +124,9 @@ fn qwen_keeps_its_rows_and_has_biases_norms_and_its_own_output() -> Outcome {
         gguf.tensor("blk.0.attn_k.bias", &[4], &ramp(4));
         gguf.tensor("blk.0.attn_q_norm.weight", &[4], &ramp(4));
         let checkpoint = opened(&gguf)?;
-        assert_eq!(
-            checkpoint.read_f32("model.layers.0.self_attn.q_proj.weight")?,
-            ramp(64)
-        );
-        assert_eq!(
-            checkpoint.read_f32("model.layers.0.self_attn.k_proj.bias")?,
-            ramp(4)
-        );
-        assert_eq!(
-            checkpoint.read_f32("model.layers.0.self_attn.q_norm.weight")?,
-            ramp(4)
-        );
+        assert_eq!(checkpoint.read_f32("model.layers.0.self_attn.q_proj.weight")?, ramp(64));
+        assert_eq!(checkpoint.read_f32("model.layers.0.self_attn.k_proj.bias")?, ramp(4));
+        assert_eq!(checkpoint.read_f32("model.layers.0.self_attn.q_norm.weight")?, ramp(4));
         assert_eq!(checkpoint.read_shaped("lm_head.weight", &[5, 8])?, ramp(40));
         let config = checkpoint.config()?;
         assert_eq!(config["model_type"], architecture);
@@ -192,10 +153,7 @@ fn scaled_positions_become_rope_scaling() -> Outcome {
         })?,
         json!({"rope_type": "linear", "factor": 2.5})
     );
-    assert_eq!(
-        scaling(&|g| g.f32("llama.rope.scale_linear", 4.0))?,
-        json!({"rope_type": "linear", "factor": 4.0})
-    );
+    assert_eq!(scaling(&|g| g.f32("llama.rope.scale_linear", 4.0))?, json!({"rope_type": "linear", "factor": 4.0}));
     assert_eq!(
         scaling(&|g| {
             g.string("llama.rope.scaling.type", "yarn");
@@ -204,30 +162,14 @@ fn scaled_positions_become_rope_scaling() -> Outcome {
         })?,
         json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768})
     );
-    assert_eq!(
-        scaling(&|g| g.string("llama.rope.scaling.type", "none"))?,
-        Value::Null
-    );
-    assert!(matches!(
-        scaling(&|g| g.string("llama.rope.scaling.type", "longrope")),
-        Err(WeightsError::Unsupported { .. })
-    ));
-    assert!(matches!(
-        scaling(&|g| g.string("llama.rope.scaling.type", "linear")),
-        Err(WeightsError::Malformed { .. })
-    ));
+    assert_eq!(scaling(&|g| g.string("llama.rope.scaling.type", "none"))?, Value::Null);
+    assert!(matches!(scaling(&|g| g.string("llama.rope.scaling.type", "longrope")), Err(WeightsError::Unsupported { .. })));
+    assert!(matches!(scaling(&|g| g.string("llama.rope.scaling.type", "linear")), Err(WeightsError::Malformed { .. })));
     Ok(())
 }
 
 /// The factors as llama.cpp's converter computes them from a config.
-fn llama3_factors(
-    theta: f64,
-    head_dim: usize,
-    factor: f64,
-    low: f64,
-    high: f64,
-    original: f64,
-) -> Vec<f32> {
+fn llama3_factors(theta: f64, head_dim: usize, factor: f64, low: f64, high: f64, original: f64) -> Vec<f32> {
     (0..head_dim / 2)
         .map(|i| {
             let wavelength = std::f64::consts::TAU * theta.powf(2.0 * i as f64 / head_dim as f64);
@@ -278,14 +220,8 @@ fn llama_3_factors_become_its_parameters() -> Outcome {
     assert_eq!(with(&[1.0; 32])?, Value::Null);
     let mut wrong = llama3_factors(500_000.0, 64, 32.0, 1.0, 4.0, 8192.0);
     wrong[3] = 1.5;
-    assert!(matches!(
-        with(&wrong),
-        Err(WeightsError::Unsupported { .. })
-    ));
-    assert!(matches!(
-        with(&[0.0; 32]),
-        Err(WeightsError::Malformed { .. })
-    ));
+    assert!(matches!(with(&wrong), Err(WeightsError::Unsupported { .. })));
+    assert!(matches!(with(&[0.0; 32]), Err(WeightsError::Malformed { .. })));
     assert!(matches!(with(&[1.0; 31]), Err(WeightsError::Shape { .. })));
     Ok(())
 }
@@ -302,21 +238,13 @@ fn versions_kinds_and_architectures_that_are_not_read_are_named() -> Outcome {
 
     let mut gguf = Gguf::tiny("llama");
     gguf.tensors[1].2 = 16;
-    assert!(
-        refused(&gguf)
-            .to_string()
-            .contains("\"blk.0.attn_q.weight\" is stored as IQ2_XXS")
-    );
+    assert!(refused(&gguf).to_string().contains("\"blk.0.attn_q.weight\" is stored as IQ2_XXS"));
     gguf.tensors[1].2 = 15;
     assert!(refused(&gguf).to_string().contains("Q8_K"));
     gguf.tensors[1].2 = 999;
     assert!(refused(&gguf).to_string().contains("ggml type 999"));
 
-    assert!(
-        refused(&Gguf::tiny("gemma"))
-            .to_string()
-            .contains("\"gemma\"")
-    );
+    assert!(refused(&Gguf::tiny("gemma")).to_string().contains("\"gemma\""));
     let mut gguf = Gguf::tiny("llama");
     gguf.u32("llama.expert_count", 8);
     assert!(refused(&gguf).to_string().contains("mixture of experts"));
@@ -369,9 +297,7 @@ fn counts_that_lie_are_refused_before_anything_is_allocated() {
     gguf.array("x", 12, u64::MAX / 4, &[]);
     assert!(matches!(refused(&gguf), WeightsError::Truncated { .. }));
     let mut gguf = Gguf::tiny("llama");
-    let nested: Vec<u8> = (0..10_000)
-        .flat_map(|_| [9u8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0])
-        .collect();
+    let nested: Vec<u8> = (0..10_000).flat_map(|_| [9u8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).collect();
     gguf.array("x", 9, 1, &nested);
     assert!(refused(&gguf).to_string().contains("nests"));
     let mut gguf = Gguf::tiny("llama");

@@ -67,22 +67,7 @@ impl Numbers {
     }
 }
 
-const LIES: [u64; 14] = [
-    0,
-    1,
-    2,
-    31,
-    255,
-    65_536,
-    1 << 31,
-    1 << 32,
-    1 << 40,
-    1 << 61,
-    1 << 62,
-    1 << 63,
-    u64::MAX - 7,
-    u64::MAX,
-];
+const LIES: [u64; 14] = [0, 1, 2, 31, 255, 65_536, 1 << 31, 1 << 32, 1 << 40, 1 << 61, 1 << 62, 1 << 63, u64::MAX - 7, u64::MAX];
 const TEXTS: [&str; 12] = [
     "0",
     "1",
@@ -115,11 +100,7 @@ fn injure(numbers: &mut Numbers, bytes: &mut Vec<u8>) {
             2 | 3 => {
                 let lie = numbers.pick(&LIES).to_le_bytes();
                 let width = numbers.pick(&[1, 2, 4, 8]);
-                bytes
-                    .iter_mut()
-                    .skip(at)
-                    .zip(&lie[..width])
-                    .for_each(|(b, l)| *b = *l);
+                bytes.iter_mut().skip(at).zip(&lie[..width]).for_each(|(b, l)| *b = *l);
             }
             4 => {
                 let end = (at + 1 + numbers.below(40)).min(bytes.len());
@@ -135,22 +116,16 @@ fn injure(numbers: &mut Numbers, bytes: &mut Vec<u8>) {
             _ => {
                 // A number in the text becomes another; the length before a safetensors header
                 // follows, so that the JSON is still reached.
-                let digits: Vec<usize> = (8..bytes.len())
-                    .filter(|i| bytes[*i].is_ascii_digit())
-                    .collect();
+                let digits: Vec<usize> = (8..bytes.len()).filter(|i| bytes[*i].is_ascii_digit()).collect();
                 let Some(&start) = digits.get(numbers.below(digits.len())) else {
                     continue;
                 };
-                let end = (start..bytes.len())
-                    .find(|i| !bytes[*i].is_ascii_digit())
-                    .unwrap_or(bytes.len());
+                let end = (start..bytes.len()).find(|i| !bytes[*i].is_ascii_digit()).unwrap_or(bytes.len());
                 let text = numbers.pick(&TEXTS);
                 bytes.splice(start..end, text.bytes());
                 if !bytes.starts_with(b"GGUF") {
                     let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
-                    let length = length
-                        .wrapping_add(text.len() as u64)
-                        .wrapping_sub((end - start) as u64);
+                    let length = length.wrapping_add(text.len() as u64).wrapping_sub((end - start) as u64);
                     bytes[..8].copy_from_slice(&length.to_le_bytes());
                 }
             }
@@ -164,9 +139,7 @@ fn use_all(path: &Path) -> bool {
         return false;
     };
     for info in checkpoint.infos() {
-        let values = checkpoint
-            .read_f32(&info.name)
-            .expect("what is listed can be read");
+        let values = checkpoint.read_f32(&info.name).expect("what is listed can be read");
         assert_eq!(Some(values.len()), info.elements());
         if let Some((dtype, bytes)) = checkpoint.raw(&info.name) {
             assert_eq!((dtype, Some(bytes.len())), (info.dtype, info.bytes()));
@@ -198,16 +171,10 @@ fn survive(name: &str, whole: &[u8], seed: u64) {
             Err(_) => panic!("{name}, case {case}: panicked"),
         }
         let most = MOST.load(Ordering::Relaxed) - before;
-        assert!(
-            most < BOUND,
-            "{name}, case {case}: {most} bytes were allocated"
-        );
+        assert!(most < BOUND, "{name}, case {case}: {most} bytes were allocated");
     }
     // Both outcomes must occur often, or the injuries miss the parts that matter.
-    assert!(
-        (100..9000).contains(&opened),
-        "{name}: {opened} of 10000 opened"
-    );
+    assert!((100..9000).contains(&opened), "{name}: {opened} of 10000 opened");
 }
 
 /// One test, because the count of allocated bytes is one for the whole process.
@@ -215,22 +182,13 @@ fn survive(name: &str, whole: &[u8], seed: u64) {
 fn ten_thousand_injuries_of_each_format() {
     // Enough work to start the thread pool, whose memory is not the file's.
     let mut out = vec![0f32; 1 << 18];
-    recast_models::weights::gguf::dequantize(
-        recast_models::weights::Dtype::F32,
-        &vec![0; 1 << 20],
-        &mut out,
-    )
-    .expect("the lengths agree");
+    recast_models::weights::gguf::dequantize(recast_models::weights::Dtype::F32, &vec![0; 1 << 20], &mut out)
+        .expect("the lengths agree");
 
     survive(
         "model.safetensors",
         &safetensors(&[
-            (
-                "model.embed_tokens.weight",
-                "F32",
-                &[4, 3],
-                f32_bytes(&ramp(12)),
-            ),
+            ("model.embed_tokens.weight", "F32", &[4, 3], f32_bytes(&ramp(12))),
             ("model.norm.weight", "BF16", &[8], vec![1; 16]),
             ("empty", "F16", &[0, 8], vec![]),
             ("ids", "I64", &[2], vec![2; 16]),
@@ -242,19 +200,7 @@ fn ten_thousand_injuries_of_each_format() {
     gguf.vocab();
     gguf.string("llama.rope.scaling.type", "linear");
     gguf.f32("llama.rope.scaling.factor", 2.0);
-    gguf.tensors.push((
-        "blk.0.ffn_up.weight".into(),
-        vec![256, 1],
-        12,
-        vec![3; 144],
-        None,
-    ));
-    gguf.tensors.push((
-        "blk.0.ffn_down.weight".into(),
-        vec![32, 2],
-        3,
-        vec![5; 40],
-        None,
-    ));
+    gguf.tensors.push(("blk.0.ffn_up.weight".into(), vec![256, 1], 12, vec![3; 144], None));
+    gguf.tensors.push(("blk.0.ffn_down.weight".into(), vec![32, 2], 3, vec![5; 40], None));
     survive("model.gguf", &gguf.bytes(), 2 << 32);
 }

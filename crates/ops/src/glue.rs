@@ -69,11 +69,7 @@ pub(crate) fn view(tensor: &FlexTensor) -> View<'_> {
 }
 
 pub(crate) fn wrap(array: Array) -> FlexTensor {
-    FlexTensor::new(
-        Bytes::from_elems(array.data),
-        Layout::contiguous(array.shape.into()),
-        DType::F32,
-    )
+    FlexTensor::new(Bytes::from_elems(array.data), Layout::contiguous(array.shape.into()), DType::F32)
 }
 
 /// A CPU tensor's elements, to be read where they lie.

@@ -38,8 +38,10 @@ type Inputs = Vec<(Vec<f32>, [usize; 4])>;
 fn evaluate(inputs: &Inputs, f: &dyn Fn(Vec<Tensor<4>>) -> Tensor<1>) -> Vec<Vec<f32>> {
     let device = Device::flex().autodiff();
     let numbers = |x: Tensor<1>| x.into_data().try_to_vec::<f32>().expect("f32");
-    let leaves: Vec<Tensor<4>> =
-        inputs.iter().map(|(data, shape)| Tensor::from_data(TensorData::new(data.clone(), *shape), &device).require_grad()).collect();
+    let leaves: Vec<Tensor<4>> = inputs
+        .iter()
+        .map(|(data, shape)| Tensor::from_data(TensorData::new(data.clone(), *shape), &device).require_grad())
+        .collect();
     let output = f(leaves.clone());
     let n = output.dims()[0];
     let weights = Tensor::<1>::from_data(TensorData::new(random(&[n], 99), [n]), &device);
@@ -72,8 +74,14 @@ fn within_bounds() {
         compare(
             &format!("attention {tokens}"),
             inputs,
-            &|x| { let [q, k, v] = three(x); attention::attention(q, k, v, options()).reshape([-1]) },
-            &|x| { let [q, k, v] = three(x); attention::reference::attention(q, k, v, &options()).reshape([-1]) },
+            &|x| {
+                let [q, k, v] = three(x);
+                attention::attention(q, k, v, options()).reshape([-1])
+            },
+            &|x| {
+                let [q, k, v] = three(x);
+                attention::reference::attention(q, k, v, &options()).reshape([-1])
+            },
         );
     }
     for (tokens, strongest) in [(65, 0.6f32), (130, 0.6), (97, 20.0)] {
@@ -90,7 +98,12 @@ fn within_bounds() {
             });
         }
         let inputs = vec![
-            normal(shape, 8), (decays, shape), normal(shape, 9), normal(shape, 10), (away, shape), (write, shape),
+            normal(shape, 8),
+            (decays, shape),
+            normal(shape, 9),
+            normal(shape, 10),
+            (away, shape),
+            (write, shape),
             normal([b, h, n, n], 11),
         ];
         let both = |(o, s): (Tensor<4>, Tensor<4>)| Tensor::cat(vec![o.reshape([-1]), s.reshape([-1])], 0);
@@ -98,26 +111,44 @@ fn within_bounds() {
         compare(
             &format!("delta rule {tokens}, decay {strongest}"),
             inputs.clone(),
-            &|x| { let [r, w, k, v, a, b, s] = seven(x); both(delta_rule(r, w, k, v, a, b, Some(s), Form::Auto)) },
-            &|x| { let [r, w, k, v, a, b, s] = seven(x); both(delta_rule::reference::delta_rule(r, w, k, v, a, b, s)) },
+            &|x| {
+                let [r, w, k, v, a, b, s] = seven(x);
+                both(delta_rule(r, w, k, v, a, b, Some(s), Form::Auto))
+            },
+            &|x| {
+                let [r, w, k, v, a, b, s] = seven(x);
+                both(delta_rule::reference::delta_rule(r, w, k, v, a, b, s))
+            },
         );
         let five = |x: Vec<Tensor<4>>| <[Tensor<4>; 5]>::try_from(x).expect("five inputs");
         let inputs = [0, 1, 2, 3, 6].map(|i| inputs[i].clone()).to_vec();
         compare(
             &format!("decayed sum {tokens}, decay {strongest}"),
             inputs,
-            &|x| { let [q, w, k, v, s] = five(x); both(decayed_sum(q, w, k, v, Some(s), Form::Auto)) },
-            &|x| { let [q, w, k, v, s] = five(x); both(decay::reference::decayed_sum(q, w, k, v, s)) },
+            &|x| {
+                let [q, w, k, v, s] = five(x);
+                both(decayed_sum(q, w, k, v, Some(s), Form::Auto))
+            },
+            &|x| {
+                let [q, w, k, v, s] = five(x);
+                both(decay::reference::decayed_sum(q, w, k, v, s))
+            },
         );
     }
     let (rows, vocabulary, width) = (33, 500, 64);
-    let flat = |x: Tensor<4>| { let [_, _, n, c] = x.dims(); x.reshape([n, c]) };
+    let flat = |x: Tensor<4>| {
+        let [_, _, n, c] = x.dims();
+        x.reshape([n, c])
+    };
     let teacher = |x: &Tensor<4>, n: usize, seed| {
         Tensor::<2>::from_data(TensorData::new(random(&[n, width], seed), [n, width]), &x.device().inner())
     };
     compare(
         "teacher KL",
-        vec![normal([1, 1, rows, width], 21), (random(&[vocabulary, width], 22).iter().map(|x| 0.3 * x).collect(), [1, 1, vocabulary, width])],
+        vec![
+            normal([1, 1, rows, width], 21),
+            (random(&[vocabulary, width], 22).iter().map(|x| 0.3 * x).collect(), [1, 1, vocabulary, width]),
+        ],
         &|x| {
             let (h, w) = (teacher(&x[0], rows, 23), teacher(&x[0], vocabulary, 24).mul_scalar(0.3));
             teacher_kl(flat(x[0].clone()), flat(x[1].clone()), h, w, None, None).expect("sizes fit")

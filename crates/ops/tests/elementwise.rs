@@ -17,9 +17,7 @@ mod rms_norm {
         for time in TIMES {
             for width in [3, 15, 64] {
                 let inputs = [values(2 * time * width, 1), values(width, 2)];
-                let fast = |x: &[Tensor<1>]| {
-                    rms_norm(x[0].clone().reshape([2, time, width]), x[1].clone(), 1e-5).reshape([-1])
-                };
+                let fast = |x: &[Tensor<1>]| rms_norm(x[0].clone().reshape([2, time, width]), x[1].clone(), 1e-5).reshape([-1]);
                 let slow = |x: &[Tensor<1>]| {
                     reference::rms_norm(x[0].clone().reshape([2, time, width]), x[1].clone(), 1e-5).reshape([-1])
                 };
@@ -164,9 +162,7 @@ mod rope {
     fn scores_depend_on_distance_alone() {
         let device = tested();
         let (table, q, k) = (table(32), values(64, 6), values(64, 7));
-        let turned = |x: &[f32], position| {
-            numbers(rope(flat(x, &device).reshape([1, 1, 1, 64]), &table, position, None))
-        };
+        let turned = |x: &[f32], position| numbers(rope(flat(x, &device).reshape([1, 1, 1, 64]), &table, position, None));
         let score = |a, b| -> f32 { turned(&q, a).iter().zip(turned(&k, b)).map(|(x, y)| x * y).sum() };
         assert!((score(5, 2) - score(105, 102)).abs() < 1e-4);
         assert!((score(5, 2) - score(5, 3)).abs() > 1e-3);
@@ -190,11 +186,8 @@ mod group_norm {
                 let width = heads * size;
                 let inputs = [values(2 * time * width, 1), values(width, 2), values(width, 3)];
                 let shaped = |x: &[Tensor<1>]| x[0].clone().reshape([2, time, heads, size]);
-                let fast =
-                    |x: &[Tensor<1>]| group_norm(shaped(x), x[1].clone(), x[2].clone(), 64e-5).reshape([-1]);
-                let slow = |x: &[Tensor<1>]| {
-                    reference::group_norm(shaped(x), x[1].clone(), x[2].clone(), 64e-5).reshape([-1])
-                };
+                let fast = |x: &[Tensor<1>]| group_norm(shaped(x), x[1].clone(), x[2].clone(), 64e-5).reshape([-1]);
+                let slow = |x: &[Tensor<1>]| reference::group_norm(shaped(x), x[1].clone(), x[2].clone(), 64e-5).reshape([-1]);
                 compare(&format!("group_norm {time} {heads} {size}"), &inputs, &fast, &slow);
                 if time == 7 && heads == 3 {
                     differences("group_norm", &inputs, &fast);

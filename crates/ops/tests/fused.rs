@@ -32,9 +32,7 @@ mod vocab_loss {
         for (rows, width, vocabulary) in [(1, 3, 5), (7, 5, 33), (65, 16, 30_001), (600, 5, 19)] {
             let inputs = [scaled(rows * width, 1, 4.0), values(vocabulary * width, 2)];
             let targets = targets(rows, vocabulary);
-            let split = |x: &[Tensor<1>]| {
-                (x[0].clone().reshape([rows, width]), x[1].clone().reshape([vocabulary, width]))
-            };
+            let split = |x: &[Tensor<1>]| (x[0].clone().reshape([rows, width]), x[1].clone().reshape([vocabulary, width]));
             let fast = |x: &[Tensor<1>]| {
                 let (hidden, weight) = split(x);
                 cross_entropy(hidden, weight, targets.clone(), None, None).unwrap()
@@ -132,8 +130,7 @@ mod vocab_loss {
             let slow = reference::token_log_probabilities(hidden.clone(), weight.clone(), &targets);
             close("scores", &numbers(scores.log_probabilities), &numbers(slow), 1e-5);
             let best = hidden.matmul(weight.transpose()).argmax(1).into_data().iter::<i64>().collect::<Vec<_>>();
-            let hits: Vec<f32> =
-                best.iter().zip(&*targets).map(|(&b, &t)| f32::from(u8::from(b == i64::from(t)))).collect();
+            let hits: Vec<f32> = best.iter().zip(&*targets).map(|(&b, &t)| f32::from(u8::from(b == i64::from(t)))).collect();
             assert_eq!(numbers(scores.greedy), hits);
             assert!(rows < 600 || hits.contains(&1.0) && hits.contains(&0.0));
         }
@@ -175,20 +172,12 @@ mod attention {
 
     fn inputs([batch, time, heads, keys, groups, size]: Sizes) -> [Vec<f32>; 3] {
         let scaled = |n, seed| values(n, seed).iter().map(|v| v * 2.0).collect();
-        [
-            scaled(batch * time * heads * size, 1),
-            scaled(batch * keys * groups * size, 2),
-            scaled(batch * keys * groups * size, 3),
-        ]
+        [scaled(batch * time * heads * size, 1), scaled(batch * keys * groups * size, 2), scaled(batch * keys * groups * size, 3)]
     }
 
     fn split(x: &[Tensor<1>], [batch, time, heads, keys, groups, size]: Sizes) -> [Tensor<4>; 3] {
         let k = [batch, keys, groups, size];
-        [
-            x[0].clone().reshape([batch, time, heads, size]),
-            x[1].clone().reshape(k),
-            x[2].clone().reshape(k),
-        ]
+        [x[0].clone().reshape([batch, time, heads, size]), x[1].clone().reshape(k), x[2].clone().reshape(k)]
     }
 
     fn check(name: &str, sizes: Sizes, options: &AttentionOptions) {
@@ -208,8 +197,7 @@ mod attention {
 
     #[test]
     fn equals_reference() {
-        let sizes =
-            [[2, 1, 3, 1, 1, 8], [2, 1, 4, 300, 2, 8], [2, 7, 4, 9, 2, 5], [1, 65, 3, 65, 3, 16], [2, 130, 6, 400, 2, 8]];
+        let sizes = [[2, 1, 3, 1, 1, 8], [2, 1, 4, 300, 2, 8], [2, 7, 4, 9, 2, 5], [1, 65, 3, 65, 3, 16], [2, 130, 6, 400, 2, 8]];
         for sizes in sizes {
             for mask in [Mask::Causal, Mask::Window(1), Mask::Window(40), Mask::Bidirectional, Mask::Blocks(1), Mask::Blocks(6)] {
                 check(&format!("{mask:?}"), sizes, &AttentionOptions { mask, ..Default::default() });
@@ -247,7 +235,11 @@ mod attention {
             let own = |row: usize| [(time + start(row)) as u32, (time + (start(row) + block).min(time)) as u32];
             let also = Some((0..batch * time).map(own).collect());
             let mask = Mask::Bidirectional;
-            check("two runs", sizes, &AttentionOptions { mask, end_visible: Some(end), also_visible: also, ..Default::default() });
+            check(
+                "two runs",
+                sizes,
+                &AttentionOptions { mask, end_visible: Some(end), also_visible: also, ..Default::default() },
+            );
         }
     }
 
@@ -277,8 +269,12 @@ mod attention {
             let also = (0..time).map(|t| [2 * keys / 3, (2 * keys / 3 + t % 9 + 1).min(keys)].map(|key| key as u32)).collect();
             let two = AttentionOptions { end_visible: Some(few), also_visible: Some(also), ..blocks.clone() };
             let two = Some(two).filter(|_| recast_ops::quantised::on_processor(&device));
-            let all: Vec<_> =
-                masks.map(|mask| AttentionOptions { mask, ..Default::default() }).into_iter().chain([blocks]).chain(two).collect();
+            let all: Vec<_> = masks
+                .map(|mask| AttentionOptions { mask, ..Default::default() })
+                .into_iter()
+                .chain([blocks])
+                .chain(two)
+                .collect();
             let [q, k, v] = split(&leaves, sizes);
             for rounded in [false, true] {
                 if rounded && !Cache::can_round(&device, page, size) {
@@ -304,7 +300,12 @@ mod attention {
                 for options in &all {
                     let expected = reference::attention(q.clone(), k.clone(), v.clone(), options);
                     let found = attention_over(q.clone(), cache, options.clone());
-                    close(&format!("{sizes:?} {:?}, rounded {rounded}", options.mask), &numbers(found), &numbers(expected), bound);
+                    close(
+                        &format!("{sizes:?} {:?}, rounded {rounded}", options.mask),
+                        &numbers(found),
+                        &numbers(expected),
+                        bound,
+                    );
                 }
                 // The newest token alone, with f32 queries over what the pages hold.
                 let newest = || q.clone().narrow(1, time - 1, 1);
@@ -349,8 +350,7 @@ mod attention {
     fn large_scores_do_not_overflow() {
         let sizes = [1, 5, 1, 5, 1, 2];
         let device = tested();
-        let x: Vec<_> =
-            inputs(sizes).iter().map(|x| flat(&x.iter().map(|x| x * 1e3).collect::<Vec<_>>(), &device)).collect();
+        let x: Vec<_> = inputs(sizes).iter().map(|x| flat(&x.iter().map(|x| x * 1e3).collect::<Vec<_>>(), &device)).collect();
         let [q, k, v] = split(&x, sizes);
         assert!(numbers(attention(q, k, v, AttentionOptions::default())).iter().all(|y| y.is_finite()));
     }

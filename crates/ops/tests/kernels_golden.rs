@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 const FORWARD: f64 = 1e-5;
 /// The same of gradients.
 const GRADIENT: f64 = 2e-5;
-const FORMS: [Form; 6] =
-    [Form::Recurrent, Form::Chunked(8), Form::Chunked(16), Form::Chunked(32), Form::Chunked(64), Form::Auto];
+const FORMS: [Form; 6] = [Form::Recurrent, Form::Chunked(8), Form::Chunked(16), Form::Chunked(32), Form::Chunked(64), Form::Auto];
 
 fn cases(kind: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/kernels");

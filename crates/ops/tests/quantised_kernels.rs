@@ -54,7 +54,9 @@ fn run(x: &[f32], weight: &QuantMatrix, bias: Option<&[f32]>) -> Vec<f32> {
 #[test]
 fn every_format_is_within_the_rounding_of_its_input() {
     for format in Format::ALL {
-        for (rows, outputs, blocks) in [(1, 1, 1), (1, 17, 3), (2, 16, 2), (3, 33, 5), (7, 100, 1), (9, 31, 2), (65, 47, 3), (130, 20, 1)] {
+        for (rows, outputs, blocks) in
+            [(1, 1, 1), (1, 17, 3), (2, 16, 2), (3, 33, 5), (7, 100, 1), (9, 31, 2), (65, 47, 3), (130, 20, 1)]
+        {
             let weight = matrix(format, outputs, blocks, 3);
             let x = floats(rows * weight.columns(), 5);
             let bias = floats(outputs, 9);

@@ -1,10 +1,10 @@
 //! The fast recurrences against their literal references: outputs, final state and every gradient.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use recast_ops::device;
-use std::cell::Cell;
 use recast_ops::decay::{self, decayed_sum};
 use recast_ops::delta_rule::{self, Form, delta_rule};
+use recast_ops::device;
+use std::cell::Cell;
 
 /// The device under test: the processor, or what `RECAST_TEST_DEVICE` names.
 fn tested() -> Device {
@@ -238,11 +238,21 @@ fn states_between_blocks_equal_a_call_a_block() {
         let block = |x: &Tensor<4>, i: usize| x.clone().narrow(1, i * every, every.min(tokens - i * every));
         let settings = || Settings { scale: 0.3, starts: None, form: Form::Auto };
         let inputs = |x: &[Tensor<4>]| {
-            let wide = |x: &Tensor<4>| { let [b, t, h, n] = x.dims(); x.clone().reshape([b, t, h * n]) };
+            let wide = |x: &Tensor<4>| {
+                let [b, t, h, n] = x.dims();
+                x.clone().reshape([b, t, h * n])
+            };
             let (r, k, v) = (x[0].clone(), x[3].clone(), x[4].clone());
             Inputs {
-                r, decay: wide(&x[1]), iclr: wide(&x[2]), k, v,
-                biases: biases.clone(), residual: None, keys: Keys::Balanced, gate: Some(wide(&x[5])),
+                r,
+                decay: wide(&x[1]),
+                iclr: wide(&x[2]),
+                k,
+                v,
+                biases: biases.clone(),
+                residual: None,
+                keys: Keys::Balanced,
+                gate: Some(wide(&x[5])),
             }
         };
         let plain = |x: &[Tensor<4>]| {
@@ -319,8 +329,7 @@ fn rwkv6_equals_reference() {
             vec![b, tokens, h * n],
             vec![b, h, n, n],
         ];
-        let leaves: Vec<Tensor<1>> =
-            shapes.iter().map(|s| random([s.iter().product()], &device).detach()).collect();
+        let leaves: Vec<Tensor<1>> = shapes.iter().map(|s| random([s.iter().product()], &device).detach()).collect();
         let starts: Vec<bool> = (0..b * tokens).map(|t| t % tokens != 0 && t % 11 == 3).collect();
         let settings = |form| Settings { scale: 0.3, starts: documents.then(|| starts.clone().into()), form };
         let inputs = |x: &[Tensor<1>]| Inputs {
@@ -369,8 +378,7 @@ fn token_shift_equals_reference() {
             (y, x.map(|x| x.grad(&grads).expect("gradient")))
         };
         let (y, expected) = run(&|x, p, base, amount| token_shift::reference::token_shift(x, p, base, amount, &starts));
-        let (y2, found) =
-            run(&|x, p, base, amount| token_shift(x, Some(p), base, Some(amount), Some(starts.clone().into())));
+        let (y2, found) = run(&|x, p, base, amount| token_shift(x, Some(p), base, Some(amount), Some(starts.clone().into())));
         assert!(difference(y2, y) < 1e-6);
         for (i, (found, expected)) in found.into_iter().zip(expected).enumerate() {
             let d = difference(found, expected);

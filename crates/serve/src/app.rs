@@ -110,7 +110,8 @@ impl App {
             return Ok(None);
         }
         let Some(authorization) = authorization else { return Err(ApiError::Unauthorized("none")) };
-        let Some((scheme, key)) = authorization.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
+        let Some((scheme, key)) = authorization.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        else {
             return Err(ApiError::Unauthorized("another scheme"));
         };
         debug_assert!(!scheme.is_empty());

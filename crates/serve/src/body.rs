@@ -35,12 +35,15 @@ pub(crate) async fn json(app: &App, request: Request) -> Result<Value, ApiError>
         Ok(all)
     };
     let seconds = app.settings.body_seconds;
-    let bytes = tokio::time::timeout(Duration::from_secs(seconds), collect).await.map_err(|_| ApiError::BodyTimeout(seconds))??;
+    let bytes =
+        tokio::time::timeout(Duration::from_secs(seconds), collect).await.map_err(|_| ApiError::BodyTimeout(seconds))??;
     blocking(move || serde_json::from_slice(&bytes).map_err(|error| ApiError::NotJson(error.to_string()))).await
 }
 
 /// Runs what takes long (parsing, templates, tokenizing) off the threads that serve connections.
-pub(crate) async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R, ApiError> + Send + 'static) -> Result<R, ApiError> {
+pub(crate) async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, ApiError> + Send + 'static,
+) -> Result<R, ApiError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(ApiError::Failed(error.to_string())),

@@ -14,7 +14,11 @@ const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool"];
 /// Of a message.
 pub(crate) const MESSAGE: &[Field] = &[
     read("role", r#"{"enum":["system","developer","user","assistant","tool"]}"#, "Who speaks; developer is read as system."),
-    read("content", r##"{"oneOf":[{"type":"string"},{"type":"null"},{"type":"array","items":{"$ref":"#/components/schemas/TextPart"}}]}"##, "What is said."),
+    read(
+        "content",
+        r##"{"oneOf":[{"type":"string"},{"type":"null"},{"type":"array","items":{"$ref":"#/components/schemas/TextPart"}}]}"##,
+        "What is said.",
+    ),
     read("name", r#"{"type":"string"}"#, "Who it is; for the template."),
     read("tool_calls", r#"{"type":"array","items":{"type":"object"}}"#, "Calls that an assistant's turn made."),
     read("tool_call_id", r#"{"type":"string"}"#, "The call that a tool's turn answers."),
@@ -41,7 +45,13 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
     }
     if let Some(calls) = fields.list("tool_calls")? {
         let calls: Option<Vec<Value>> = calls.iter().map(template_call).collect();
-        let wrong = || fields.wrong("tool_calls", "a list of {\"type\": \"function\", \"function\": {\"name\", \"arguments\"}}", &value["tool_calls"]);
+        let wrong = || {
+            fields.wrong(
+                "tool_calls",
+                "a list of {\"type\": \"function\", \"function\": {\"name\", \"arguments\"}}",
+                &value["tool_calls"],
+            )
+        };
         extra.insert("tool_calls".into(), calls.ok_or_else(wrong)?.into());
     }
     let content = value.get("content").cloned().unwrap_or(Value::Null);
@@ -49,8 +59,11 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
         return Err(fields.missing("content", "a string or a list of text parts"));
     }
     let role = if role == "developer" { "system" } else { role };
-    let parsed: Message = serde_json::from_value(json!({"role": role, "content": content}))
-        .map_err(|error| ApiError::Field { name: format!("messages[{index}].content"), expected: "a string or a list of text parts".into(), found: error.to_string() })?;
+    let parsed: Message = serde_json::from_value(json!({"role": role, "content": content})).map_err(|error| ApiError::Field {
+        name: format!("messages[{index}].content"),
+        expected: "a string or a list of text parts".into(),
+        found: error.to_string(),
+    })?;
     Ok(Message { extra, ..parsed })
 }
 
@@ -129,7 +142,9 @@ mod tests {
         assert_eq!(parse(calls).unwrap()[0].extra["tool_calls"][0]["function"]["arguments"], json!({"a": 1}));
         let wrong = parse(json!([{"role": "user", "content": "x"}, {"role": "user", "contnet": "x"}]));
         assert_eq!(wrong.unwrap_err(), "unknown field \"messages[1].contnet\"; did you mean \"messages[1].content\"?");
-        assert!(parse(json!([{"role": "robot", "content": "x"}])).unwrap_err().contains("messages[0].role: expected one of system"));
+        assert!(
+            parse(json!([{"role": "robot", "content": "x"}])).unwrap_err().contains("messages[0].role: expected one of system")
+        );
         assert!(parse(json!([{"role": "user"}])).unwrap_err().contains("content"));
         assert!(parse(json!([{"role": "user", "content": [{"type": "image_url"}]}])).unwrap_err().contains("image_url"));
     }

@@ -103,7 +103,13 @@ impl<'a> Fields<'a> {
     pub fn count(&self, name: &str, least: usize, most: usize) -> Result<Option<usize>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let inside = value.as_u64().and_then(|x| usize::try_from(x).ok()).filter(|x| (least..=most).contains(x));
-        let expected = || if most == usize::MAX { format!("a whole number of at least {least}") } else { format!("a whole number from {least} to {most}") };
+        let expected = || {
+            if most == usize::MAX {
+                format!("a whole number of at least {least}")
+            } else {
+                format!("a whole number from {least} to {most}")
+            }
+        };
         inside.map(Some).ok_or_else(|| self.wrong(name, expected(), value))
     }
 

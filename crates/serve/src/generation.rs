@@ -171,7 +171,9 @@ impl Generation {
             s.first_token_seconds.map(|first| read as f64 / (first - s.queued_seconds).max(1e-9))
         });
         let decode: f64 = summaries()
-            .filter_map(|s| Some(s.completion_tokens.saturating_sub(1) as f64 / (s.total_seconds - s.first_token_seconds?).max(1e-9)))
+            .filter_map(|s| {
+                Some(s.completion_tokens.saturating_sub(1) as f64 / (s.total_seconds - s.first_token_seconds?).max(1e-9))
+            })
             .sum();
         let state_bytes: usize = summaries().map(|s| s.state_bytes).sum();
         let reused: usize = summaries().map(|s| s.reused_tokens).sum();

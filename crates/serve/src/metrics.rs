@@ -10,8 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Upper ends of the buckets, in seconds.
-const SECONDS: [f64; 16] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+const SECONDS: [f64; 16] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 /// Durations by their size. Written from engines' threads, so without locks.
 #[derive(Default)]
@@ -86,11 +85,21 @@ pub(crate) fn page(app: &App) -> String {
     let requests = app.metrics.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
     head(&mut page, "recast_http_requests_total", "counter", "Requests that ended, by route and status.");
     for ((route, status), (count, _)) in &requests {
-        line(&mut page, "recast_http_requests_total", &format!("route=\"{}\",status=\"{status}\"", escaped(route)), *count as f64);
+        line(
+            &mut page,
+            "recast_http_requests_total",
+            &format!("route=\"{}\",status=\"{status}\"", escaped(route)),
+            *count as f64,
+        );
     }
     head(&mut page, "recast_http_request_seconds_total", "counter", "Seconds that these requests took together.");
     for ((route, status), (_, seconds)) in &requests {
-        line(&mut page, "recast_http_request_seconds_total", &format!("route=\"{}\",status=\"{status}\"", escaped(route)), *seconds);
+        line(
+            &mut page,
+            "recast_http_request_seconds_total",
+            &format!("route=\"{}\",status=\"{status}\"", escaped(route)),
+            *seconds,
+        );
     }
     let single: [(&str, &str, &str, f64); 4] = [
         ("recast_http_requests_in_flight", "gauge", "Requests to /v1 that are being answered.", app.in_flight() as f64),
@@ -101,7 +110,12 @@ pub(crate) fn page(app: &App) -> String {
     let memory = recast_ops::cpu::memory_in_use().map(|[resident, allocated]| {
         [
             ("process_resident_memory_bytes", "gauge", "Memory that the system has given the process.", resident as f64),
-            ("recast_allocated_bytes", "gauge", "What the program has allocated and not freed: weights, states, whatever is kept.", allocated as f64),
+            (
+                "recast_allocated_bytes",
+                "gauge",
+                "What the program has allocated and not freed: weights, states, whatever is kept.",
+                allocated as f64,
+            ),
         ]
     });
     for (name, kind, about, value) in single.into_iter().chain(memory.into_iter().flatten()) {

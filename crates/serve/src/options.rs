@@ -4,8 +4,8 @@ use crate::error::ApiError;
 use crate::fields::{Field, Fields, only, read, unused};
 use crate::ids;
 use recast_infer::Sampling;
-use recast_infer::samplers::denoising::Denoising;
 use recast_infer::engine::Constraint;
+use recast_infer::samplers::denoising::Denoising;
 use recast_models::Model;
 use serde_json::{Value, json};
 
@@ -19,21 +19,53 @@ pub(crate) const ALTERNATIVES: usize = 20;
 
 /// How tokens are chosen.
 pub(crate) const SAMPLING: &[Field] = &[
-    read("temperature", r#"{"type":"number","minimum":0,"maximum":100,"default":1}"#, "Divides the logits; 0 takes the likeliest token."),
-    read("top_p", r#"{"type":"number","minimum":0,"maximum":1,"default":1}"#, "Draw from the fewest likeliest tokens that together reach this probability."),
+    read(
+        "temperature",
+        r#"{"type":"number","minimum":0,"maximum":100,"default":1}"#,
+        "Divides the logits; 0 takes the likeliest token.",
+    ),
+    read(
+        "top_p",
+        r#"{"type":"number","minimum":0,"maximum":1,"default":1}"#,
+        "Draw from the fewest likeliest tokens that together reach this probability.",
+    ),
     read("top_k", r#"{"type":"integer","minimum":0}"#, "Recast: draw from so many likeliest tokens; 0 for all."),
-    read("min_p", r#"{"type":"number","minimum":0,"maximum":1}"#, "Recast: draw from tokens at least this fraction as likely as the likeliest."),
-    read("repetition_penalty", r#"{"type":"number","minimum":0.01,"maximum":100,"default":1}"#, "Recast: makes tokens that already occurred less likely; 1 does nothing."),
+    read(
+        "min_p",
+        r#"{"type":"number","minimum":0,"maximum":1}"#,
+        "Recast: draw from tokens at least this fraction as likely as the likeliest.",
+    ),
+    read(
+        "repetition_penalty",
+        r#"{"type":"number","minimum":0.01,"maximum":100,"default":1}"#,
+        "Recast: makes tokens that already occurred less likely; 1 does nothing.",
+    ),
 ];
 
 /// More of it, not in `/v1/responses`.
 pub(crate) const PENALTIES: &[Field] = &[
-    read("frequency_penalty", r#"{"type":"number","minimum":-2,"maximum":2,"default":0}"#, "Taken from a token's logit for each time it was written."),
-    read("presence_penalty", r#"{"type":"number","minimum":-2,"maximum":2,"default":0}"#, "Taken from a token's logit once it was written."),
-    read("logit_bias", r#"{"type":"object","additionalProperties":{"type":"number","minimum":-100,"maximum":100}}"#, "Token ids and what is added to their logits."),
+    read(
+        "frequency_penalty",
+        r#"{"type":"number","minimum":-2,"maximum":2,"default":0}"#,
+        "Taken from a token's logit for each time it was written.",
+    ),
+    read(
+        "presence_penalty",
+        r#"{"type":"number","minimum":-2,"maximum":2,"default":0}"#,
+        "Taken from a token's logit once it was written.",
+    ),
+    read(
+        "logit_bias",
+        r#"{"type":"object","additionalProperties":{"type":"number","minimum":-100,"maximum":100}}"#,
+        "Token ids and what is added to their logits.",
+    ),
     read("seed", r#"{"type":"integer"}"#, "Same seed, same text; without one another text each time."),
     read("n", r#"{"type":"integer","minimum":1,"default":1}"#, "Answers to one prompt."),
-    read("stop", r#"{"oneOf":[{"type":"string"},{"type":"array","items":{"type":"string"},"maxItems":16}]}"#, "The text ends before any of these."),
+    read(
+        "stop",
+        r#"{"oneOf":[{"type":"string"},{"type":"array","items":{"type":"string"},"maxItems":16}]}"#,
+        "The text ends before any of these.",
+    ),
     read("stream", r#"{"type":"boolean","default":false}"#, "Server-sent events as the text is written."),
     read("stream_options", r##"{"$ref":"#/components/schemas/StreamOptions"}"##, "What the events tell."),
 ];
@@ -42,20 +74,44 @@ pub(crate) const PENALTIES: &[Field] = &[
 pub(crate) const EXTENSIONS: &[Field] = &[
     read("regex", r#"{"type":"string"}"#, "Recast: a regular expression that the whole text matches."),
     read("grammar", r#"{"type":"string"}"#, "Recast: a grammar of the text, in llguidance's dialect of Lark."),
-    read("repeat_context", r#"{"type":"integer","minimum":1,"maximum":8,"default":1}"#, "Recast: read the prompt, or the last user's message, so many times: recurrent models recall better what they have read twice."),
-    read("denoising", r##"{"$ref":"#/components/schemas/Denoising"}"##, "Recast: how a model that denoises writes. Its temperature is 0 where none is given."),
-    read("stream_revisions", r#"{"type":"boolean","default":false}"#, "Recast: with stream, chunks that tell in `recast.step` what every step of a model that denoises changed and what it predicts beside: position, token, text, confidence, step. Without it only text comes that is final."),
+    read(
+        "repeat_context",
+        r#"{"type":"integer","minimum":1,"maximum":8,"default":1}"#,
+        "Recast: read the prompt, or the last user's message, so many times: recurrent models recall better what they have read twice.",
+    ),
+    read(
+        "denoising",
+        r##"{"$ref":"#/components/schemas/Denoising"}"##,
+        "Recast: how a model that denoises writes. Its temperature is 0 where none is given.",
+    ),
+    read(
+        "stream_revisions",
+        r#"{"type":"boolean","default":false}"#,
+        "Recast: with stream, chunks that tell in `recast.step` what every step of a model that denoises changed and what it predicts beside: position, token, text, confidence, step. Without it only text comes that is final.",
+    ),
     read("state", r#"{"type":"string"}"#, "Recast: the id of a state to go on from."),
     read("return_state", r#"{"type":"boolean","default":false}"#, "Recast: keep the state and tell its id in `recast.state`."),
 ];
 
 /// Of `denoising`; the words are those of `recast generate`.
 pub(crate) const DENOISING: &[Field] = &[
-    read("rule", r#"{"type":"object","properties":{"name":{"enum":["fixed","random","threshold","factor","entropy","hierarchical","ancestral"]}}}"#, "Which predictions a step commits: {\"name\": \"threshold\", \"at\": 0.9}, {\"name\": \"fixed\", \"steps\": 32}, factor and entropy with `at`, hierarchical with `high` and `low`, random and ancestral with `steps`."),
+    read(
+        "rule",
+        r#"{"type":"object","properties":{"name":{"enum":["fixed","random","threshold","factor","entropy","hierarchical","ancestral"]}}}"#,
+        "Which predictions a step commits: {\"name\": \"threshold\", \"at\": 0.9}, {\"name\": \"fixed\", \"steps\": 32}, factor and entropy with `at`, hierarchical with `high` and `low`, random and ancestral with `steps`.",
+    ),
     read("block", r#"{"type":"integer","minimum":1}"#, "Positions settled before the next are begun."),
-    read("guidance", r#"{"type":"number","default":0}"#, "Weight of guidance away from what would be written without the prompt."),
+    read(
+        "guidance",
+        r#"{"type":"number","default":0}"#,
+        "Weight of guidance away from what would be written without the prompt.",
+    ),
     read("ends", r#"{"enum":["free","last","never"]}"#, "End tokens: free, committed last, or never written."),
-    read("until_end", r#"{"type":"boolean","default":true}"#, "Whether the text is over with its first end token or stop string."),
+    read(
+        "until_end",
+        r#"{"type":"boolean","default":true}"#,
+        "Whether the text is over with its first end token or stop string.",
+    ),
     read("order", r#"{"enum":["probability","margin","entropy"]}"#, "What is best where the best come first."),
     read("editing", r#"{"type":"object"}"#, "Replace committed tokens: {\"at\": 0.9, \"passes\": 1}."),
     read("ahead", r#"{"type":"integer","minimum":0}"#, "Masks behind the block that the model sees."),
@@ -103,7 +159,9 @@ impl Options {
     pub fn read(fields: &Fields, model: &Model) -> Result<Self, ApiError> {
         let stream = fields.flag("stream")?.unwrap_or(false);
         let include_usage = match fields.object("stream_options", &[STREAM_OPTIONS])? {
-            Some(_) if !stream => return Err(ApiError::at("stream_options", "stream_options: expected stream: true with it, found none")),
+            Some(_) if !stream => {
+                return Err(ApiError::at("stream_options", "stream_options: expected stream: true with it, found none"));
+            }
             Some(options) => options.flag("include_usage")?.unwrap_or(false),
             None => false,
         };
@@ -111,7 +169,10 @@ impl Options {
         let denoises = model.config.diffusion.is_some();
         if revisions && !(stream && denoises) {
             let found = if denoises { "stream: false" } else { "a next-token model" };
-            return Err(ApiError::at("stream_revisions", format!("stream_revisions: expected stream: true and a model that denoises, found {found}")));
+            return Err(ApiError::at(
+                "stream_revisions",
+                format!("stream_revisions: expected stream: true and a model that denoises, found {found}"),
+            ));
         }
         Ok(Self {
             denoising: denoising(fields, denoises)?,
@@ -135,10 +196,14 @@ fn denoising(fields: &Fields, denoises: bool) -> Result<Option<Denoising>, ApiEr
         return Ok(None);
     }
     if !denoises {
-        return Err(ApiError::at("denoising", "denoising: expected a model that denoises, found a next-token model; leave it out"));
+        return Err(ApiError::at(
+            "denoising",
+            "denoising: expected a model that denoises, found a next-token model; leave it out",
+        ));
     }
     let value = fields.get("denoising").cloned().unwrap_or_default();
-    let settings: Denoising = serde_json::from_value(value).map_err(|error| ApiError::at("denoising", format!("denoising: {error}")))?;
+    let settings: Denoising =
+        serde_json::from_value(value).map_err(|error| ApiError::at("denoising", format!("denoising: {error}")))?;
     settings.check().map_err(|error| ApiError::at("denoising", format!("denoising: {error}")))?;
     Ok(Some(settings))
 }
@@ -149,11 +214,18 @@ fn sampling(fields: &Fields, model: &Model) -> Result<Sampling, ApiError> {
     let top_p = fields.number("top_p", 0.0, 1.0)?;
     let seed = match fields.get("seed") {
         // Negative seeds are seeds too.
-        Some(value) => value.as_u64().or_else(|| value.as_i64().map(|x| x as u64)).ok_or_else(|| fields.wrong("seed", "a whole number of 64 bits", value))?,
+        Some(value) => value
+            .as_u64()
+            .or_else(|| value.as_i64().map(|x| x as u64))
+            .ok_or_else(|| fields.wrong("seed", "a whole number of 64 bits", value))?,
         None => ids::number(),
     };
     let mut sampling = Sampling {
-        temperature: fields.number("temperature", 0.0, 100.0)?.unwrap_or(if model.config.diffusion.is_some() { 0.0 } else { defaults.temperature }),
+        temperature: fields.number("temperature", 0.0, 100.0)?.unwrap_or(if model.config.diffusion.is_some() {
+            0.0
+        } else {
+            defaults.temperature
+        }),
         top_k: fields.count("top_k", 0, usize::MAX)?.filter(|k| *k > 0),
         // Nothing reaches probability 0 but the likeliest token alone.
         top_p: top_p.map(|p| p.max(f32::MIN_POSITIVE)),
@@ -170,7 +242,9 @@ fn sampling(fields: &Fields, model: &Model) -> Result<Sampling, ApiError> {
         for (token, bias) in object {
             let token = token.parse::<u32>().ok().filter(|t| (*t as usize) < model.config.vocabulary);
             let bias = bias.as_f64().filter(|b| (-100.0..=100.0).contains(b));
-            let (Some(token), Some(bias)) = (token, bias) else { return Err(fields.wrong("logit_bias", format!("{expected}, ids below {}", model.config.vocabulary), value)) };
+            let (Some(token), Some(bias)) = (token, bias) else {
+                return Err(fields.wrong("logit_bias", format!("{expected}, ids below {}", model.config.vocabulary), value));
+            };
             sampling.logit_bias.insert(token, bias as f32);
         }
     }
@@ -212,8 +286,12 @@ pub(crate) fn of_format(kind: Option<&str>, schema: Option<Value>, place: &'stat
         (Some("text"), None) => Ok(None),
         (Some("json_object"), None) => Ok(Some(Constraint::JsonSchema(json!({"type": "object"})))),
         (Some("json_schema"), Some(schema)) => Ok(Some(Constraint::JsonSchema(schema))),
-        (Some("json_schema"), None) => Err(ApiError::at(place, format!("{place}: expected a schema with type json_schema, found none"))),
-        (None, _) => Err(ApiError::at(place, format!("{place}.type: expected one of text, json_object, json_schema, found nothing"))),
+        (Some("json_schema"), None) => {
+            Err(ApiError::at(place, format!("{place}: expected a schema with type json_schema, found none")))
+        }
+        (None, _) => {
+            Err(ApiError::at(place, format!("{place}.type: expected one of text, json_object, json_schema, found nothing")))
+        }
         (Some(kind), Some(_)) => Err(ApiError::at(place, format!("{place}: expected no schema with type {kind}, found one"))),
         (Some(kind), None) => Err(ApiError::at(place, format!("{place}.type: {kind} is not known"))),
     }

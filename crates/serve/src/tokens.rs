@@ -19,10 +19,8 @@ pub(crate) fn bytes(tokenizer: &Tokenizer, token: u32) -> Vec<u8> {
 
 /// A token's text; one that is no whole UTF-8 is spelled as OpenAI does, `bytes:\xe2\x82`.
 pub(crate) fn text(bytes: &[u8]) -> String {
-    std::str::from_utf8(bytes).map_or_else(
-        |_| bytes.iter().fold("bytes:".to_owned(), |text, byte| format!("{text}\\x{byte:02x}")),
-        ToOwned::to_owned,
-    )
+    std::str::from_utf8(bytes)
+        .map_or_else(|_| bytes.iter().fold("bytes:".to_owned(), |text, byte| format!("{text}\\x{byte:02x}")), ToOwned::to_owned)
 }
 
 /// Bytes by their spelling: `<0xE2>`, or GPT-2's letters for bytes.

@@ -37,7 +37,13 @@ impl Tools {
     /// From the fields `tools` and `tool_choice`. `flat` is the layout of `/v1/responses`, where a
     /// tool's name stands beside its type.
     pub fn read(fields: &Fields, flat: bool) -> Result<Self, ApiError> {
-        let list: Vec<Value> = fields.list("tools")?.unwrap_or_default().iter().enumerate().map(|(i, tool)| one(i, tool, flat)).collect::<Result<_, _>>()?;
+        let list: Vec<Value> = fields
+            .list("tools")?
+            .unwrap_or_default()
+            .iter()
+            .enumerate()
+            .map(|(i, tool)| one(i, tool, flat))
+            .collect::<Result<_, _>>()?;
         let choice = fields.get("tool_choice");
         let names = |value: &Value| value["function"]["name"].as_str().map(ToOwned::to_owned);
         let expected = "none, auto, required, or a function of `tools` by its name";
@@ -80,7 +86,11 @@ fn one(index: usize, tool: &Value, flat: bool) -> Result<Value, ApiError> {
     let place = format!("tools[{index}].");
     let outer = if flat { Fields::check(place, tool, &[&TOOL[..1], FUNCTION])? } else { Fields::check(place, tool, &[TOOL])? };
     outer.word("type", &["function"])?.ok_or_else(|| outer.missing("type", "function"))?;
-    let function = if flat { outer } else { outer.object("function", &[FUNCTION])?.ok_or_else(|| outer.missing("function", "an object"))? };
+    let function = if flat {
+        outer
+    } else {
+        outer.object("function", &[FUNCTION])?.ok_or_else(|| outer.missing("function", "an object"))?
+    };
     let name = function.text("name")?.filter(|name| !name.is_empty()).ok_or_else(|| function.missing("name", "a name"))?;
     let mut plain = json!({"name": name});
     if let Some(text) = function.text("description")? {

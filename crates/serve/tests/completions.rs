@@ -11,7 +11,12 @@ use serde_json::{Value, json};
 #[tokio::test]
 async fn the_shape_of_an_answer() {
     let router = server().router();
-    let reply = post(&router, "/v1/completions", &json!({"model": "teacher", "prompt": "Hello", "max_tokens": 4, "temperature": 0, "logprobs": 2})).await;
+    let reply = post(
+        &router,
+        "/v1/completions",
+        &json!({"model": "teacher", "prompt": "Hello", "max_tokens": 4, "temperature": 0, "logprobs": 2}),
+    )
+    .await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     insta::assert_json_snapshot!(plain(reply.json()));
 }
@@ -77,7 +82,10 @@ async fn prompts_come_in_four_forms() {
     let tokens = tokenizer(model(ATTENTION).config.vocabulary).encode("abc", true).unwrap();
     let run = |prompt: Value, n: usize| {
         let router = router.clone();
-        async move { post(&router, "/v1/completions", &json!({"model": "teacher", "prompt": prompt, "n": n, "max_tokens": 6, "seed": 5})).await }
+        async move {
+            post(&router, "/v1/completions", &json!({"model": "teacher", "prompt": prompt, "n": n, "max_tokens": 6, "seed": 5}))
+                .await
+        }
     };
     let text = |reply: &common::Reply, i: usize| reply.json()["choices"][i]["text"].as_str().unwrap().to_owned();
     let one = run(json!("abc"), 1).await;

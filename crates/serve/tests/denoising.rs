@@ -42,14 +42,17 @@ async fn revisions_lead_to_the_text_that_everybody_gets() {
                 assert_eq!(change["old"], json!(cells[position]));
                 cells[position] = change["token"].as_u64();
                 let confidence = change["confidence"].as_f64().unwrap();
-                assert!((0.0..=1.0).contains(&confidence) && change["entropy"].as_f64().unwrap() >= 0.0 && change["text"].is_string());
+                assert!(
+                    (0.0..=1.0).contains(&confidence) && change["entropy"].as_f64().unwrap() >= 0.0 && change["text"].is_string()
+                );
             }
         }
         assert_eq!(shown, text, "{model}");
         assert!(cells.iter().all(Option::is_some) && steps > 1);
 
         // Without them a stream is like any other: text when it is final.
-        let plain = post(&router, "/v1/completions", &ask(json!({"model": model, "denoising": rule, "stream": true}))).await.chunks();
+        let plain =
+            post(&router, "/v1/completions", &ask(json!({"model": model, "denoising": rule, "stream": true}))).await.chunks();
         assert!(plain.iter().all(|chunk| chunk["recast"]["step"].is_null()));
         let shown: String = plain.iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str()).collect();
         assert_eq!(shown, text);

@@ -50,7 +50,10 @@ impl Running {
     async fn begin(&self, path: &str, body: &Value) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let body = body.to_string();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(body.as_bytes()).await.unwrap();
         stream
@@ -127,10 +130,16 @@ async fn what_takes_too_long_ends() {
     let late = running.ask("/v1/completions", &endless(false)).await;
     assert!(late.starts_with("HTTP/1.1 504"), "{late}");
     let late = running.ask("/v1/completions", &endless(true)).await;
-    assert!(late.starts_with("HTTP/1.1 200") && late.contains("\"error\""), "a stream ends with the error: {}", &late[late.len().saturating_sub(300)..]);
+    assert!(
+        late.starts_with("HTTP/1.1 200") && late.contains("\"error\""),
+        "a stream ends with the error: {}",
+        &late[late.len().saturating_sub(300)..]
+    );
     // A body that does not come.
     let mut slow = TcpStream::connect(running.address).await.unwrap();
-    slow.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{").await.unwrap();
+    slow.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{")
+        .await
+        .unwrap();
     let mut text = vec![0; 400];
     let n = slow.read(&mut text).await.unwrap();
     let text = String::from_utf8_lossy(&text[..n]);
@@ -151,7 +160,11 @@ async fn the_end_waits_for_what_runs() {
     let refused = running.ask("/v1/completions", &json!({"model": "student", "prompt": "Hi", "max_tokens": 2})).await;
     assert!(refused.starts_with("HTTP/1.1 503") && refused.to_lowercase().contains("retry-after:"), "{refused}");
     client.read_to_string(&mut text).await.unwrap();
-    assert!(text.contains("\"completion_tokens\":3000") && text.contains("[DONE]"), "{}", &text[text.len().saturating_sub(600)..]);
+    assert!(
+        text.contains("\"completion_tokens\":3000") && text.contains("[DONE]"),
+        "{}",
+        &text[text.len().saturating_sub(600)..]
+    );
     assert_eq!(running.ended.await.unwrap().unwrap(), Ended::Drained);
 }
 
@@ -183,7 +196,8 @@ async fn responses_are_streamed_in_order() {
         assert_eq!(chunk["sequence_number"], place);
         assert_eq!(Some(chunk["type"].as_str().unwrap()), events[place].0.as_deref());
     }
-    let joined: String = chunks.iter().filter(|c| c["type"] == "response.output_text.delta").map(|c| c["delta"].as_str().unwrap()).collect();
+    let joined: String =
+        chunks.iter().filter(|c| c["type"] == "response.output_text.delta").map(|c| c["delta"].as_str().unwrap()).collect();
     assert_eq!(joined, whole["output"][0]["content"][0]["text"]);
     assert_eq!(chunks.last().unwrap()["response"]["output"][0]["content"][0]["text"], joined);
 }
@@ -196,7 +210,8 @@ async fn kept_states_are_gone_on_from_and_forgotten() {
     let state = first["recast"]["state"].as_str().unwrap_or_else(|| panic!("{first}")).to_owned();
     let path = format!("/v1/states/{state}");
     assert_eq!(get(&router, &path).await.json()["tokens"], 9);
-    let next = json!({"model": "student", "prompt": "!", "max_tokens": 4, "temperature": 0, "state": state, "logit_bias": {"0": -100}});
+    let next =
+        json!({"model": "student", "prompt": "!", "max_tokens": 4, "temperature": 0, "state": state, "logit_bias": {"0": -100}});
     let next = post(&router, "/v1/completions", &next).await.json();
     let text = first["choices"][0]["text"].as_str().unwrap();
     let cold = json!({"model": "student", "prompt": format!("Hello{text}!"), "max_tokens": 4, "temperature": 0, "logit_bias": {"0": -100}});

@@ -89,7 +89,8 @@ impl Browser {
         let session = self.call("Target.attachToTarget", &json!({"targetId": target, "flatten": true}))["sessionId"].clone();
         self.session = Some(session.as_str().unwrap().to_owned());
         // Until the page is there, there may be nothing to evaluate in, now and then again.
-        let there = json!({"expression": "document.readyState === 'complete' && typeof panes === 'object'", "returnByValue": true});
+        let there =
+            json!({"expression": "document.readyState === 'complete' && typeof panes === 'object'", "returnByValue": true});
         let started = Instant::now();
         while self.try_call("Runtime.evaluate", &there).map_or(true, |reply| reply["result"]["value"] != true) {
             assert!(started.elapsed() < PATIENCE, "the page does not begin");
@@ -107,7 +108,11 @@ impl Browser {
     fn until(&mut self, expression: &str) {
         let started = Instant::now();
         while self.value(&format!("Boolean({expression})")) != true {
-            assert!(started.elapsed() < PATIENCE, "never came: {expression}; the page: {}", self.value("document.body.innerText"));
+            assert!(
+                started.elapsed() < PATIENCE,
+                "never came: {expression}; the page: {}",
+                self.value("document.body.innerText")
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -156,7 +161,10 @@ fn the_page_in_a_browser() {
     browser.value("at('tokens').value = 12; at('temperature').value = 0");
     // Long enough for its state to be kept: an answer at random is rarely cut into tokens again as it was written.
     browser.say("Once there was a girl who lived by the sea. Tell me what she saw there one day.");
-    assert_eq!(browser.value("[...document.querySelectorAll('section:not([hidden]) li')].map((li) => li.className).join()"), "user,assistant");
+    assert_eq!(
+        browser.value("[...document.querySelectorAll('section:not([hidden]) li')].map((li) => li.className).join()"),
+        "user,assistant"
+    );
     let figures = browser.value("document.querySelector('.assistant .figures').textContent");
     assert!(figures.as_str().unwrap().contains("tokens/s") && figures.as_str().unwrap().contains("state"), "{figures}");
     // The second turn goes on from what was read.

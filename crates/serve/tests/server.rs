@@ -23,7 +23,8 @@ async fn a_chat_has_the_published_shape() {
     assert_eq!(whole.status, 200, "{}", whole.text());
     insta::assert_json_snapshot!(plain(whole.json()));
     let streamed = post(&router, "/v1/chat/completions", &chat("student", json!({"stream": true}))).await;
-    let joined: String = streamed.chunks().iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str().map(String::from)).collect();
+    let joined: String =
+        streamed.chunks().iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str().map(String::from)).collect();
     assert_eq!(joined, whole.json()["choices"][0]["message"]["content"]);
     assert_eq!(streamed.events().last().unwrap().1, "[DONE]");
 }
@@ -99,7 +100,12 @@ async fn the_page_comes_whole_and_asks_nobody_else() {
         assert!(file.headers["content-type"].to_str().unwrap().starts_with(kind) && file.bytes.len() > 500, "{path}");
     }
     let metrics = get(&router, "/metrics").await.text();
-    assert!(metrics.lines().filter(|l| !l.starts_with('#')).all(|l| l.rsplit_once(' ').is_some_and(|(_, x)| x.parse::<f64>().is_ok())));
+    assert!(
+        metrics
+            .lines()
+            .filter(|l| !l.starts_with('#'))
+            .all(|l| l.rsplit_once(' ').is_some_and(|(_, x)| x.parse::<f64>().is_ok()))
+    );
 }
 
 /// Numbers from a seed (SplitMix64).
@@ -118,9 +124,23 @@ async fn rubbish_is_refused_and_nothing_stays_behind() {
     let router = server.router();
     let mut roll = rolls(7);
     let seeds = [
-        ("/v1/chat/completions", chat("student", json!({"stop": ["a"], "logit_bias": {"3": 1}, "response_format": {"type": "json_object"}, "seed": 1})).to_string()),
-        ("/v1/completions", json!({"model": "teacher", "prompt": [[1, 2], [3]], "max_tokens": 2, "echo": true, "logprobs": 1, "n": 2}).to_string()),
-        ("/v1/responses", json!({"model": "teacher", "input": [{"role": "user", "content": "Hi"}], "max_output_tokens": 2}).to_string()),
+        (
+            "/v1/chat/completions",
+            chat(
+                "student",
+                json!({"stop": ["a"], "logit_bias": {"3": 1}, "response_format": {"type": "json_object"}, "seed": 1}),
+            )
+            .to_string(),
+        ),
+        (
+            "/v1/completions",
+            json!({"model": "teacher", "prompt": [[1, 2], [3]], "max_tokens": 2, "echo": true, "logprobs": 1, "n": 2})
+                .to_string(),
+        ),
+        (
+            "/v1/responses",
+            json!({"model": "teacher", "input": [{"role": "user", "content": "Hi"}], "max_output_tokens": 2}).to_string(),
+        ),
     ];
     let pieces = ["null", "-1", "1e99", "\"\"", "[]", "{}", "[[]]", "true", "\u{0}", "\\ud800", "999999999999999999999"];
     for _ in 0..3000 {

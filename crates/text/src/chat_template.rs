@@ -44,11 +44,7 @@ pub struct Message {
 impl Message {
     /// A turn of plain text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-            extra: serde_json::Map::new(),
-        }
+        Self { role: role.into(), content: content.into(), extra: serde_json::Map::new() }
     }
 }
 
@@ -60,10 +56,7 @@ fn content<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<St
         text: String,
     }
     #[derive(Deserialize)]
-    #[serde(
-        untagged,
-        expecting = "content must be a string, null, or a list of {\"type\": \"text\", \"text\": ...}"
-    )]
+    #[serde(untagged, expecting = "content must be a string, null, or a list of {\"type\": \"text\", \"text\": ...}")]
     enum Content {
         Text(String),
         Parts(Vec<Part>),
@@ -73,10 +66,9 @@ fn content<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<St
         Content::Text(text) => Ok(text),
         Content::Nothing(()) => Ok(String::new()),
         Content::Parts(parts) => match parts.iter().find(|part| part.r#type != "text") {
-            Some(part) => Err(serde::de::Error::custom(format!(
-                "content part of type {:?}; only \"text\" can be read",
-                part.r#type
-            ))),
+            Some(part) => {
+                Err(serde::de::Error::custom(format!("content part of type {:?}; only \"text\" can be read", part.r#type)))
+            }
             None => Ok(parts.into_iter().map(|part| part.text).collect()),
         },
     }
@@ -113,35 +105,21 @@ impl ChatTemplate {
     pub fn new(source: String, bos: impl Into<String>, eos: impl Into<String>) -> Result<Self> {
         let mut environment = Environment::new();
         // As transformers configures Jinja: tags leave no blank lines behind.
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| TextError::Template(describe(&error)))?);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_fuel(Some(MAX_STEPS));
-        environment.add_function(
-            "raise_exception",
-            |message: String| -> std::result::Result<Value, minijinja::Error> {
-                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-            },
-        );
+        environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
         environment.add_function("strftime_now", |format: String| strftime::now(&format));
         environment.add_filter("tojson", json::tojson);
         for (name, text) in named_templates(&source) {
             environment
                 .add_template_owned(name, without_generation_tags(&text))
-                .map_err(|error| {
-                    TextError::Template(format!("does not parse: {}", describe(&error)))
-                })?;
+                .map_err(|error| TextError::Template(format!("does not parse: {}", describe(&error))))?;
         }
-        Ok(Self {
-            environment: Arc::new(environment),
-            source,
-            bos: bos.into(),
-            eos: eos.into(),
-        })
+        Ok(Self { environment: Arc::new(environment), source, bos: bos.into(), eos: eos.into() })
     }
 
     /// From a model folder: `chat_template.jinja`, else `chat_template` in
@@ -155,12 +133,7 @@ impl ChatTemplate {
         let Some(source) = source_in(path, &config)? else {
             return Ok(None);
         };
-        let token = |key: &str| {
-            config
-                .get(key)
-                .and_then(folder::token_name)
-                .unwrap_or_default()
-        };
+        let token = |key: &str| config.get(key).and_then(folder::token_name).unwrap_or_default();
         Self::new(source, token("bos_token"), token("eos_token")).map(Some)
     }
 
@@ -172,21 +145,9 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation (roles that do not alternate, ...), with the
     /// template's own words.
-    pub fn render(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-        tools: Option<&serde_json::Value>,
-    ) -> Result<String> {
-        let name = if tools.is_some() && self.environment.get_template(TOOL_USE).is_ok() {
-            TOOL_USE
-        } else {
-            DEFAULT
-        };
-        let template = self
-            .environment
-            .get_template(name)
-            .map_err(|error| TextError::Template(describe(&error)))?;
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool, tools: Option<&serde_json::Value>) -> Result<String> {
+        let name = if tools.is_some() && self.environment.get_template(TOOL_USE).is_ok() { TOOL_USE } else { DEFAULT };
+        let template = self.environment.get_template(name).map_err(|error| TextError::Template(describe(&error)))?;
         let turns: Vec<Value> = messages.iter().map(turn).collect();
         let context = Value::from_pairs([
             ("messages", Value::from(turns)),
@@ -196,9 +157,7 @@ impl ChatTemplate {
             ("bos_token", Value::from(self.bos.as_str())),
             ("eos_token", Value::from(self.eos.as_str())),
         ]);
-        template
-            .render(context)
-            .map_err(|error| TextError::Template(describe(&error)))
+        template.render(context).map_err(|error| TextError::Template(describe(&error)))
     }
 
     /// The text of the template, as it was given.
@@ -208,14 +167,9 @@ impl ChatTemplate {
 }
 
 fn turn(message: &Message) -> Value {
-    let head = [
-        ("role".to_owned(), Value::from(message.role.as_str())),
-        ("content".to_owned(), Value::from(message.content.as_str())),
-    ];
-    let extra = message
-        .extra
-        .iter()
-        .map(|(key, value)| (key.clone(), json::value(value)));
+    let head =
+        [("role".to_owned(), Value::from(message.role.as_str())), ("content".to_owned(), Value::from(message.content.as_str()))];
+    let extra = message.extra.iter().map(|(key, value)| (key.clone(), json::value(value)));
     Value::from_pairs(head.into_iter().chain(extra))
 }
 
@@ -231,15 +185,10 @@ fn describe(error: &minijinja::Error) -> String {
 }
 
 /// The template's source in a folder: the text, or for several named ones their JSON list.
-pub(crate) fn source_in(
-    folder: &Path,
-    config: &serde_json::Map<String, serde_json::Value>,
-) -> Result<Option<String>> {
+pub(crate) fn source_in(folder: &Path, config: &serde_json::Map<String, serde_json::Value>) -> Result<Option<String>> {
     let path = folder.join(FILE);
     if let Some(bytes) = read_optional(&path, MAX_TEMPLATE_BYTES)? {
-        return String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|_| TextError::file(&path, "expected UTF-8 text"));
+        return String::from_utf8(bytes).map(Some).map_err(|_| TextError::file(&path, "expected UTF-8 text"));
     }
     match config.get("chat_template") {
         None | Some(serde_json::Value::Null) => Ok(None),
@@ -254,29 +203,15 @@ pub(crate) fn source_in(
 }
 
 fn named_list(list: &serde_json::Value) -> Option<Vec<(String, String)>> {
-    let pair = |item: &serde_json::Value| {
-        Some((
-            item.get("name")?.as_str()?.to_owned(),
-            item.get("template")?.as_str()?.to_owned(),
-        ))
-    };
+    let pair =
+        |item: &serde_json::Value| Some((item.get("name")?.as_str()?.to_owned(), item.get("template")?.as_str()?.to_owned()));
     let pairs: Vec<_> = list.as_array()?.iter().map(pair).collect::<Option<_>>()?;
-    pairs
-        .iter()
-        .any(|(name, _)| name == DEFAULT)
-        .then_some(pairs)
+    pairs.iter().any(|(name, _)| name == DEFAULT).then_some(pairs)
 }
 
 fn named_templates(source: &str) -> Vec<(String, String)> {
-    let listed = source
-        .trim_start()
-        .starts_with('[')
-        .then(|| serde_json::from_str(source).ok())
-        .flatten();
-    listed
-        .as_ref()
-        .and_then(named_list)
-        .unwrap_or_else(|| vec![(DEFAULT.to_owned(), source.to_owned())])
+    let listed = source.trim_start().starts_with('[').then(|| serde_json::from_str(source).ok()).flatten();
+    listed.as_ref().and_then(named_list).unwrap_or_else(|| vec![(DEFAULT.to_owned(), source.to_owned())])
 }
 
 /// `{% generation %}` marks the assistant's words for loss masks and prints what it encloses. An
@@ -292,8 +227,7 @@ fn without_generation_tags(source: &str) -> String {
             break;
         };
         let inner = &tag[2..end];
-        let name = inner
-            .trim_matches(|letter: char| letter.is_whitespace() || letter == '-' || letter == '+');
+        let name = inner.trim_matches(|letter: char| letter.is_whitespace() || letter == '-' || letter == '+');
         let replacement = match name {
             "generation" => Some("if true"),
             "endgeneration" => Some("endif"),

@@ -60,32 +60,18 @@ pub type Result<T, E = TextError> = std::result::Result<T, E>;
 impl TextError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 
     pub(crate) fn file(path: &Path, problem: impl Into<String>) -> Self {
-        Self::File {
-            path: path.to_path_buf(),
-            problem: problem.into(),
-        }
+        Self::File { path: path.to_path_buf(), problem: problem.into() }
     }
 
     pub(crate) fn record(path: &Path, record: u64, problem: impl Into<String>) -> Self {
-        Self::Record {
-            path: path.to_path_buf(),
-            record,
-            problem: problem.into(),
-        }
+        Self::Record { path: path.to_path_buf(), record, problem: problem.into() }
     }
 
     pub(crate) fn tokenizer(origin: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Tokenizer {
-            origin: origin.into(),
-            problem: problem.into(),
-        }
+        Self::Tokenizer { origin: origin.into(), problem: problem.into() }
     }
 }

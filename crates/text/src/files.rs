@@ -13,14 +13,9 @@ use crate::error::{Result, TextError};
 pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(TextError::io("open", path))?;
     let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(TextError::io("read", path))?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(TextError::io("read", path))?;
     if bytes.len() as u64 > limit {
-        return Err(TextError::file(
-            path,
-            format!("larger than the {limit} bytes expected here"),
-        ));
+        return Err(TextError::file(path, format!("larger than the {limit} bytes expected here")));
     }
     Ok(bytes)
 }
@@ -49,26 +44,20 @@ pub(crate) fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    builder
-        .tempfile_in(folder)
-        .map_err(TextError::io("create a file in", folder))
+    builder.tempfile_in(folder).map_err(TextError::io("create a file in", folder))
 }
 
 /// Renames a finished temporary file into its place.
 pub(crate) fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
-    file.as_file()
-        .sync_all()
-        .map_err(TextError::io("write", path))?;
-    file.persist(path)
-        .map_err(|error| TextError::io("rename into", path)(error.error))?;
+    file.as_file().sync_all().map_err(TextError::io("write", path))?;
+    file.persist(path).map_err(|error| TextError::io("rename into", path)(error.error))?;
     Ok(())
 }
 
 /// Writes `bytes` to `path` in one step: readers see the old file or the new one, never a part.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = temporary_beside(path)?;
-    file.write_all(bytes)
-        .map_err(TextError::io("write", path))?;
+    file.write_all(bytes).map_err(TextError::io("write", path))?;
     persist(file, path)
 }
 

@@ -39,9 +39,7 @@ impl HeldOut {
         match self {
             Self::Fraction(fraction) => {
                 if !(fraction > 0.0 && fraction < 1.0) {
-                    return Err(TextError::Request(format!(
-                        "held-out fraction is {fraction}; expected above 0 and below 1"
-                    )));
+                    return Err(TextError::Request(format!("held-out fraction is {fraction}; expected above 0 and below 1")));
                 }
                 for (document, kept_out) in kept_out.iter_mut().enumerate() {
                     // The upper 53 bits: exactly what an f64 holds.
@@ -62,15 +60,9 @@ impl HeldOut {
             }
         }
         let side = |wanted: bool| -> Result<TokenStream> {
-            let documents: Vec<usize> = (0..count)
-                .filter(|document| kept_out[*document] == wanted)
-                .collect();
+            let documents: Vec<usize> = (0..count).filter(|document| kept_out[*document] == wanted).collect();
             if documents.is_empty() {
-                let side = if wanted {
-                    "held out"
-                } else {
-                    "left to train on"
-                };
+                let side = if wanted { "held out" } else { "left to train on" };
                 return Err(TextError::Request(format!(
                     "holding out {self:?} of {count} documents leaves none {side}; use more documents, or split \
                      text files at their separator"
@@ -78,10 +70,7 @@ impl HeldOut {
             }
             TokenStream::of_documents(Arc::clone(file), documents)
         };
-        Ok(Split {
-            train: side(false)?,
-            held_out: side(true)?,
-        })
+        Ok(Split { train: side(false)?, held_out: side(true)? })
     }
 }
 
@@ -92,9 +81,7 @@ mod tests {
     /// Documents of four tokens, each its own number.
     fn file(documents: u32) -> Arc<TokenFile> {
         let tokens = (0..4 * documents).map(|at| at / 4).collect();
-        let starts = (0..u64::from(documents))
-            .map(|document| 4 * document)
-            .collect();
+        let starts = (0..u64::from(documents)).map(|document| 4 * document).collect();
         Arc::new(TokenFile::from_tokens(tokens, starts, documents as usize).unwrap())
     }
 
@@ -111,61 +98,32 @@ mod tests {
             let split = how.split(&file, 7).unwrap();
             let mut all = [tokens(&split.train), tokens(&split.held_out)].concat();
             all.sort_unstable();
-            assert_eq!(
-                all,
-                (0..4000).map(|at| at / 4).collect::<Vec<u32>>(),
-                "{how:?}"
-            );
+            assert_eq!(all, (0..4000).map(|at| at / 4).collect::<Vec<u32>>(), "{how:?}");
             let again = how.split(&file, 7).unwrap();
             assert_eq!(tokens(&again.held_out), tokens(&split.held_out));
-            assert_ne!(
-                tokens(&how.split(&file, 8).unwrap().held_out),
-                tokens(&split.held_out)
-            );
+            assert_ne!(tokens(&how.split(&file, 8).unwrap().held_out), tokens(&split.held_out));
         }
     }
 
     #[test]
     fn amounts_are_as_asked() {
-        let share = HeldOut::Fraction(0.2)
-            .split(&file(1000), 1)
-            .unwrap()
-            .held_out
-            .len();
+        let share = HeldOut::Fraction(0.2).split(&file(1000), 1).unwrap().held_out.len();
         assert!((600..1000).contains(&share), "{share} of 4000 tokens");
-        assert_eq!(
-            HeldOut::Tokens(401)
-                .split(&file(1000), 1)
-                .unwrap()
-                .held_out
-                .len(),
-            404
-        );
+        assert_eq!(HeldOut::Tokens(401).split(&file(1000), 1).unwrap().held_out.len(), 404);
     }
 
     #[test]
     fn documents_keep_their_side_when_more_come() {
-        let held = |documents| {
-            tokens(
-                &HeldOut::Fraction(0.3)
-                    .split(&file(documents), 3)
-                    .unwrap()
-                    .held_out,
-            )
-        };
+        let held = |documents| tokens(&HeldOut::Fraction(0.3).split(&file(documents), 3).unwrap().held_out);
         let (few, many) = (held(200), held(300));
         assert_eq!(few, many[..few.len()]);
     }
 
     #[test]
     fn impossible_splits_are_refused() {
-        for how in [
-            HeldOut::Fraction(0.0),
-            HeldOut::Fraction(1.0),
-            HeldOut::Fraction(f64::NAN),
-            HeldOut::Tokens(0),
-            HeldOut::Tokens(40),
-        ] {
+        for how in
+            [HeldOut::Fraction(0.0), HeldOut::Fraction(1.0), HeldOut::Fraction(f64::NAN), HeldOut::Tokens(0), HeldOut::Tokens(40)]
+        {
             assert!(how.split(&file(10), 1).is_err(), "{how:?}");
         }
         assert!(HeldOut::Fraction(0.5).split(&file(1), 1).is_err());

@@ -49,21 +49,12 @@ impl TokenStream {
             starts.push(len as u64);
             len += file.document(*document).len();
         }
-        Ok(Self {
-            file,
-            chosen: Some(Arc::new(Chosen {
-                documents,
-                starts,
-                len,
-            })),
-        })
+        Ok(Self { file, chosen: Some(Arc::new(Chosen { documents, starts, len })) })
     }
 
     /// Number of tokens. Never 0.
     pub fn len(&self) -> usize {
-        self.chosen
-            .as_ref()
-            .map_or_else(|| self.file.len(), |chosen| chosen.len)
+        self.chosen.as_ref().map_or_else(|| self.file.len(), |chosen| chosen.len)
     }
 
     /// Never true; a stream has at least one token.
@@ -73,9 +64,7 @@ impl TokenStream {
 
     /// Index in this stream of the first token of each document.
     pub fn document_starts(&self) -> &[u64] {
-        self.chosen
-            .as_ref()
-            .map_or_else(|| self.file.document_starts(), |chosen| &chosen.starts)
+        self.chosen.as_ref().map_or_else(|| self.file.document_starts(), |chosen| &chosen.starts)
     }
 
     /// Every token is below this.
@@ -91,17 +80,9 @@ impl TokenStream {
         let Some(chosen) = &self.chosen else {
             return self.file.read(start, out);
         };
-        assert!(
-            start + out.len() <= chosen.len,
-            "{} tokens from {start} on, of {}",
-            out.len(),
-            chosen.len
-        );
+        assert!(start + out.len() <= chosen.len, "{} tokens from {start} on, of {}", out.len(), chosen.len);
         // The document that holds `start`: the last that begins at or before it.
-        let mut index = chosen
-            .starts
-            .partition_point(|begin| *begin <= start as u64)
-            .saturating_sub(1);
+        let mut index = chosen.starts.partition_point(|begin| *begin <= start as u64).saturating_sub(1);
         let mut skip = start - chosen.starts[index] as usize;
         while !out.is_empty() {
             let range = self.file.document(chosen.documents[index]);
@@ -120,13 +101,9 @@ mod tests {
 
     #[test]
     fn chosen_documents_follow_each_other() {
-        let file =
-            Arc::new(TokenFile::from_tokens((0..10).collect(), vec![0, 3, 4, 8], 10).unwrap());
+        let file = Arc::new(TokenFile::from_tokens((0..10).collect(), vec![0, 3, 4, 8], 10).unwrap());
         let stream = TokenStream::of_documents(Arc::clone(&file), vec![0, 2, 3]).unwrap();
-        assert_eq!(
-            (stream.len(), stream.document_starts()),
-            (9, &[0, 3, 7][..])
-        );
+        assert_eq!((stream.len(), stream.document_starts()), (9, &[0, 3, 7][..]));
         let all = [0, 1, 2, 4, 5, 6, 7, 8, 9];
         for start in 0..9 {
             for end in start..=9 {
@@ -140,8 +117,7 @@ mod tests {
 
     #[test]
     fn wrong_choices_are_refused() {
-        let file =
-            Arc::new(TokenFile::from_tokens((0..10).collect(), vec![0, 3, 4, 8], 10).unwrap());
+        let file = Arc::new(TokenFile::from_tokens((0..10).collect(), vec![0, 3, 4, 8], 10).unwrap());
         for documents in [vec![], vec![4], vec![1, 1], vec![2, 0]] {
             assert!(TokenStream::of_documents(Arc::clone(&file), documents).is_err());
         }

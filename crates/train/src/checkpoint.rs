@@ -97,10 +97,8 @@ impl Store {
 
     fn write(&self, folder: &Path, position: &Position, params: &[Named], optimizer: &Optimizer) -> Result<(), TrainError> {
         std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
-        let model = params
-            .iter()
-            .map(|(name, p)| NamedTensor::lazy(name, p.stored_shape(), Dtype::F32, move || Ok(p.read())))
-            .collect();
+        let model =
+            params.iter().map(|(name, p)| NamedTensor::lazy(name, p.stored_shape(), Dtype::F32, move || Ok(p.read()))).collect();
         write_safetensors(&folder.join("model.safetensors"), model, &BTreeMap::new())?;
         let moments = optimizer
             .params()
@@ -126,8 +124,10 @@ impl Store {
         let Some(place) = self.list().pop() else { return Ok(None) };
         let path = place.join(STATE);
         let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
-        let position = serde_json::from_slice(&bytes)
-            .map_err(|e| TrainError::Resume { path, message: format!("not a checkpoint's state ({e}); delete that folder to go on from the one before") })?;
+        let position = serde_json::from_slice(&bytes).map_err(|e| TrainError::Resume {
+            path,
+            message: format!("not a checkpoint's state ({e}); delete that folder to go on from the one before"),
+        })?;
         Ok(Some((place, position)))
     }
 }

@@ -53,12 +53,16 @@ impl Pairs {
             let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
             for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
                 let fail = |what: String| TrainError::Recipe(format!("{}, line {}: {what}", path.display(), number + 1));
-                let line: Line = serde_json::from_str(line).map_err(|e| fail(format!("{e}; expected a prompt and a response")))?;
+                let line: Line =
+                    serde_json::from_str(line).map_err(|e| fail(format!("{e}; expected a prompt and a response")))?;
                 let prompt = tokenizer.encode(&line.prompt, true)?;
                 let mut response = tokenizer.encode(&line.response, false)?;
                 response.push(end);
                 if prompt.len() >= context {
-                    return Err(fail(format!("the prompt has {} tokens, which leaves no room in a context of {context}", prompt.len())));
+                    return Err(fail(format!(
+                        "the prompt has {} tokens, which leaves no room in a context of {context}",
+                        prompt.len()
+                    )));
                 }
                 response.truncate(context - prompt.len());
                 all.push(Pair { prompt, response });
@@ -110,7 +114,8 @@ impl Pairs {
         };
         let lengths: Vec<usize> = pairs.iter().map(|p| filled(p.prompt.len() + p.response.len())).collect();
         let columns = lengths.iter().copied().max().unwrap_or(1);
-        let (mut inputs, mut kept, mut targets, mut weights, mut shares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut inputs, mut kept, mut targets, mut weights, mut shares) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (pair, &length) in pairs.iter().zip(&lengths) {
             let row = inputs.len();
             inputs.extend(pair.prompt.iter().chain(&pair.response));

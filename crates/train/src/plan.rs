@@ -156,9 +156,11 @@ fn stage_plan(stage: &Stage, params: &[Named], teacher: Option<&Model>, student:
     StagePlan {
         name: stage.name.clone(),
         objective: stage.objective,
-        variant: config.diffusion.as_ref().filter(|_| stage.objective == Objective::MaskedDiffusion).map(|diffusion| {
-            stage.diffusion.clone().unwrap_or_default().describe(diffusion)
-        }),
+        variant: config
+            .diffusion
+            .as_ref()
+            .filter(|_| stage.objective == Objective::MaskedDiffusion)
+            .map(|diffusion| stage.diffusion.clone().unwrap_or_default().describe(diffusion)),
         trainable: training,
         tensors: chosen.len(),
         tokens,

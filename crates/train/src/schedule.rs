@@ -55,11 +55,7 @@ impl Schedule {
             Shape::OneMinusSqrt => last + (first - last) * (1.0 - p.sqrt()),
             Shape::Constant => first,
         };
-        if step < self.warmup {
-            rate * (0.01 + 0.99 * step as f64 / self.warmup as f64)
-        } else {
-            rate
-        }
+        if step < self.warmup { rate * (0.01 + 0.99 * step as f64 / self.warmup as f64) } else { rate }
     }
 }
 
@@ -80,7 +76,8 @@ mod tests {
 
     #[test]
     fn waiting_schedule_of_step_2a() {
-        let s = Schedule { shape: Shape::QuarterCosine, first: 1e-4, last: 1e-5, warmup: 0, steps: 1000, wait: 0.833, end: 0.875 };
+        let s =
+            Schedule { shape: Shape::QuarterCosine, first: 1e-4, last: 1e-5, warmup: 0, steps: 1000, wait: 0.833, end: 0.875 };
         assert_eq!(s.rate(0), 1e-4);
         assert_eq!(s.rate(800), 1e-4);
         assert!(s.rate(850) < 1e-4 && s.rate(850) > 1e-5);

@@ -5,7 +5,9 @@ use crate::objectives::MicroBatch;
 use crate::objectives::masked_diffusion::Draw;
 use crate::recipe::{Embedded, Recipe, Stage};
 use recast_models::state::Documents;
-use recast_text::{CorpusOptions, HeldOut, Packing, PackingOptions, Progress, TokenFile, TokenFileOptions, TokenStream, Tokenizer};
+use recast_text::{
+    CorpusOptions, HeldOut, Packing, PackingOptions, Progress, TokenFile, TokenFileOptions, TokenStream, Tokenizer,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -365,7 +365,13 @@ impl Trainer {
         self.save(params, &next, metrics, observer)
     }
 
-    fn save(&mut self, params: &[Named], optimizer: &Optimizer, metrics: &mut Metrics, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    fn save(
+        &mut self,
+        params: &[Named],
+        optimizer: &Optimizer,
+        metrics: &mut Metrics,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
         self.position.metrics = metrics.sync()?;
         let place = self.store.save(&self.position, params, optimizer)?;
         observer.event(&Event::Saved(&place))

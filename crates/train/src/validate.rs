@@ -4,10 +4,10 @@ use crate::error::TrainError;
 use crate::objectives::common_head;
 use crate::recipe::Validation;
 use burn::tensor::Tensor;
-use recast_models::sight::Sight;
 use recast_models::likelihood::Quarters;
-use recast_models::{Model, likelihood};
 use recast_models::param::values;
+use recast_models::sight::Sight;
+use recast_models::{Model, likelihood};
 use recast_ops::vocab_loss::{cross_entropy, teacher_kl};
 use recast_text::{Packing, PackingOptions, Shuffle, TokenStream};
 use serde::{Deserialize, Serialize};
@@ -73,7 +73,11 @@ impl HeldOutLoss {
             Some(bound) => format!(
                 ", diffusion bound {:.4} +- {:.4} nats a token (next token {:.4}; exact-count form, {} masks a window; \
                  a masked token, by the quarter masked: {})",
-                bound.loss, bound.error, self.loss, bound.samples, bound.shares_text()
+                bound.loss,
+                bound.error,
+                self.loss,
+                bound.samples,
+                bound.shares_text()
             ),
         }
     }

@@ -75,9 +75,7 @@ fn plain() -> Noise {
 }
 
 fn run(model: &Model, batch: &MicroBatch, noise: &Noise) -> Loss {
-    Objective::MaskedDiffusion
-        .gradients(model, None, batch, &[], false, Some(noise), &mut Gradients::default())
-        .expect("loss")
+    Objective::MaskedDiffusion.gradients(model, None, batch, &[], false, Some(noise), &mut Gradients::default()).expect("loss")
 }
 
 /// `-ln p` of every row of logits' target.
@@ -102,7 +100,12 @@ fn mean_and_error(x: &[f64]) -> (f64, f64) {
 /// and every variant of the loss has it as its mean.
 #[test]
 fn estimators_agree_with_the_exact_likelihood() {
-    for (name, diffusion) in [("whole", whole(false)), ("whole, shifted", whole(true)), ("blocks", blocks(8, false)), ("blocks, shifted", blocks(5, true))] {
+    for (name, diffusion) in [
+        ("whole", whole(false)),
+        ("whole, shifted", whole(true)),
+        ("blocks", blocks(8, false)),
+        ("blocks, shifted", blocks(5, true)),
+    ] {
         let shift = diffusion.as_ref().is_some_and(|d| d.shift);
         let model = model("softmax", diffusion.clone());
         // Every token looks alike, so no position knows anything of the others.
@@ -114,7 +117,8 @@ fn estimators_agree_with_the_exact_likelihood() {
         let hidden = model.hidden_seeing(&one.inputs, 1, Sight::Causal, None, None).expect("forward");
         let each = losses(&values(model.logits(hidden)), &one.inputs);
         let exact: f64 = each[usize::from(shift)..].iter().sum();
-        let found = likelihood::estimate(&model, &one.inputs, 0, Options { samples: 256, ..Options::default() }).expect("estimate");
+        let found =
+            likelihood::estimate(&model, &one.inputs, 0, Options { samples: 256, ..Options::default() }).expect("estimate");
         assert!((found.nats - exact).abs() < 4.0 * found.error + 1e-3, "{name}: {found:?}, exact {exact}");
         assert!(found.error > 1e-2 && found.positions == 32 - usize::from(shift), "{name}: {found:?}");
         for (variant, noise) in [
@@ -127,12 +131,14 @@ fn estimators_agree_with_the_exact_likelihood() {
             if diffusion.as_ref().is_some_and(|d| d.block.is_some()) && variant == "complementary" {
                 continue;
             }
-            let draws: Vec<f64> = (0..60).map(|step| {
-                let mut many = batch(16, 32, step);
-                many.inputs = one.inputs.repeat(16);
-                many.targets = one.targets.repeat(16).into();
-                run(&model, &many, &noise).value * 32.0
-            }).collect();
+            let draws: Vec<f64> = (0..60)
+                .map(|step| {
+                    let mut many = batch(16, 32, step);
+                    many.inputs = one.inputs.repeat(16);
+                    many.targets = one.targets.repeat(16).into();
+                    run(&model, &many, &noise).value * 32.0
+                })
+                .collect();
             let (mean, error) = mean_and_error(&draws);
             // Times start at epsilon, which loses a thousandth of the mass.
             assert!((mean - exact).abs() < 4.5 * error + 3e-3 * exact, "{name}, {variant}: {mean} +- {error}, exact {exact}");
@@ -159,7 +165,8 @@ fn equal_losses_have_no_variance() {
 #[test]
 fn quarters_are_those_of_the_counts() {
     let model = model("softmax", whole(false));
-    let found = likelihood::estimate(&model, &batch(1, 24, 0).inputs, 0, Options { samples: 24, ..Options::default() }).expect("estimate");
+    let found = likelihood::estimate(&model, &batch(1, 24, 0).inputs, 0, Options { samples: 24, ..Options::default() })
+        .expect("estimate");
     // Every count from 1 to 24 once, each term of the bound weighing 24 / count.
     let [a, b, c, d] = found.quarters.means().map(|nats| nats.expect("masked"));
     let untrained = (VOCABULARY as f64).ln();
@@ -176,14 +183,21 @@ fn uniform_logits_give_the_logarithm_of_the_vocabulary() {
         set(&model, "lm_head.weight", &mut |x| x.fill(0.0));
         let batch = batch(4, 24, 0);
         let wanted = (VOCABULARY as f64).ln();
-        let found = likelihood::estimate(&model, &batch.inputs[..24], 5, Options { samples: 8, ..Options::default() }).expect("estimate");
+        let found =
+            likelihood::estimate(&model, &batch.inputs[..24], 5, Options { samples: 8, ..Options::default() }).expect("estimate");
         assert!((found.nats / found.positions as f64 - wanted).abs() < 1e-5, "{diffusion:?}: {found:?}");
         assert_eq!(found.positions, 19);
         // By the weights themselves, noise has a mean of 1 a position.
-        let draws: Vec<f64> = (0..200).map(|step| run(&model, &MicroBatch { draw: Draw { step, ..batch.draw }, ..self::batch(4, 24, 0) }, &plain()).value).collect();
+        let draws: Vec<f64> = (0..200)
+            .map(|step| run(&model, &MicroBatch { draw: Draw { step, ..batch.draw }, ..self::batch(4, 24, 0) }, &plain()).value)
+            .collect();
         let (mean, error) = mean_and_error(&draws);
         let share = if diffusion.as_ref().is_some_and(|d| d.shift) { 23.0 / 24.0 } else { 1.0 };
-        assert!((mean - wanted * share).abs() < 4.5 * error + 4e-3 * wanted, "{diffusion:?}: {mean} +- {error} against {}", wanted * share);
+        assert!(
+            (mean - wanted * share).abs() < 4.5 * error + 4e-3 * wanted,
+            "{diffusion:?}: {mean} +- {error} against {}",
+            wanted * share
+        );
     }
 }
 
@@ -207,7 +221,12 @@ fn blocks_of_one_are_autoregression() {
         let next_token = Objective::NextToken
             .gradients(&plain_model, None, &batch, &plain_model.parameters(), false, None, &mut wanted)
             .expect("loss");
-        assert!((loss.value - next_token.value).abs() < 1e-5 * next_token.value, "{mixer}: {} against {}", loss.value, next_token.value);
+        assert!(
+            (loss.value - next_token.value).abs() < 1e-5 * next_token.value,
+            "{mixer}: {} against {}",
+            loss.value,
+            next_token.value
+        );
         for (name, param) in plain_model.parameters() {
             let zeros = vec![0.0; param.elements()];
             let (a, b) = (found.get(&name).unwrap_or(zeros.clone()), wanted.get(&name).unwrap_or(zeros));
@@ -257,14 +276,18 @@ fn the_loss_is_its_definition() {
                 let logits: Vec<f32> = match block {
                     None => {
                         let documents = batch.documents.as_ref().map(|_| Documents::new(1, 12, starts[own.clone()].to_vec()));
-                        values(model.logits(model.hidden_seeing(tokens, 1, Sight::Whole, documents.as_ref(), None).expect("forward")))
+                        values(
+                            model
+                                .logits(model.hidden_seeing(tokens, 1, Sight::Whole, documents.as_ref(), None).expect("forward")),
+                        )
                     }
                     Some(block) => {
                         let mut state: ModelState = model.new_state();
                         let (mut out, mut before) = (Vec::new(), vec![0.0; VOCABULARY]);
                         for (tokens, clean) in tokens.chunks(block).zip(clean.chunks(block)) {
                             let mut logits = values(model.logits(model.denoise(tokens, 1, &[&state]).expect("forward")));
-                            let clean = values(model.logits(model.hidden(clean, 1, Some(&mut [&mut state]), None).expect("forward")));
+                            let clean =
+                                values(model.logits(model.hidden(clean, 1, Some(&mut [&mut state]), None).expect("forward")));
                             if shift {
                                 // Position i is predicted by i - 1, the block's first by the clean one before.
                                 logits.truncate(logits.len() - VOCABULARY);
@@ -307,7 +330,8 @@ fn noise_keeps_its_promises() {
     };
     // Stratified: every sixteenth of the rates has its share of the rows, whatever the draw.
     let noisy = noise(&clean, None, &plain(), shape, draw);
-    let mut times: Vec<f64> = noisy.weights.chunks(50).filter_map(|row| row.iter().find(|w| **w > 0.0)).map(|w| 1.0 / f64::from(*w)).collect();
+    let mut times: Vec<f64> =
+        noisy.weights.chunks(50).filter_map(|row| row.iter().find(|w| **w > 0.0)).map(|w| 1.0 / f64::from(*w)).collect();
     times.sort_by(f64::total_cmp);
     assert!(times.len() >= 60 && times.windows(2).all(|t| t[1] - t[0] < 2.6 / 64.0), "{times:?}");
     for (i, (&token, &noised)) in noisy.tokens.iter().zip(&noisy.noised).enumerate() {
@@ -380,7 +404,9 @@ fn micro_batches_add_up() {
 /// The joint loss is the next-token loss under a causal mask, even where clean blocks see ahead.
 #[test]
 fn the_joint_loss_sees_nothing_ahead() {
-    for (mixer, diffusion) in [("softmax", blocks(4, false)), ("softmax", whole(true)), ("rwkv7", blocks(4, true)), ("rwkv6", whole(false))] {
+    for (mixer, diffusion) in
+        [("softmax", blocks(4, false)), ("softmax", whole(true)), ("rwkv7", blocks(4, true)), ("rwkv6", whole(false))]
+    {
         let model = model(mixer, diffusion.clone());
         let batch = batch(2, 12, 0);
         let loss = run(&model, &batch, &Noise { next_token: 0.25, ..plain() });
@@ -412,7 +438,9 @@ fn generalised_kl_of_uniform_noise() {
     };
     let trainable = model.parameters();
     let mut gradients = Gradients::default();
-    let loss = Objective::MaskedDiffusion.gradients(&model, None, &batch, &trainable, false, Some(&options), &mut gradients).expect("loss");
+    let loss = Objective::MaskedDiffusion
+        .gradients(&model, None, &batch, &trainable, false, Some(&options), &mut gradients)
+        .expect("loss");
     assert!((loss.value - value()).abs() < 1e-4 * value(), "{} against {}", loss.value, value());
     for (name, param) in &trainable {
         let Some(gradient) = gradients.get(name) else { continue };
@@ -421,13 +449,17 @@ fn generalised_kl_of_uniform_noise() {
             continue;
         }
         let moved = |by: f64| {
-            let step = |sign: f64, x: &mut [f32]| x.iter_mut().zip(&gradient).for_each(|(x, g)| *x += (sign * by * f64::from(*g) / length) as f32);
+            let step = |sign: f64, x: &mut [f32]| {
+                x.iter_mut().zip(&gradient).for_each(|(x, g)| *x += (sign * by * f64::from(*g) / length) as f32)
+            };
             param.update(&mut |x| step(1.0, x));
             let value = value();
             param.update(&mut |x| step(-1.0, x));
             value
         };
-        let good = [1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4].iter().any(|&by| ((moved(by) - moved(-by)) / (2.0 * by) - length).abs() < 3e-2 * length);
+        let good = [1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4]
+            .iter()
+            .any(|&by| ((moved(by) - moved(-by)) / (2.0 * by) - length).abs() < 3e-2 * length);
         assert!(good, "gradient of {name}, length {length}, is not the slope");
     }
     // Plain cross-entropy counts every position, noisy or not.

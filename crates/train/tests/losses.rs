@@ -2,12 +2,12 @@
 
 use burn::tensor::Device;
 use recast_models::convert::{student, student_config};
+use recast_models::param::Param;
 use recast_models::source::{FromCheckpoint, Missing};
 use recast_models::weights::{self, Checkpoint};
 use recast_models::{Model, families};
-use recast_train::objectives::{MicroBatch, Objective};
-use recast_models::param::Param;
 use recast_ops::adamw::AdamW;
+use recast_train::objectives::{MicroBatch, Objective};
 use recast_train::optimizer::{Gradients, Optimizer};
 use recast_train::schedule::{Schedule, Shape};
 use std::path::{Path, PathBuf};
@@ -67,13 +67,11 @@ fn batch(file: &Doubles) -> MicroBatch {
 fn check(objective: Objective, prefix: &str, only_mixers: bool, recompute: bool) -> f64 {
     let file = Doubles::open("losses.safetensors");
     let (teacher, student) = (model("teacher"), model("student"));
-    let trainable: Vec<_> = student
-        .parameters()
-        .into_iter()
-        .filter(|(name, _)| !only_mixers || name.contains(".self_attn."))
-        .collect();
+    let trainable: Vec<_> =
+        student.parameters().into_iter().filter(|(name, _)| !only_mixers || name.contains(".self_attn.")).collect();
     let mut gradients = Gradients::default();
-    let loss = objective.gradients(&student, Some(&teacher), &batch(&file), &trainable, recompute, None, &mut gradients).expect("loss");
+    let loss =
+        objective.gradients(&student, Some(&teacher), &batch(&file), &trainable, recompute, None, &mut gradients).expect("loss");
     let (wanted, _) = file.get(prefix);
     let error = (loss.value - wanted[0]).abs() / wanted[0].abs();
     assert!(error < 1e-5, "{prefix}: {} against {}", loss.value, wanted[0]);
@@ -102,7 +100,9 @@ fn student_starts_from_the_teacher() {
     let config = student_config(&teacher.config, mixers, Default::default()).expect("config");
     let made = student(config, &FromCheckpoint(checkpoint.as_ref()), 1, &device).expect("student");
     let of = |m: &Model, name: &str| m.parameters().into_iter().find(|(n, _)| n == name).map(|(_, p)| p.read());
-    for name in ["model.layers.1.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.bias", "model.layers.0.mlp.up_proj.weight"] {
+    for name in
+        ["model.layers.1.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.bias", "model.layers.0.mlp.up_proj.weight"]
+    {
         assert_eq!(of(&made, name), of(&teacher, name), "{name}");
         assert!(of(&made, name).is_some());
     }

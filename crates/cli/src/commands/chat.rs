@@ -235,8 +235,8 @@ impl Chat<'_> {
 
     fn load(&mut self, path: &Path) -> anyhow::Result<()> {
         let (state, note) = Snapshot::load_with(self.engine.model(), path)?;
-        let messages: Vec<Message> = serde_json::from_str(&note)
-            .with_context(|| format!("{} holds a state and no conversation", path.display()))?;
+        let messages: Vec<Message> =
+            serde_json::from_str(&note).with_context(|| format!("{} holds a state and no conversation", path.display()))?;
         eprintln!("loaded {} turns and the state after {} tokens", messages.len(), state.tokens.len());
         (self.messages, self.state) = (messages, Some(Arc::new(state)));
         Ok(())

@@ -81,11 +81,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         window: args.context.map(|context| (context as usize, (context as usize / 2).max(1))),
     };
     // Whatever is wrong with a task shows before a model is read.
-    let tasks = args
-        .tasks
-        .iter()
-        .map(|name| Ok(task(name)?.load(&args.data, &options)?))
-        .collect::<anyhow::Result<Vec<Loaded>>>()?;
+    let tasks =
+        args.tasks.iter().map(|name| Ok(task(name)?.load(&args.data, &options)?)).collect::<anyhow::Result<Vec<Loaded>>>()?;
     // And with a model, before the first is scored.
     for path in std::iter::once(&args.model).chain(&args.against) {
         let checkpoint = recast_models::weights::open(&crate::embedded::resolve(path)?)?;

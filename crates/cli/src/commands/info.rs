@@ -163,7 +163,8 @@ fn count(checkpoint: &dyn Checkpoint) -> (Parameters, BTreeMap<&'static str, Sto
 fn states(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> anyhow::Result<Vec<State>> {
     let rope = Arc::new(Rope::new(config.rope.clone()));
     let source = FromCheckpoint(checkpoint);
-    let layers = Builder::new(&source, Missing::Refuse, Device::flex()).with_weights(Weights::AsStored).child("model").child("layers");
+    let layers =
+        Builder::new(&source, Missing::Refuse, Device::flex()).with_weights(Weights::AsStored).child("model").child("layers");
     let mut built: Vec<(&MixerSpec, Vec<usize>)> = Vec::new();
     let mut totals = vec![0; LENGTHS.len()];
     for (index, spec) in config.mixers.iter().enumerate() {
@@ -263,7 +264,13 @@ mod tests {
 
     #[test]
     fn numbers_are_the_models_own() {
-        for name in ["families/llama_gqa", "families/qwen2_tied", "families/mistral_window", "released/rwkv7_hybrid", "released/rwkv6_rope_gate2"] {
+        for name in [
+            "families/llama_gqa",
+            "families/qwen2_tied",
+            "families/mistral_window",
+            "released/rwkv7_hybrid",
+            "released/rwkv6_rope_gate2",
+        ] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
             let info = read(&Args { model: path.clone() }).expect(name);
             let model = Model::open(&path, &Device::flex()).expect(name);

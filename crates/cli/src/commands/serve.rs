@@ -140,7 +140,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     for argument in &args.models {
         let (name, path) = named(argument);
         let path = crate::embedded::resolve(&path)?;
-        let Loaded { model, tokenizer, .. } = args.quantize.open(&path, &device).with_context(|| format!("cannot open {}", path.display()))?;
+        let Loaded { model, tokenizer, .. } =
+            args.quantize.open(&path, &device).with_context(|| format!("cannot open {}", path.display()))?;
         eprintln!(
             "{name}: {} layers, weights {}, state {} at 1024 tokens",
             model.config.layers,

@@ -40,9 +40,13 @@ impl Wanted {
     /// Refuses a recipe of the other kind.
     pub fn check(self, recipe: &Recipe) -> Result<(), TrainError> {
         match (self, recipe.teacher.is_some()) {
-            (Self::Teacher, false) => Err(TrainError::Recipe("there is no [teacher] to convert; `recast train` trains from nothing".into())),
+            (Self::Teacher, false) => {
+                Err(TrainError::Recipe("there is no [teacher] to convert; `recast train` trains from nothing".into()))
+            }
             // A model that becomes a diffusion model is trained on, and teaches nothing.
-            (Self::Scratch, true) if recipe.student.diffusion.is_none() => Err(TrainError::Recipe("there is a [teacher] to learn from; `recast convert` does that".into())),
+            (Self::Scratch, true) if recipe.student.diffusion.is_none() => {
+                Err(TrainError::Recipe("there is a [teacher] to learn from; `recast convert` does that".into()))
+            }
             _ => Ok(()),
         }
     }

@@ -4,14 +4,14 @@ use super::conditions::Conditions;
 use super::summary::{Summary, label};
 use recast_eval::metrics::Estimate;
 use recast_eval::report::{
-    Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance, Report, Role, Sample, SampleText,
-    Speed, StageCurves, StagePlan,
+    Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance, Report, Role, Sample, SampleText, Speed,
+    StageCurves, StagePlan,
 };
+use recast_train::Trainer;
 use recast_train::metrics::{self, Line};
 use recast_train::objectives::Objective;
 use recast_train::recipe::Stage;
 use recast_train::trainer::TEACHER;
-use recast_train::Trainer;
 use std::path::Path;
 
 /// Most points of a curve; more would not be seen.
@@ -169,11 +169,7 @@ fn perplexity(trainer: &Trainer, summary: &Summary) -> PerplexityTable {
     let windows = format!("windows of {} tokens, {} tokens in all", validation.context, validation.tokens);
     let bounds = summary.held_out.iter().filter(|(_, loss)| loss.bound.is_some());
     let bounds = bounds.map(|(name, loss)| format!("; {}{}", label(name), loss.bound_text()));
-    PerplexityTable {
-        sets: vec!["held-out text".into()],
-        rows,
-        conditions: std::iter::once(windows).chain(bounds).collect(),
-    }
+    PerplexityTable { sets: vec!["held-out text".into()], rows, conditions: std::iter::once(windows).chain(bounds).collect() }
 }
 
 fn samples(summary: &Summary) -> Vec<Sample> {
@@ -193,8 +189,7 @@ fn samples(summary: &Summary) -> Vec<Sample> {
 
 fn memory(summary: &Summary) -> Vec<MemoryCurve> {
     let student = summary.memory.iter().map(|m| (m.context as u64, m.student as u64)).collect();
-    let teacher: Vec<(u64, u64)> =
-        summary.memory.iter().filter_map(|m| Some((m.context as u64, m.teacher? as u64))).collect();
+    let teacher: Vec<(u64, u64)> = summary.memory.iter().filter_map(|m| Some((m.context as u64, m.teacher? as u64))).collect();
     let mut out = vec![MemoryCurve { label: "student's state, f32".into(), role: Role::Student, points: student }];
     if !teacher.is_empty() {
         out.push(MemoryCurve { label: "teacher's KV cache, f32".into(), role: Role::Teacher, points: teacher });

@@ -131,8 +131,14 @@ impl Summary {
     /// For the terminal.
     pub fn print(&self) {
         // What the columns before leave of the terminal's width.
-        let room = console::Term::stdout().size_checked().map_or(60, |(_, columns)| (columns as usize).saturating_sub(63).max(12));
-        let mut table = Table::new(&[("model", Align::Left), ("held-out perplexity", Align::Right), ("KL from teacher", Align::Right), ("writes", Align::Left)]);
+        let room =
+            console::Term::stdout().size_checked().map_or(60, |(_, columns)| (columns as usize).saturating_sub(63).max(12));
+        let mut table = Table::new(&[
+            ("model", Align::Left),
+            ("held-out perplexity", Align::Right),
+            ("KL from teacher", Align::Right),
+            ("writes", Align::Left),
+        ]);
         for (name, loss) in &self.held_out {
             let kl = loss.kl.map_or_else(String::new, |kl| format!("{kl:.4}"));
             let sample = self.samples.iter().find(|w| &w.name == name).and_then(|w| w.texts.first());

@@ -43,9 +43,8 @@ pub struct NeedleCell {
 /// # Errors
 /// The file cannot be read, or a line lacks a field.
 pub fn read_needles(path: &Path) -> Result<Vec<Needle>> {
-    let fields: BTreeMap<String, FieldType> = ["needle", "question", "answer_prefix", "answer"]
-        .map(|name| (name.to_string(), FieldType::String))
-        .into();
+    let fields: BTreeMap<String, FieldType> =
+        ["needle", "question", "answer_prefix", "answer"].map(|name| (name.to_string(), FieldType::String)).into();
     read_items(path, Format::Jsonl, &fields)?
         .into_iter()
         .map(|item| {
@@ -74,9 +73,7 @@ pub fn needle_prompt(
     depth: f64,
 ) -> Result<Request> {
     if haystack.iter().all(Vec::is_empty) {
-        return Err(EvalError::Setting(
-            "expected a haystack of some text, found none".into(),
-        ));
+        return Err(EvalError::Setting("expected a haystack of some text, found none".into()));
     }
     let hidden = encode(scorer, &format!("{}\n\n", needle.needle))?;
     let question = format!("{}\n{}", needle.question, needle.answer_prefix);
@@ -115,10 +112,7 @@ pub fn needle_prompt(
     context.extend_from_slice(&hidden);
     context.extend_from_slice(&hay[border..]);
     context.extend_from_slice(tail);
-    Ok(Request {
-        context: context.into(),
-        continuation: asked.continuation,
-    })
+    Ok(Request { context: context.into(), continuation: asked.continuation })
 }
 
 /// Hides every needle at every length and depth. `progress` gets each cell as it is done.
@@ -141,13 +135,7 @@ pub fn needle_grid(
     let mut cells = Vec::new();
     for &length in lengths {
         for &depth in depths {
-            let mut cell = NeedleCell {
-                length,
-                depth,
-                items: needles.len(),
-                found: 0.0,
-                mean_logprob: 0.0,
-            };
+            let mut cell = NeedleCell { length, depth, items: needles.len(), found: 0.0, mean_logprob: 0.0 };
             for (index, needle) in needles.iter().enumerate() {
                 // Each needle gets another stretch of the haystack.
                 let first = index * paragraphs.len() / needles.len();
@@ -174,12 +162,7 @@ mod tests {
     use crate::toy::Toy;
 
     fn needle() -> Needle {
-        Needle {
-            needle: "NN".into(),
-            question: "Q".into(),
-            answer_prefix: "A".into(),
-            answer: "!\"".into(),
-        }
+        Needle { needle: "NN".into(), question: "Q".into(), answer_prefix: "A".into(), answer: "!\"".into() }
     }
 
     fn shown(length: usize, depth: f64, first: usize) -> String {
@@ -207,22 +190,12 @@ mod tests {
     fn the_grid_has_every_cell_and_the_toys_answers() {
         let mut toy = Toy::bytes();
         let mut seen = 0;
-        let cells = needle_grid(
-            &mut toy,
-            "aa\n\nbb",
-            &[needle(), needle()],
-            &[22, 30],
-            &[0.0, 0.5, 1.0],
-            &mut |_| seen += 1,
-        )
-        .unwrap();
+        let cells =
+            needle_grid(&mut toy, "aa\n\nbb", &[needle(), needle()], &[22, 30], &[0.0, 0.5, 1.0], &mut |_| seen += 1).unwrap();
         assert_eq!((cells.len(), seen), (6, 6));
         // " " after "A" is rare, then "!" and "\"" follow.
         let expected = (toy.logprob(0, 9) + 2.0 * toy.logprob(0, 1)) / 3.0;
         assert!((cells[3].mean_logprob - expected).abs() < 1e-5);
-        assert_eq!(
-            (cells[3].length, cells[3].depth, cells[3].found),
-            (30, 0.0, 0.0)
-        );
+        assert_eq!((cells[3].length, cells[3].depth, cells[3].found), (30, 0.0, 0.0));
     }
 }

@@ -48,19 +48,11 @@ pub fn recall_item(seed: u64, pairs: usize, keys: &[u32], values: &[u32]) -> Res
     }
     let mut draw = Draw(seed);
     let drawn = draw.choose(keys, pairs);
-    let bound: Vec<(u32, u32)> = drawn
-        .into_iter()
-        .map(|key| (key, values[draw.below(values.len())]))
-        .collect();
+    let bound: Vec<(u32, u32)> = drawn.into_iter().map(|key| (key, values[draw.below(values.len())])).collect();
     let order: Vec<u32> = (0..pairs as u32).collect();
     let order = draw.choose(&order, pairs);
-    let mut item = RecallItem {
-        tokens: bound
-            .iter()
-            .flat_map(|(key, value)| [*key, *value])
-            .collect(),
-        queries: Vec::with_capacity(pairs),
-    };
+    let mut item =
+        RecallItem { tokens: bound.iter().flat_map(|(key, value)| [*key, *value]).collect(), queries: Vec::with_capacity(pairs) };
     for index in order {
         let (key, value) = bound[index as usize];
         item.tokens.push(key);
@@ -92,12 +84,7 @@ pub fn associative_recall(
             pairs.saturating_mul(4)
         )));
     }
-    let mut cell = RecallCell {
-        pairs,
-        queries: 0,
-        recalled: 0.0,
-        mean_logprob: 0.0,
-    };
+    let mut cell = RecallCell { pairs, queries: 0, recalled: 0.0, mean_logprob: 0.0 };
     for sequence in 0..sequences as u64 {
         let mut draw = Draw(seed ^ sequence.wrapping_mul(0xd134_2543_de82_ef95));
         let item = recall_item(draw.below(usize::MAX) as u64, pairs, keys, values)?;
@@ -106,10 +93,7 @@ pub fn associative_recall(
         let requests: Vec<Request> = item
             .queries
             .iter()
-            .map(|at| Request {
-                context: Arc::from(&tokens[..=*at]),
-                continuation: Arc::from(&item.tokens[*at..=*at]),
-            })
+            .map(|at| Request { context: Arc::from(&tokens[..=*at]), continuation: Arc::from(&item.tokens[*at..=*at]) })
             .collect();
         for answer in loglikelihood(scorer, &requests)? {
             cell.queries += 1;
@@ -151,8 +135,7 @@ mod tests {
         let values: Vec<u32> = (100..104).collect();
         let item = recall_item(7, 8, &keys, &values).unwrap();
         assert_eq!(item.tokens.len(), 32);
-        let bound: std::collections::HashMap<u32, u32> =
-            item.tokens[..16].chunks(2).map(|p| (p[0], p[1])).collect();
+        let bound: std::collections::HashMap<u32, u32> = item.tokens[..16].chunks(2).map(|p| (p[0], p[1])).collect();
         assert_eq!(bound.len(), 8);
         let mut asked = Vec::new();
         for at in &item.queries {
@@ -183,9 +166,6 @@ mod tests {
     #[test]
     fn words_of_one_token() {
         let toy = Toy::with_words(&[" red", " blue"]);
-        assert_eq!(
-            single_tokens(&toy, &["red", "green", "blue", "red"]).unwrap(),
-            [257, 258]
-        );
+        assert_eq!(single_tokens(&toy, &["red", "green", "blue", "red"]).unwrap(), [257, 258]);
     }
 }

@@ -59,13 +59,7 @@ const BOTTOM: f64 = 42.0;
 /// The most points drawn of one line; more are averaged in runs.
 const MOST_POINTS: usize = 320;
 
-fn open(
-    id: &str,
-    class: &str,
-    (width, height): (f64, f64),
-    title: &str,
-    description: &str,
-) -> String {
+fn open(id: &str, class: &str, (width, height): (f64, f64), title: &str, description: &str) -> String {
     format!(
         "<svg class=\"{class}\" viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\n\
          <title id=\"{id}-t\">{}</title><desc id=\"{id}-d\">{}</desc>\n",
@@ -86,13 +80,7 @@ impl Lines<'_> {
         let at_x = |value: f64| x.place(value).map(|p| LEFT + p * (right - LEFT));
         let at_y = |value: f64| y.place(value).map(|p| bottom - p * (bottom - TOP));
 
-        let mut out = open(
-            self.id,
-            "lines",
-            (WIDTH, HEIGHT),
-            self.title,
-            self.description,
-        );
+        let mut out = open(self.id, "lines", (WIDTH, HEIGHT), self.title, self.description);
         for tick in &y.ticks {
             let Some(h) = at_y(*tick) else { continue };
             out.push_str(&format!(
@@ -103,9 +91,7 @@ impl Lines<'_> {
                 escape(&(self.y_format)(*tick))
             ));
         }
-        out.push_str(&format!(
-            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/>\n"
-        ));
+        out.push_str(&format!("<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/>\n"));
         for tick in &x.ticks {
             let Some(w) = at_x(*tick) else { continue };
             out.push_str(&format!(
@@ -133,11 +119,7 @@ impl Lines<'_> {
 }
 
 /// One series: a path for each run of points that can be shown.
-fn line(
-    series: &Series,
-    at_x: &dyn Fn(f64) -> Option<f64>,
-    at_y: &dyn Fn(f64) -> Option<f64>,
-) -> String {
+fn line(series: &Series, at_x: &dyn Fn(f64) -> Option<f64>, at_y: &dyn Fn(f64) -> Option<f64>) -> String {
     let mut path = String::new();
     let mut marks = String::new();
     let mut pen_down = false;
@@ -148,29 +130,18 @@ fn line(
             pen_down = false;
             continue;
         };
-        path.push_str(&format!(
-            "{}{x:.1} {y:.1}",
-            if pen_down { 'L' } else { 'M' }
-        ));
+        path.push_str(&format!("{}{x:.1} {y:.1}", if pen_down { 'L' } else { 'M' }));
         pen_down = true;
         count += 1;
         last = (x, y);
         if series.style == Style::Marked && series.points.len() <= 40 {
-            marks.push_str(&format!(
-                "<circle class=\"mark\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"/>"
-            ));
+            marks.push_str(&format!("<circle class=\"mark\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"/>"));
         }
     }
     if count == 1 {
-        marks = format!(
-            "<circle class=\"mark\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"/>",
-            last.0, last.1
-        );
+        marks = format!("<circle class=\"mark\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"/>", last.0, last.1);
     }
-    format!(
-        "<g class=\"{}\"><path d=\"{path}\"/>{marks}</g>\n",
-        series.style.class()
-    )
+    format!("<g class=\"{}\"><path d=\"{path}\"/>{marks}</g>\n", series.style.class())
 }
 
 /// At most `most` points, each the mean of a run. A run with a value that is not finite gives
@@ -221,9 +192,7 @@ pub(super) fn bars(id: &str, title: &str, description: &str, bars: &[Bar]) -> Op
         .iter()
         .map(|b| b.value)
         .filter(|v| v.is_finite() && *v >= 0.0)
-        .fold(None, |most: Option<f64>, v| {
-            Some(most.map_or(v, |m| m.max(v)))
-        })?
+        .fold(None, |most: Option<f64>, v| Some(most.map_or(v, |m| m.max(v))))?
         .max(f64::MIN_POSITIVE);
     let (row, left, room) = (30.0, 176.0, 212.0);
     let height = row * bars.len() as f64 + 8.0;
@@ -231,11 +200,7 @@ pub(super) fn bars(id: &str, title: &str, description: &str, bars: &[Bar]) -> Op
     for (index, bar) in bars.iter().enumerate() {
         let top = index as f64 * row + 6.0;
         let finite = bar.value.is_finite();
-        let width = if finite {
-            bar.value.max(0.0) / most * room
-        } else {
-            0.0
-        };
+        let width = if finite { bar.value.max(0.0) / most * room } else { 0.0 };
         let class = if bar.accent { "bar accent" } else { "bar" };
         out.push_str(&format!(
             "<text class=\"name\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
@@ -267,34 +232,19 @@ pub(super) struct Row {
 }
 
 /// A heat map on a logarithmic scale, the last value of each row written out.
-pub(super) fn heat_map(
-    id: &str,
-    title: &str,
-    description: &str,
-    x_format: fn(f64) -> String,
-    rows: &[Row],
-) -> Option<String> {
+pub(super) fn heat_map(id: &str, title: &str, description: &str, x_format: fn(f64) -> String, rows: &[Row]) -> Option<String> {
     const COLUMNS: usize = 56;
     const CELL: f64 = 13.0;
     let (width, left, right, top) = (980.0, 58.0, 96.0, 24.0);
     let all = || rows.iter().flat_map(|r| &r.points);
     let positive = |v: &f64| Scale::Log10.shows(*v);
-    let low = all()
-        .map(|p| p.1)
-        .filter(positive)
-        .fold(f64::INFINITY, f64::min);
+    let low = all().map(|p| p.1).filter(positive).fold(f64::INFINITY, f64::min);
     let high = all().map(|p| p.1).filter(positive).fold(0.0, f64::max);
     if low > high {
         return None;
     }
-    let first = all()
-        .map(|p| p.0)
-        .filter(|v| v.is_finite())
-        .fold(f64::INFINITY, f64::min);
-    let last = all()
-        .map(|p| p.0)
-        .filter(|v| v.is_finite())
-        .fold(f64::NEG_INFINITY, f64::max);
+    let first = all().map(|p| p.0).filter(|v| v.is_finite()).fold(f64::INFINITY, f64::min);
+    let last = all().map(|p| p.0).filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
     let longest = rows.iter().map(|r| r.points.len()).max().unwrap_or(0);
     // As many columns as runs of equal length make.
     let columns = longest.div_ceil(longest.div_ceil(COLUMNS).max(1)).max(1);
@@ -302,11 +252,7 @@ pub(super) fn heat_map(
     let height = top + rows.len() as f64 * CELL + 26.0;
     let mut out = open(id, "heat", (width, height), title, description);
     let tone = |value: f64| {
-        let share = if high > low {
-            (value / low).ln() / (high / low).ln()
-        } else {
-            1.0
-        };
+        let share = if high > low { (value / low).ln() / (high / low).ln() } else { 1.0 };
         0.06 + 0.94 * share
     };
     out.push_str(&format!(
@@ -331,11 +277,7 @@ pub(super) fn heat_map(
         short(high)
     ));
     // The last values share their digits, so that they stand under each other.
-    let least = rows
-        .iter()
-        .filter_map(|r| Some(r.points.last()?.1))
-        .filter(positive)
-        .fold(f64::INFINITY, f64::min);
+    let least = rows.iter().filter_map(|r| Some(r.points.last()?.1)).filter(positive).fold(f64::INFINITY, f64::min);
     let digits = (1.0 - least.log10().floor()).clamp(0.0, 8.0) as usize;
     let every = if rows.len() > 16 { 4 } else { 1 };
     for (index, row) in rows.iter().enumerate() {
@@ -387,11 +329,7 @@ mod tests {
     use super::*;
 
     fn lines(points: Vec<(f64, f64)>, y_scale: Scale) -> Option<String> {
-        let series = [Series {
-            name: "a".into(),
-            style: Style::Marked,
-            points,
-        }];
+        let series = [Series { name: "a".into(), style: Style::Marked, points }];
         Lines {
             id: "c",
             title: "T",
@@ -409,11 +347,7 @@ mod tests {
 
     #[test]
     fn a_line_goes_from_corner_to_corner_and_breaks_at_nan() {
-        let svg = lines(
-            vec![(0.0, 0.0), (5.0, f64::NAN), (10.0, 10.0)],
-            Scale::Linear,
-        )
-        .unwrap();
+        let svg = lines(vec![(0.0, 0.0), (5.0, f64::NAN), (10.0, 10.0)], Scale::Linear).unwrap();
         let bottom = HEIGHT - BOTTOM;
         let right = WIDTH - RIGHT;
         let path = format!("<path d=\"M{LEFT:.1} {bottom:.1}M{right:.1} {TOP:.1}\"/>");

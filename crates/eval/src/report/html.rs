@@ -27,18 +27,12 @@ pub(super) struct Cell {
 
 /// A cell of text.
 pub(super) fn text(value: &str) -> Cell {
-    Cell {
-        html: escape(value),
-        class: "",
-    }
+    Cell { html: escape(value), class: "" }
 }
 
 /// A cell of a number, set to the right in figures of one width.
 pub(super) fn number(value: &str) -> Cell {
-    Cell {
-        html: escape(value),
-        class: "num",
-    }
+    Cell { html: escape(value), class: "num" }
 }
 
 /// A cell of HTML that the caller made safe.
@@ -49,14 +43,9 @@ pub(super) fn html(html: String, class: &'static str) -> Cell {
 /// A table with a caption; the first cell of each row is its header. Column heads with a leading
 /// `#` are of numbers.
 pub(super) fn table(caption: &str, heads: &[&str], rows: &[(&'static str, Vec<Cell>)]) -> String {
-    let mut out = format!(
-        "<div class=\"scroll\"><table>\n<caption>{}</caption>\n<thead><tr>",
-        escape(caption)
-    );
+    let mut out = format!("<div class=\"scroll\"><table>\n<caption>{}</caption>\n<thead><tr>", escape(caption));
     for head in heads {
-        let (class, label) = head
-            .strip_prefix('#')
-            .map_or(("", *head), |label| (" class=\"num\"", label));
+        let (class, label) = head.strip_prefix('#').map_or(("", *head), |label| (" class=\"num\"", label));
         out.push_str(&format!("<th scope=\"col\"{class}>{}</th>", escape(label)));
     }
     out.push_str("</tr></thead>\n<tbody>\n");
@@ -65,10 +54,7 @@ pub(super) fn table(caption: &str, heads: &[&str], rows: &[(&'static str, Vec<Ce
         for (index, cell) in cells.iter().enumerate() {
             let tag = if index == 0 { "th scope=\"row\"" } else { "td" };
             let end = if index == 0 { "th" } else { "td" };
-            out.push_str(&format!(
-                "<{tag} class=\"{}\">{}</{end}>",
-                cell.class, cell.html
-            ));
+            out.push_str(&format!("<{tag} class=\"{}\">{}</{end}>", cell.class, cell.html));
         }
         out.push_str("</tr>\n");
     }
@@ -81,11 +67,7 @@ pub(super) fn facts<'a>(items: impl IntoIterator<Item = (&'a str, &'a str)>) -> 
     let mut out = String::from("<dl class=\"facts\">\n");
     for (label, value) in items {
         if !value.is_empty() {
-            out.push_str(&format!(
-                "<div><dt>{}</dt><dd>{}</dd></div>\n",
-                escape(label),
-                escape(value)
-            ));
+            out.push_str(&format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(label), escape(value)));
         }
     }
     out.push_str("</dl>\n");

@@ -21,8 +21,8 @@ use std::path::Path;
 
 pub(crate) use data::null_is_nan;
 pub use data::{
-    FORMAT, Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance,
-    Report, Role, Sample, SampleText, Speed, StageCurves, StagePlan,
+    FORMAT, Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance, Report, Role, Sample, SampleText,
+    Speed, StageCurves, StagePlan,
 };
 pub use number::bytes;
 pub use page::render;
@@ -35,8 +35,8 @@ use crate::error::{EvalError, Result};
 /// # Errors
 /// A file cannot be written.
 pub fn write(folder: &Path, report: &Report) -> Result<()> {
-    let json = serde_json::to_string(report)
-        .map_err(|error| EvalError::Setting(format!("cannot write the report as JSON: {error}")))?;
+    let json =
+        serde_json::to_string(report).map_err(|error| EvalError::Setting(format!("cannot write the report as JSON: {error}")))?;
     for (name, text) in [("report.json", json), ("report.html", render(report))] {
         let path = folder.join(name);
         let write = || -> std::io::Result<()> {
@@ -60,12 +60,8 @@ pub fn write(folder: &Path, report: &Report) -> Result<()> {
 /// The file cannot be read or is not a report of this format.
 pub fn read(path: &Path) -> Result<Report> {
     let text = std::fs::read_to_string(path).map_err(EvalError::io("cannot read", path))?;
-    let report: Report = serde_json::from_str(&text).map_err(|error| {
-        EvalError::Setting(format!(
-            "{}: expected a report, found {error}",
-            path.display()
-        ))
-    })?;
+    let report: Report = serde_json::from_str(&text)
+        .map_err(|error| EvalError::Setting(format!("{}: expected a report, found {error}", path.display())))?;
     if report.format != FORMAT {
         return Err(EvalError::Setting(format!(
             "{}: expected report format {FORMAT}, found {}; read it with the version that wrote it",

@@ -10,9 +10,7 @@ pub(super) fn grouped(value: f64, digits: usize) -> String {
     }
     let text = format!("{value:.digits$}");
     let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
-    let (sign, whole) = whole
-        .strip_prefix('-')
-        .map_or(("", whole), |rest| ("−", rest));
+    let (sign, whole) = whole.strip_prefix('-').map_or(("", whole), |rest| ("−", rest));
     let mut grouped = String::new();
     for (index, digit) in whole.chars().enumerate() {
         if index > 0 && (whole.len() - index).is_multiple_of(3) {
@@ -58,11 +56,7 @@ pub(super) fn short(value: f64) -> String {
     }
     let digits = (2 - magnitude.log10().floor() as i32).clamp(0, 6) as usize;
     let text = format!("{value:.digits$}");
-    let text = if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        &text
-    };
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     text.replace('-', "−")
 }
 
@@ -128,12 +122,7 @@ pub(super) struct Axis {
 
 impl Axis {
     /// An axis over these values, those that it cannot show left out. `None` if none is left.
-    pub(super) fn over(
-        values: impl Iterator<Item = f64>,
-        scale: Scale,
-        round: bool,
-        most_ticks: usize,
-    ) -> Option<Self> {
+    pub(super) fn over(values: impl Iterator<Item = f64>, scale: Scale, round: bool, most_ticks: usize) -> Option<Self> {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in values.filter(|v| scale.shows(*v)) {
             low = low.min(value);
@@ -147,11 +136,7 @@ impl Axis {
         if high - low <= least {
             match scale {
                 Scale::Linear => {
-                    let half = if high.abs() <= SMALLEST {
-                        1.0
-                    } else {
-                        high.abs() * 0.05
-                    };
+                    let half = if high.abs() <= SMALLEST { 1.0 } else { high.abs() * 0.05 };
                     low -= half;
                     high += half;
                 }
@@ -166,18 +151,8 @@ impl Axis {
             Scale::Log10 => log10(low, high, most_ticks),
             Scale::Log2 => log2(low, high, most_ticks),
         };
-        let mut axis = Self {
-            scale,
-            low,
-            high,
-            ticks,
-        };
-        axis.ticks = axis
-            .ticks
-            .iter()
-            .copied()
-            .filter(|t| axis.place(*t).is_some())
-            .collect();
+        let mut axis = Self { scale, low, high, ticks };
+        axis.ticks = axis.ticks.iter().copied().filter(|t| axis.place(*t).is_some()).collect();
         if round && axis.ticks.len() > 1 {
             let step = |a: f64, b: f64| match scale {
                 Scale::Linear => b + (b - a),
@@ -227,16 +202,10 @@ impl Axis {
 fn linear(low: f64, high: f64, most: usize) -> Vec<f64> {
     let rough = (high - low) / most.max(2) as f64;
     let unit = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .map(|m| m * unit)
-        .find(|step| *step >= rough)
-        .unwrap_or(unit * 10.0);
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * unit).find(|step| *step >= rough).unwrap_or(unit * 10.0);
     let first = (low / step).ceil() as i64;
     let last = (high / step).floor() as i64;
-    (first..=last.min(first + 100))
-        .map(|i| i as f64 * step)
-        .collect()
+    (first..=last.min(first + 100)).map(|i| i as f64 * step).collect()
 }
 
 fn log10(low: f64, high: f64, most: usize) -> Vec<f64> {
@@ -245,21 +214,13 @@ fn log10(low: f64, high: f64, most: usize) -> Vec<f64> {
     let decades = |multiples: &[f64], stride: usize| -> Vec<f64> {
         (first..=last)
             .step_by(stride)
-            .flat_map(|e| {
-                multiples
-                    .iter()
-                    .map(move |m| m * 10f64.powi(e))
-                    .collect::<Vec<_>>()
-            })
+            .flat_map(|e| multiples.iter().map(move |m| m * 10f64.powi(e)).collect::<Vec<_>>())
             .filter(within)
             .collect()
     };
     let fine = decades(&[1.0, 2.0, 5.0], 1);
     if fine.len() < 3 {
-        return linear(low, high, most)
-            .into_iter()
-            .filter(|v| *v > 0.0)
-            .collect();
+        return linear(low, high, most).into_iter().filter(|v| *v > 0.0).collect();
     }
     if fine.len() <= most + 1 {
         return fine;
@@ -271,13 +232,8 @@ fn log10(low: f64, high: f64, most: usize) -> Vec<f64> {
 
 fn log2(low: f64, high: f64, most: usize) -> Vec<f64> {
     let (first, last) = (low.log2().ceil() as i32, high.log2().floor() as i32);
-    let stride = ((last - first).max(0) as usize + 1)
-        .div_ceil(most.max(2))
-        .max(1);
-    (first..=last)
-        .step_by(stride)
-        .map(|e| 2f64.powi(e))
-        .collect()
+    let stride = ((last - first).max(0) as usize + 1).div_ceil(most.max(2)).max(1);
+    (first..=last).step_by(stride).map(|e| 2f64.powi(e)).collect()
 }
 
 #[cfg(test)]
@@ -307,10 +263,7 @@ mod tests {
         assert_eq!(linear(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(log10(0.01, 100.0, 5), [0.01, 0.1, 1.0, 10.0, 100.0]);
         assert_eq!(log10(1.0, 20.0, 6), [1.0, 2.0, 5.0, 10.0, 20.0]);
-        assert_eq!(
-            log2(1024.0, 16384.0, 6),
-            [1024.0, 2048.0, 4096.0, 8192.0, 16384.0]
-        );
+        assert_eq!(log2(1024.0, 16384.0, 6), [1024.0, 2048.0, 4096.0, 8192.0, 16384.0]);
     }
 
     #[test]
@@ -318,14 +271,9 @@ mod tests {
         let axis = Axis::over([1.0, 100.0].into_iter(), Scale::Log10, true, 5).unwrap();
         assert!((axis.place(10.0).unwrap() - 0.5).abs() < 1e-9);
         assert!(axis.place(0.0).is_none() && axis.place(f64::NAN).is_none());
-        for values in [
-            vec![0.0],
-            vec![3.0, 3.0],
-            vec![-1.0, 1e300],
-            vec![f64::MAX, f64::MIN],
-            vec![1e-300, 1e300],
-            vec![1e16, 1e16 + 2.0],
-        ] {
+        for values in
+            [vec![0.0], vec![3.0, 3.0], vec![-1.0, 1e300], vec![f64::MAX, f64::MIN], vec![1e-300, 1e300], vec![1e16, 1e16 + 2.0]]
+        {
             for scale in [Scale::Linear, Scale::Log10, Scale::Log2] {
                 if let Some(axis) = Axis::over(values.iter().copied(), scale, true, 5) {
                     assert!(axis.ticks.len() <= 120, "{values:?} {scale:?}");

@@ -45,11 +45,7 @@ pub fn render(report: &Report) -> String {
         [] => String::new(),
         names => format!("<p>Not in this report: {}.</p>\n", names.join(", ")),
     };
-    let title = if report.title.is_empty() {
-        "Untitled run"
-    } else {
-        &report.title
-    };
+    let title = if report.title.is_empty() { "Untitled run" } else { &report.title };
     let title = escape(title);
     let summary = match report.summary.as_str() {
         "" => String::new(),
@@ -74,36 +70,18 @@ fn figures(report: &Report) -> String {
     let mut out: Vec<(String, &str, String)> = Vec::new();
     let rows = &report.perplexity.rows;
     let first = |row: &super::PerplexityRow| row.values.first().copied().flatten();
-    let teacher = rows
-        .iter()
-        .find(|r| r.role == Role::Teacher)
-        .and_then(first);
-    let student = rows
-        .iter()
-        .rfind(|r| r.role == Role::Student)
-        .and_then(first);
+    let teacher = rows.iter().find(|r| r.role == Role::Teacher).and_then(first);
+    let student = rows.iter().rfind(|r| r.role == Role::Student).and_then(first);
     if let (Some(teacher), Some(student)) = (teacher, student) {
-        out.push((
-            grouped(student.value, 2),
-            "held-out perplexity",
-            format!("teacher {}", grouped(teacher.value, 2)),
-        ));
+        out.push((grouped(student.value, 2), "held-out perplexity", format!("teacher {}", grouped(teacher.value, 2))));
     }
-    let kept: Vec<f64> = report
-        .tasks
-        .iter()
-        .filter_map(|t| Some(t.relative?.value))
-        .collect();
+    let kept: Vec<f64> = report.tasks.iter().filter_map(|t| Some(t.relative?.value)).collect();
     if !kept.is_empty() {
         out.push((
             percent(kept.iter().sum::<f64>() / kept.len() as f64),
             "of the teacher's score above chance",
             if kept.len() < report.tasks.len() {
-                format!(
-                    "mean over {} of {} tasks: those where the teacher is clearly above it",
-                    kept.len(),
-                    report.tasks.len()
-                )
+                format!("mean over {} of {} tasks: those where the teacher is clearly above it", kept.len(), report.tasks.len())
             } else {
                 format!("mean over all {} tasks", kept.len())
             },
@@ -113,18 +91,13 @@ fn figures(report: &Report) -> String {
         let curves = report.memory.iter().filter(move |m| m.role == role);
         curves.filter_map(|m| m.points.iter().max()).max().copied()
     };
-    if let (Some((at, cache)), Some((student_at, state))) =
-        (longest(Role::Teacher), longest(Role::Student))
+    if let (Some((at, cache)), Some((student_at, state))) = (longest(Role::Teacher), longest(Role::Student))
         && at == student_at
     {
         out.push((
             bytes(state as f64),
             "state of one sequence",
-            format!(
-                "KV cache at {} tokens: {}",
-                context(at),
-                bytes(cache as f64)
-            ),
+            format!("KV cache at {} tokens: {}", context(at), bytes(cache as f64)),
         ));
     }
     let fastest = |role| {
@@ -137,11 +110,7 @@ fn figures(report: &Report) -> String {
         out.push((
             short(student.tokens_per_second),
             "tokens a second",
-            format!(
-                "teacher {}, both after {} tokens",
-                short(teacher.tokens_per_second),
-                context(student.context)
-            ),
+            format!("teacher {}, both after {} tokens", short(teacher.tokens_per_second), context(student.context)),
         ));
     }
     if out.is_empty() {
@@ -172,10 +141,7 @@ fn perplexity(report: &Report) -> String {
         .rows
         .iter()
         .map(|row| {
-            let mut cells = vec![
-                text(&row.label),
-                number(&row.tokens.map(|t| count(t as f64)).unwrap_or_default()),
-            ];
+            let mut cells = vec![text(&row.label), number(&row.tokens.map(|t| count(t as f64)).unwrap_or_default())];
             for index in 0..data.sets.len() {
                 cells.push(estimate(row.values.get(index).copied().flatten(), 2));
             }
@@ -216,28 +182,13 @@ fn tasks(report: &Report) -> String {
             let digits = if is_share(task.metric) { 1 } else { 2 };
             let scale = if is_share(task.metric) { 100.0 } else { 1.0 };
             let of = |e: Estimate| {
-                let scaled = Estimate {
-                    value: e.value * scale,
-                    std_error: e.std_error.map(|s| s * scale),
-                };
+                let scaled = Estimate { value: e.value * scale, std_error: e.std_error.map(|s| s * scale) };
                 estimate(Some(scaled), digits)
             };
             let cells = vec![
-                html(
-                    format!(
-                        "{}<small>{}</small>",
-                        escape(&task.title),
-                        escape(&task.conditions)
-                    ),
-                    "two",
-                ),
+                html(format!("{}<small>{}</small>", escape(&task.title), escape(&task.conditions)), "two"),
                 text(&task.metric.to_string()),
-                number(
-                    &task
-                        .chance
-                        .map(|c| grouped(c * scale, digits))
-                        .unwrap_or_default(),
-                ),
+                number(&task.chance.map(|c| grouped(c * scale, digits)).unwrap_or_default()),
                 of(task.teacher),
                 of(task.student),
                 kept(task),
@@ -253,31 +204,19 @@ fn tasks(report: &Report) -> String {
 }
 
 fn is_share(metric: MetricKind) -> bool {
-    matches!(
-        metric,
-        MetricKind::Acc | MetricKind::AccNorm | MetricKind::ExactMatch | MetricKind::F1
-    )
+    matches!(metric, MetricKind::Acc | MetricKind::AccNorm | MetricKind::ExactMatch | MetricKind::F1)
 }
 
 /// The share kept as a bar and a number.
 fn kept(task: &Comparison) -> Cell {
     let Some(relative) = task.relative.filter(|r| r.value.is_finite()) else {
-        let why = if task.chance.is_some() {
-            "teacher at chance"
-        } else {
-            ""
-        };
+        let why = if task.chance.is_some() { "teacher at chance" } else { "" };
         return html(escape(why), "num soft");
     };
     let width = relative.value.clamp(0.0, 1.2) / 1.2 * 84.0;
     let error = relative
         .std_error
-        .map(|e| {
-            format!(
-                " <span class=\"soft error\">± {}</span>",
-                escape(&grouped(e * 100.0, 0))
-            )
-        })
+        .map(|e| format!(" <span class=\"soft error\">± {}</span>", escape(&grouped(e * 100.0, 0))))
         .unwrap_or_default();
     html(
         format!(
@@ -299,16 +238,10 @@ fn estimate(value: Option<Estimate>, digits: usize) -> Cell {
         return html("<span class=\"soft\">not measured</span>".into(), "num");
     };
     let error = match value.std_error {
-        Some(error) => format!(
-            "<span class=\"pm\">± {}</span>",
-            escape(&grouped(error, digits))
-        ),
+        Some(error) => format!("<span class=\"pm\">± {}</span>", escape(&grouped(error, digits))),
         None => String::new(),
     };
-    html(
-        format!("{}{error}", escape(&grouped(value.value, digits))),
-        "num",
-    )
+    html(format!("{}{error}", escape(&grouped(value.value, digits))), "num")
 }
 
 pub(super) fn row_class(role: Role) -> &'static str {
@@ -342,19 +275,10 @@ fn samples(report: &Report) -> String {
 }
 
 /// A figure; with two drawings, one on linear and one on logarithmic axes, and a choice of them.
-pub(super) fn figure(
-    id: &str,
-    title: &str,
-    legend: &str,
-    linear: &str,
-    log: &str,
-    log_first: bool,
-) -> String {
+pub(super) fn figure(id: &str, title: &str, legend: &str, linear: &str, log: &str, log_first: bool) -> String {
     let title = escape(title);
     if linear.is_empty() || log.is_empty() {
-        return format!(
-            "<figure><figcaption>{title}</figcaption>{legend}<div class=\"scroll\">{linear}{log}</div></figure>\n"
-        );
+        return format!("<figure><figcaption>{title}</figcaption>{legend}<div class=\"scroll\">{linear}{log}</div></figure>\n");
     }
     let checked = |on: bool| if on { " checked" } else { "" };
     format!(

@@ -17,11 +17,7 @@ pub(super) fn memory(report: &Report) -> String {
                 Role::Teacher => Style::Reference,
                 Role::Other => Style::Faint,
             },
-            points: curve
-                .points
-                .iter()
-                .map(|(tokens, bytes)| (*tokens as f64, *bytes as f64))
-                .collect(),
+            points: curve.points.iter().map(|(tokens, bytes)| (*tokens as f64, *bytes as f64)).collect(),
         })
         .collect();
     let description = series
@@ -58,11 +54,7 @@ pub(super) fn memory(report: &Report) -> String {
         return String::new();
     };
     let linear = chart("memory-linear", Scale::Linear).unwrap_or_default();
-    let mut lengths: Vec<u64> = report
-        .memory
-        .iter()
-        .flat_map(|m| m.points.iter().map(|p| p.0))
-        .collect();
+    let mut lengths: Vec<u64> = report.memory.iter().flat_map(|m| m.points.iter().map(|p| p.0)).collect();
     lengths.sort_unstable();
     lengths.dedup();
     let mut heads = vec!["context".to_string()];
@@ -79,21 +71,10 @@ pub(super) fn memory(report: &Report) -> String {
             ("", cells)
         })
         .collect();
-    let table = table(
-        "Bytes that one sequence carries from token to token.",
-        &heads,
-        &rows,
-    );
+    let table = table("Bytes that one sequence carries from token to token.", &heads, &rows);
     format!(
         "<div class=\"pair\">{}<div>{table}</div></div>\n",
-        figure(
-            "memory",
-            "Memory of one sequence",
-            &legend(&series),
-            &linear,
-            &log,
-            true
-        )
+        figure("memory", "Memory of one sequence", &legend(&series), &linear, &log, true)
     )
 }
 
@@ -108,11 +89,7 @@ pub(super) fn speed(report: &Report) -> String {
             accent: s.role == Role::Student,
         })
         .collect();
-    let description = items
-        .iter()
-        .map(|b| format!("{}: {}.", b.label, b.shown))
-        .collect::<Vec<_>>()
-        .join(" ");
+    let description = items.iter().map(|b| format!("{}: {}.", b.label, b.shown)).collect::<Vec<_>>().join(" ");
     let title = "Tokens written a second, by context already read";
     match bars("speed-bars", title, &description, &items) {
         None => String::new(),
@@ -121,19 +98,11 @@ pub(super) fn speed(report: &Report) -> String {
                 .speed
                 .iter()
                 .map(|s| {
-                    let cells = vec![
-                        text(&s.label),
-                        number(&context(s.context)),
-                        number(&grouped(s.tokens_per_second, 1)),
-                    ];
+                    let cells = vec![text(&s.label), number(&context(s.context)), number(&grouped(s.tokens_per_second, 1))];
                     (row_class(s.role), cells)
                 })
                 .collect();
-            let table = table(
-                "Generation, one sequence.",
-                &["model", "#context", "#tokens a second"],
-                &rows,
-            );
+            let table = table("Generation, one sequence.", &["model", "#context", "#tokens a second"], &rows);
             format!(
                 "<div class=\"pair\"><figure><figcaption>{title}</figcaption><div class=\"scroll\">{svg}</div></figure><div>{table}</div></div>\n"
             )

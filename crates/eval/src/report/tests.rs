@@ -9,21 +9,9 @@ const HOSTILE: &str = "</style><script>alert(1)</script>\"'&<img src=x onerror=y
 /// A report with every field filled; `word` stands wherever text can.
 fn full(word: &str, value: f64) -> Report {
     let w = || word.to_string();
-    let fact = || Fact {
-        label: w(),
-        value: w(),
-    };
-    let estimate = Estimate {
-        value,
-        std_error: Some(value),
-    };
-    let points = vec![
-        Point { tokens: 0, value },
-        Point {
-            tokens: 10,
-            value: value / 2.0,
-        },
-    ];
+    let fact = || Fact { label: w(), value: w() };
+    let estimate = Estimate { value, std_error: Some(value) };
+    let points = vec![Point { tokens: 0, value }, Point { tokens: 10, value: value / 2.0 }];
     Report {
         format: FORMAT,
         title: w(),
@@ -62,12 +50,7 @@ fn full(word: &str, value: f64) -> Report {
         perplexity: PerplexityTable {
             sets: vec![w()],
             rows: [Role::Teacher, Role::Student]
-                .map(|role| PerplexityRow {
-                    label: w(),
-                    role,
-                    tokens: Some(1),
-                    values: vec![Some(estimate)],
-                })
+                .map(|role| PerplexityRow { label: w(), role, tokens: Some(1), values: vec![Some(estimate)] })
                 .into(),
             conditions: w(),
         },
@@ -81,28 +64,12 @@ fn full(word: &str, value: f64) -> Report {
             student: estimate,
             relative: Some(estimate),
         }],
-        samples: vec![Sample {
-            prompt: w(),
-            texts: vec![SampleText {
-                model: w(),
-                role: Role::Student,
-                text: w(),
-            }],
-        }],
+        samples: vec![Sample { prompt: w(), texts: vec![SampleText { model: w(), role: Role::Student, text: w() }] }],
         memory: [Role::Teacher, Role::Student]
-            .map(|role| MemoryCurve {
-                label: w(),
-                role,
-                points: vec![(1024, 4096), (2048, 8192)],
-            })
+            .map(|role| MemoryCurve { label: w(), role, points: vec![(1024, 4096), (2048, 8192)] })
             .into(),
         speed: [Role::Teacher, Role::Student]
-            .map(|role| Speed {
-                label: w(),
-                role,
-                context: 1024,
-                tokens_per_second: value,
-            })
+            .map(|role| Speed { label: w(), role, context: 1024, tokens_per_second: value })
             .into(),
         notes: vec![w()],
     }
@@ -119,16 +86,8 @@ fn hostile_text_stays_text() {
     assert_eq!(count(&page, "</style>"), 1);
     // As often as a tame word, so every place escapes.
     let tame = render(&full("wordword", 2.0));
-    assert_eq!(
-        count(&page, "&lt;script&gt;alert(1)"),
-        count(&tame, "wordword"),
-        "every place escapes"
-    );
-    assert!(
-        count(&tame, "wordword") >= 40,
-        "{}",
-        count(&tame, "wordword")
-    );
+    assert_eq!(count(&page, "&lt;script&gt;alert(1)"), count(&tame, "wordword"), "every place escapes");
+    assert!(count(&tame, "wordword") >= 40, "{}", count(&tame, "wordword"));
     // Same markup, whatever the text.
     assert_eq!(count(&page, "<"), count(&tame, "<"));
     assert_eq!(count(&page, "\""), count(&tame, "\""));
@@ -137,9 +96,7 @@ fn hostile_text_stays_text() {
 #[test]
 fn the_page_needs_nothing_from_outside() {
     let page = render(&full("w", 2.0));
-    for outside in [
-        "http:", "https:", "url(", "@import", "<link", "<script", "src=",
-    ] {
+    for outside in ["http:", "https:", "url(", "@import", "<link", "<script", "src="] {
         assert!(!page.contains(outside), "{outside}");
     }
     assert!(page.contains("default-src 'none'"));
@@ -153,20 +110,12 @@ fn drawings_and_tables_are_labelled_and_ids_differ() {
     assert_eq!(count(&page, "<title id="), drawings);
     assert_eq!(count(&page, "<desc id="), drawings);
     assert_eq!(count(&page, "<table>"), count(&page, "<caption>"));
-    let mut ids: Vec<&str> = page
-        .split(" id=\"")
-        .skip(1)
-        .filter_map(|rest| rest.split('"').next())
-        .collect();
+    let mut ids: Vec<&str> = page.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     let all = ids.len();
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), all);
-    for (open, close) in [
-        ("<svg", "</svg>"),
-        ("<section", "</section>"),
-        ("<table", "</table>"),
-    ] {
+    for (open, close) in [("<svg", "</svg>"), ("<section", "</section>"), ("<table", "</table>")] {
         assert_eq!(count(&page, open), count(&page, close));
     }
 }
@@ -175,7 +124,11 @@ fn drawings_and_tables_are_labelled_and_ids_differ() {
 fn any_part_may_be_missing() {
     let page = render(&Report::default());
     assert!(page.contains("Untitled run"));
-    assert!(page.contains("Not in this report: perplexity, tasks, samples, memory, speed, plan, training, layer by layer, provenance."));
+    assert!(
+        page.contains(
+            "Not in this report: perplexity, tasks, samples, memory, speed, plan, training, layer by layer, provenance."
+        )
+    );
     assert_eq!(count(&page, "<section"), 0);
     let whole = serde_json::to_value(full("w", 2.0)).unwrap();
     for key in whole.as_object().unwrap().keys() {
@@ -208,23 +161,15 @@ fn report_json_is_the_report() {
     let back = read(&folder.path().join("report.json")).unwrap();
     assert!(back.curves[0].training[0].value.is_nan());
     std::fs::write(folder.path().join("report.json"), "{\"format\": 9}").unwrap();
-    let error = read(&folder.path().join("report.json"))
-        .unwrap_err()
-        .to_string();
+    let error = read(&folder.path().join("report.json")).unwrap_err().to_string();
     assert!(error.contains("found 9"), "{error}");
 }
 
 #[test]
 fn headline_numbers_are_those_of_the_tables() {
     let mut report = full("w", 2.0);
-    report.perplexity.rows[1].values[0] = Some(Estimate {
-        value: 12.345,
-        std_error: None,
-    });
-    report.tasks[0].relative = Some(Estimate {
-        value: 0.934,
-        std_error: Some(0.02),
-    });
+    report.perplexity.rows[1].values[0] = Some(Estimate { value: 12.345, std_error: None });
+    report.tasks[0].relative = Some(Estimate { value: 0.934, std_error: Some(0.02) });
     report.memory[1].points = vec![(1024, 589_824), (2048, 589_824)];
     report.speed[1].tokens_per_second = 41.3;
     let page = render(&report);

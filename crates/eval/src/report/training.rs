@@ -16,22 +16,13 @@ pub(super) fn plan(report: &Report) -> String {
         .map(|stage| {
             let share = match stage.total_parameters {
                 0 => String::new(),
-                total => format!(
-                    "<span class=\"pm\">of {}</span>",
-                    escape(&count(total as f64))
-                ),
+                total => format!("<span class=\"pm\">of {}</span>", escape(&count(total as f64))),
             };
             let cells = vec![
                 text(&stage.name),
                 text(&stage.objective),
                 text(&stage.trains),
-                html(
-                    format!(
-                        "{}{share}",
-                        escape(&count(stage.trainable_parameters as f64))
-                    ),
-                    "num",
-                ),
+                html(format!("{}{share}", escape(&count(stage.trainable_parameters as f64))), "num"),
                 number(&count(stage.tokens as f64)),
                 number(&grouped(stage.steps as f64, 0)),
                 number(&grouped(stage.sequence_length as f64, 0)),
@@ -42,16 +33,7 @@ pub(super) fn plan(report: &Report) -> String {
         .collect();
     table(
         "The stages, in order.",
-        &[
-            "stage",
-            "objective",
-            "trains",
-            "#parameters",
-            "#tokens",
-            "#steps",
-            "#length",
-            "learning rate",
-        ],
+        &["stage", "objective", "trains", "#parameters", "#tokens", "#steps", "#length", "learning rate"],
         &rows,
     )
 }
@@ -67,20 +49,12 @@ pub(super) fn training(report: &Report) -> String {
         if !stage.training.is_empty() {
             series.push(Series {
                 name: "training".into(),
-                style: if stage.held_out.is_empty() {
-                    Style::Strong
-                } else {
-                    Style::Faint
-                },
+                style: if stage.held_out.is_empty() { Style::Strong } else { Style::Faint },
                 points: pairs(&stage.training),
             });
         }
         if !stage.held_out.is_empty() {
-            series.push(Series {
-                name: "held out".into(),
-                style: Style::Marked,
-                points: pairs(&stage.held_out),
-            });
+            series.push(Series { name: "held out".into(), style: Style::Marked, points: pairs(&stage.held_out) });
         }
         let description = describe(stage);
         let title = match stage.quantity.as_str() {
@@ -110,14 +84,7 @@ pub(super) fn training(report: &Report) -> String {
             continue;
         }
         out.push_str("<div class=\"stage\">\n");
-        out.push_str(&figure(
-            &id,
-            &title,
-            &legend(&series),
-            &linear,
-            &log,
-            steep(&series),
-        ));
+        out.push_str(&figure(&id, &title, &legend(&series), &linear, &log, steep(&series)));
         out.push_str(&curve_table(stage));
         out.push_str("</div>\n");
     }
@@ -129,12 +96,7 @@ pub(super) fn training(report: &Report) -> String {
 
 /// Whether the values span so much that a linear axis would show only the first of them.
 fn steep(series: &[Series]) -> bool {
-    let values = || {
-        series
-            .iter()
-            .flat_map(|s| s.points.iter().map(|p| p.1))
-            .filter(|v| v.is_finite() && *v > 0.0)
-    };
+    let values = || series.iter().flat_map(|s| s.points.iter().map(|p| p.1)).filter(|v| v.is_finite() && *v > 0.0);
     values().fold(0.0, f64::max) > 8.0 * values().fold(f64::INFINITY, f64::min)
 }
 
@@ -148,14 +110,7 @@ fn describe(stage: &StageCurves) -> String {
             count(last.tokens as f64)
         ))
     };
-    [
-        one("Training", &stage.training),
-        one("Held-out", &stage.held_out),
-    ]
-    .into_iter()
-    .flatten()
-    .collect::<Vec<_>>()
-    .join(" ")
+    [one("Training", &stage.training), one("Held-out", &stage.held_out)].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 /// The curve in at most a dozen numbers, for those who cannot or would not look at it.
@@ -169,30 +124,17 @@ fn curve_table(stage: &StageCurves) -> String {
     }
     format!(
         "<details><summary>Numbers</summary>{}</details>\n",
-        table(
-            "Means over equal stretches.",
-            &["curve", "#tokens", "#loss"],
-            &rows
-        )
+        table("Means over equal stretches.", &["curve", "#tokens", "#loss"], &rows)
     )
 }
 
 pub(super) fn layers(report: &Report) -> String {
     let mut out = String::new();
     for (index, stage) in report.curves.iter().enumerate() {
-        let rows: Vec<Row> = stage
-            .layers
-            .iter()
-            .map(|layer| Row {
-                label: layer.layer.to_string(),
-                points: pairs(&layer.points),
-            })
-            .collect();
+        let rows: Vec<Row> =
+            stage.layers.iter().map(|layer| Row { label: layer.layer.to_string(), points: pairs(&layer.points) }).collect();
         let last = |row: &Row| row.points.last().map(|p| p.1).filter(|v| v.is_finite());
-        let worst = rows
-            .iter()
-            .filter_map(|r| Some((last(r)?, &r.label)))
-            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let worst = rows.iter().filter_map(|r| Some((last(r)?, &r.label))).max_by(|a, b| a.0.total_cmp(&b.0));
         let description = match worst {
             Some((value, label)) => format!(
                 "Loss of each of {} layers over the stage; at its end the largest is that of layer {label}, {}.",

@@ -53,14 +53,13 @@ impl FieldType {
             (_, None) => false,
             (Self::String | Self::OptionalString, Some(value)) => value.is_string(),
             (Self::Integer, Some(value)) => value.is_u64(),
-            (Self::Strings, Some(value)) => value
-                .as_array()
-                .is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_string)),
+            (Self::Strings, Some(value)) => {
+                value.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_string))
+            }
             (Self::OptionalMessages, Some(value)) => value.as_array().is_some_and(|list| {
                 !list.is_empty()
                     && list.iter().all(|turn| {
-                        turn.get("role").is_some_and(Value::is_string)
-                            && turn.get("content").is_some_and(Value::is_string)
+                        turn.get("role").is_some_and(Value::is_string) && turn.get("content").is_some_and(Value::is_string)
                     })
             }),
         }
@@ -77,36 +76,19 @@ pub struct Item {
 }
 
 /// Reads all items of a file.
-pub(crate) fn read(
-    path: &Path,
-    format: Format,
-    fields: &BTreeMap<String, FieldType>,
-) -> Result<Vec<Item>> {
+pub(crate) fn read(path: &Path, format: Format, fields: &BTreeMap<String, FieldType>) -> Result<Vec<Item>> {
     let file = File::open(path).map_err(EvalError::io("cannot read", path))?;
     let items = match format {
         Format::Jsonl => jsonl(path, BufReader::new(file))?,
         Format::Text | Format::Wikitext => {
             let mut bytes = Vec::new();
-            file.take(MAX_TEXT + 1)
-                .read_to_end(&mut bytes)
-                .map_err(EvalError::io("cannot read", path))?;
-            let whole = |problem: String| EvalError::Item {
-                path: path.into(),
-                line: 1,
-                problem,
-            };
+            file.take(MAX_TEXT + 1).read_to_end(&mut bytes).map_err(EvalError::io("cannot read", path))?;
+            let whole = |problem: String| EvalError::Item { path: path.into(), line: 1, problem };
             if bytes.len() as u64 > MAX_TEXT {
-                return Err(whole(
-                    "expected at most 1 GiB of text; split the file".into(),
-                ));
+                return Err(whole("expected at most 1 GiB of text; split the file".into()));
             }
-            let text = String::from_utf8(bytes)
-                .map_err(|error| whole(format!("expected UTF-8 text, found {error}")))?;
-            if format == Format::Text {
-                vec![document(1, text, String::new())]
-            } else {
-                articles(&text)
-            }
+            let text = String::from_utf8(bytes).map_err(|error| whole(format!("expected UTF-8 text, found {error}")))?;
+            if format == Format::Text { vec![document(1, text, String::new())] } else { articles(&text) }
         }
     };
     if items.is_empty() {
@@ -127,12 +109,7 @@ pub(crate) fn read(
                         "expected field `{name}` to hold {}, found {}; this line's fields are: {}",
                         kind.name(),
                         value.map_or("no such field", describe),
-                        item.fields
-                            .keys()
-                            .map(|k| k.chars().take(40).collect())
-                            .take(20)
-                            .collect::<Vec<String>>()
-                            .join(", ")
+                        item.fields.keys().map(|k| k.chars().take(40).collect()).take(20).collect::<Vec<String>>().join(", ")
                     ),
                 });
             }
@@ -146,36 +123,25 @@ fn jsonl(path: &Path, mut reader: impl BufRead) -> Result<Vec<Item>> {
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
-        let read = (&mut reader)
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut bytes)
-            .map_err(EvalError::io("cannot read", path))?;
+        let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut bytes).map_err(EvalError::io("cannot read", path))?;
         if read == 0 {
             break;
         }
-        let wrong = |problem: String| EvalError::Item {
-            path: path.into(),
-            line,
-            problem,
-        };
+        let wrong = |problem: String| EvalError::Item { path: path.into(), line, problem };
         if read as u64 == MAX_LINE && bytes.last() != Some(&b'\n') {
             return Err(wrong("expected a line of at most 64 MiB".into()));
         }
         if bytes.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let fields = serde_json::from_slice(&bytes)
-            .map_err(|error| wrong(format!("expected a JSON object, found {error}")))?;
+        let fields = serde_json::from_slice(&bytes).map_err(|error| wrong(format!("expected a JSON object, found {error}")))?;
         items.push(Item { line, fields });
     }
     Ok(items)
 }
 
 fn document(line: usize, text: String, title: String) -> Item {
-    let fields = [("text", text), ("title", title)]
-        .into_iter()
-        .map(|(k, v)| (k.to_string(), Value::String(v)))
-        .collect();
+    let fields = [("text", text), ("title", title)].into_iter().map(|(k, v)| (k.to_string(), Value::String(v))).collect();
     Item { line, fields }
 }
 

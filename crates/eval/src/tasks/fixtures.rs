@@ -4,26 +4,14 @@ use super::*;
 
 /// Name, data lines, solved examples' lines, and what must come out: for each item its pairs with
 /// `→` between context and continuation (`*` before the right one), or its text.
-type Fixture = (
-    &'static str,
-    &'static str,
-    &'static str,
-    [&'static [&'static str]; 2],
-);
+type Fixture = (&'static str, &'static str, &'static str, [&'static [&'static str]; 2]);
 
 const CHOICES: &str = r#"{"id":"1","query":"Why <b> & {{ x }}?","choices":["so","no more"],"gold":1}
 {"id":"2","query":"The sky is","choices":["blue","é","red"],"gold":0}"#;
 
 const QUESTIONS: [&[&str]; 2] = [
-    &[
-        "Question: Why <b> & {{ x }}?\nAnswer:→ so",
-        "*Question: Why <b> & {{ x }}?\nAnswer:→ no more",
-    ],
-    &[
-        "*Question: The sky is\nAnswer:→ blue",
-        "Question: The sky is\nAnswer:→ é",
-        "Question: The sky is\nAnswer:→ red",
-    ],
+    &["Question: Why <b> & {{ x }}?\nAnswer:→ so", "*Question: Why <b> & {{ x }}?\nAnswer:→ no more"],
+    &["*Question: The sky is\nAnswer:→ blue", "Question: The sky is\nAnswer:→ é", "Question: The sky is\nAnswer:→ red"],
 ];
 
 const MMLU: &str = r#"{"id":"1","subject":"high_school_physics","query":" Which?\n","choices":["w","x "," y","z"],"gold":2}
@@ -44,25 +32,15 @@ const FIXTURES: &[Fixture] = &[
         "openbookqa",
         CHOICES,
         "",
-        [
-            &["Why <b> & {{ x }}?→ so", "*Why <b> & {{ x }}?→ no more"],
-            &["*The sky is→ blue", "The sky is→ é", "The sky is→ red"],
-        ],
+        [&["Why <b> & {{ x }}?→ so", "*Why <b> & {{ x }}?→ no more"], &["*The sky is→ blue", "The sky is→ é", "The sky is→ red"]],
     ),
     (
         "siqa",
         CHOICES,
         "",
         [
-            &[
-                "Q: Why <b> & {{ x }}?\nA:→ so",
-                "*Q: Why <b> & {{ x }}?\nA:→ no more",
-            ],
-            &[
-                "*Q: The sky is\nA:→ blue",
-                "Q: The sky is\nA:→ é",
-                "Q: The sky is\nA:→ red",
-            ],
+            &["Q: Why <b> & {{ x }}?\nA:→ so", "*Q: Why <b> & {{ x }}?\nA:→ no more"],
+            &["*Q: The sky is\nA:→ blue", "Q: The sky is\nA:→ é", "Q: The sky is\nA:→ red"],
         ],
     ),
     (
@@ -70,23 +48,14 @@ const FIXTURES: &[Fixture] = &[
         r#"{"id":"1","query":"Jump: A man","choices":[" runs."," sits. "],"gold":1}
 {"id":"2","query":"Cook: She ","choices":["eats."," goes."],"gold":0}"#,
         "",
-        [
-            &["Jump: A man→ runs.", "*Jump: A man→ sits."],
-            &["*Cook: She→ eats.", "Cook: She→ goes."],
-        ],
+        [&["Jump: A man→ runs.", "*Jump: A man→ sits."], &["*Cook: She→ eats.", "Cook: She→ goes."]],
     ),
     (
         "winogrande",
         r#"{"id":"1","query":"Ann paid Bea, so _ was poorer.","choices":["Ann","Bea"],"gold":0}
 {"id":"2","query":"_'s cup fell.","choices":["Tom","Jo"],"gold":1}"#,
         "",
-        [
-            &[
-                "*Ann paid Bea, so Ann→ was poorer.",
-                "Ann paid Bea, so Bea→ was poorer.",
-            ],
-            &["Tom→'s cup fell.", "*Jo→'s cup fell."],
-        ],
+        [&["*Ann paid Bea, so Ann→ was poorer.", "Ann paid Bea, so Bea→ was poorer."], &["Tom→'s cup fell.", "*Jo→'s cup fell."]],
     ),
     (
         "mmlu",
@@ -138,10 +107,7 @@ const FIXTURES: &[Fixture] = &[
                 "Abstract: C.\nQuestion: Q?\nAnswer:→ no",
                 "*Abstract: C.\nQuestion: Q?\nAnswer:→ maybe",
             ],
-            &[
-                "*Abstract: D\nQuestion: R\nAnswer:→ yes",
-                "Abstract: D\nQuestion: R\nAnswer:→ no",
-            ],
+            &["*Abstract: D\nQuestion: R\nAnswer:→ yes", "Abstract: D\nQuestion: R\nAnswer:→ no"],
         ],
     ),
     (
@@ -163,10 +129,7 @@ const FIXTURES: &[Fixture] = &[
         r#"{"source":"s/1","text":" Plain <b>\n\n"}
 {"source":"t","messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Yo\n"}]}"#,
         "",
-        [
-            &[" Plain <b>\n\n"],
-            &["<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo\n<|im_end|>\n"],
-        ],
+        [&[" Plain <b>\n\n"], &["<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo\n<|im_end|>\n"]],
     ),
     (
         "wikitext2",
@@ -186,10 +149,7 @@ const FIXTURES: &[Fixture] = &[
         r#"{"id":"1","context":"C.","question":"Q?","answers":["A","B"]}
 {"id":"2","context":"D","question":"R","answers":["E"]}"#,
         "",
-        [
-            &["C.\n\nQuestion: Q?\nAnswer:⇒A|B"],
-            &["D\n\nQuestion: R\nAnswer:⇒E"],
-        ],
+        [&["C.\n\nQuestion: Q?\nAnswer:⇒A|B"], &["D\n\nQuestion: R\nAnswer:⇒E"]],
     ),
 ];
 
@@ -221,10 +181,7 @@ fn load(name: &str, lines: &str, shots: &str, options: &LoadOptions) -> Result<L
 #[test]
 fn every_task_shows_exactly_this() {
     for (name, lines, shots, expected) in FIXTURES {
-        let options = LoadOptions {
-            shots: (!shots.is_empty()).then_some(2),
-            ..LoadOptions::default()
-        };
+        let options = LoadOptions { shots: (!shots.is_empty()).then_some(2), ..LoadOptions::default() };
         let loaded = load(name, lines, shots, &options).unwrap();
         assert_eq!(loaded.items.len(), 2, "{name}");
         for (item, expected) in loaded.items.iter().zip(expected) {
@@ -240,15 +197,8 @@ fn truthfulqa_puts_its_authors_examples_first() {
     let loaded = load("truthfulqa_mc1", lines, "", &LoadOptions::default()).unwrap();
     let first = shown(&loaded.items[0].body);
     assert_eq!(first.len(), 3);
-    assert!(
-        first[0]
-            .starts_with("*Q: What is human life expectancy in the United States?\nA: Human life")
-    );
-    assert!(
-        first[0].ends_with("held in Barcelona, Spain.\n\nQ: Why?\nA:→ B"),
-        "{}",
-        first[0]
-    );
+    assert!(first[0].starts_with("*Q: What is human life expectancy in the United States?\nA: Human life"));
+    assert!(first[0].ends_with("held in Barcelona, Spain.\n\nQ: Why?\nA:→ B"), "{}", first[0]);
     assert!(first[2].ends_with("\n\nQ: Why?\nA:→ y"));
     assert_eq!(first[0].matches("Q: ").count(), 7);
     let second = shown(&loaded.items[1].body);
@@ -259,10 +209,7 @@ fn truthfulqa_puts_its_authors_examples_first() {
 #[test]
 fn every_builtin_has_a_fixture() {
     for (name, _) in BUILTIN {
-        assert!(
-            *name == "truthfulqa_mc1" || FIXTURES.iter().any(|(known, ..)| known == name),
-            "{name} has no fixture"
-        );
+        assert!(*name == "truthfulqa_mc1" || FIXTURES.iter().any(|(known, ..)| known == name), "{name} has no fixture");
     }
 }
 
@@ -281,26 +228,14 @@ fn ids_and_groups() {
 fn missing_examples_are_named() {
     let error = load("mmlu_5shot", MMLU, MMLU_SHOTS, &LoadOptions::default()).unwrap_err();
     let error = error.to_string();
-    assert!(
-        error.contains("5 solved examples for `high_school_physics`"),
-        "{error}"
-    );
+    assert!(error.contains("5 solved examples for `high_school_physics`"), "{error}");
     assert!(error.contains("found 2"), "{error}");
-    let options = LoadOptions {
-        shots: Some(3),
-        ..LoadOptions::default()
-    };
+    let options = LoadOptions { shots: Some(3), ..LoadOptions::default() };
     assert!(load("mmlu", MMLU, "", &options).is_err());
 }
 
 #[test]
 fn a_document_with_neither_text_nor_messages_is_an_error() {
-    let error = load(
-        "perplexity",
-        r#"{"source":"s"}"#,
-        "",
-        &LoadOptions::default(),
-    )
-    .unwrap_err();
+    let error = load("perplexity", r#"{"source":"s"}"#, "", &LoadOptions::default()).unwrap_err();
     assert!(error.to_string().contains("line 1"), "{error}");
 }

@@ -70,34 +70,19 @@ impl Task {
             (Some(shots), count) => count.unwrap_or(shots.count),
         };
         let examples = match &self.shots {
-            Some(source) if shots > 0 => data::read(
-                &folder.join(&source.file),
-                super::Format::Jsonl,
-                &self.data.fields,
-            )?,
+            Some(source) if shots > 0 => data::read(&folder.join(&source.file), super::Format::Jsonl, &self.data.fields)?,
             _ => Vec::new(),
         };
         let window = match (&self.prompt, options.window) {
-            (Prompt::Perplexity { .. }, Some((context, stride))) => {
-                Some(Window { context, stride })
-            }
-            (
-                &Prompt::Perplexity {
-                    context, stride, ..
-                },
-                None,
-            ) => Some(Window { context, stride }),
+            (Prompt::Perplexity { .. }, Some((context, stride))) => Some(Window { context, stride }),
+            (&Prompt::Perplexity { context, stride, .. }, None) => Some(Window { context, stride }),
             _ => None,
         };
         let builder = Builder::new(self, &examples, shots)?;
         let at = |line: usize| {
             let path = path.clone();
             move |error: EvalError| match error {
-                EvalError::Task { task, problem } => EvalError::Item {
-                    path,
-                    line,
-                    problem: format!("task `{task}`: {problem}"),
-                },
+                EvalError::Task { task, problem } => EvalError::Item { path, line, problem: format!("task `{task}`: {problem}") },
                 other => other,
             }
         };
@@ -110,10 +95,7 @@ impl Task {
                 return Err(EvalError::Item {
                     path,
                     line: item.line,
-                    problem: format!(
-                        "expected ids that differ, found `{}` again (first on line {first})",
-                        prompt.id
-                    ),
+                    problem: format!("expected ids that differ, found `{}` again (first on line {first})", prompt.id),
                 });
             }
             prompts.push(prompt);
@@ -121,25 +103,13 @@ impl Task {
         let mut subset = None;
         if let Some(limit) = options.limit.filter(|limit| *limit < of) {
             if limit == 0 {
-                return Err(EvalError::Setting(
-                    "expected a limit of at least 1 item".into(),
-                ));
+                return Err(EvalError::Setting("expected a limit of at least 1 item".into()));
             }
             let chosen = choose(&self.name, &prompts, limit, options.seed);
             prompts.retain(|prompt| chosen.contains(&prompt.id));
-            subset = Some(Subset {
-                chosen: limit,
-                of,
-                seed: options.seed,
-            });
+            subset = Some(Subset { chosen: limit, of, seed: options.seed });
         }
-        Ok(Loaded {
-            task: self.clone(),
-            items: prompts,
-            subset,
-            shots,
-            window,
-        })
+        Ok(Loaded { task: self.clone(), items: prompts, subset, shots, window })
     }
 }
 
@@ -179,11 +149,7 @@ fn choose(task: &str, items: &[Prompted], limit: usize, seed: u64) -> BTreeSet<S
         })
         .collect();
     ranked.sort_unstable();
-    ranked
-        .into_iter()
-        .take(limit)
-        .map(|(_, id)| id.to_string())
-        .collect()
+    ranked.into_iter().take(limit).map(|(_, id)| id.to_string()).collect()
 }
 
 #[cfg(test)]
@@ -202,19 +168,9 @@ mod tests {
     }
 
     fn chosen(folder: &Path, limit: usize, seed: u64) -> Vec<String> {
-        let options = LoadOptions {
-            limit: Some(limit),
-            seed,
-            ..LoadOptions::default()
-        };
-        let loaded = Task::builtin("piqa")
-            .unwrap()
-            .load(folder, &options)
-            .unwrap();
-        assert_eq!(
-            loaded.subset.map(|s| (s.chosen, s.of, s.seed)),
-            (limit < 40).then_some((limit, 40, seed))
-        );
+        let options = LoadOptions { limit: Some(limit), seed, ..LoadOptions::default() };
+        let loaded = Task::builtin("piqa").unwrap().load(folder, &options).unwrap();
+        assert_eq!(loaded.subset.map(|s| (s.chosen, s.of, s.seed)), (limit < 40).then_some((limit, 40, seed)));
         loaded.items.into_iter().map(|i| i.id).collect()
     }
 
@@ -237,25 +193,12 @@ mod tests {
     #[test]
     fn repeated_ids_and_gold_out_of_range_name_the_line() {
         let task = Task::builtin("piqa").unwrap();
-        let error = |lines: Vec<String>| {
-            task.load(folder(lines).path(), &LoadOptions::default())
-                .unwrap_err()
-                .to_string()
-        };
+        let error = |lines: Vec<String>| task.load(folder(lines).path(), &LoadOptions::default()).unwrap_err().to_string();
         let message = error(vec![line(0), line(1), line(0)]);
-        assert!(
-            message.contains("line 3") && message.contains("first on line 1"),
-            "{message}"
-        );
+        assert!(message.contains("line 3") && message.contains("first on line 1"), "{message}");
         let message = error(vec![line(0), line(1).replace("\"gold\":0", "\"gold\":2")]);
-        assert!(
-            message.contains("line 2") && message.contains("index below 2"),
-            "{message}"
-        );
-        let message = task
-            .load(Path::new("nowhere"), &LoadOptions::default())
-            .unwrap_err()
-            .to_string();
+        assert!(message.contains("line 2") && message.contains("index below 2"), "{message}");
+        let message = task.load(Path::new("nowhere"), &LoadOptions::default()).unwrap_err().to_string();
         assert!(message.contains("nowhere"), "{message}");
     }
 }

@@ -255,10 +255,8 @@ impl Task {
     /// # Errors
     /// Unknown or missing keys, templates that do not parse, metrics that do not fit the kind.
     pub fn from_toml(text: &str, file: &str) -> Result<Self> {
-        let task: Self = toml::from_str(text).map_err(|error| EvalError::Task {
-            task: file.into(),
-            problem: error.to_string(),
-        })?;
+        let task: Self =
+            toml::from_str(text).map_err(|error| EvalError::Task { task: file.into(), problem: error.to_string() })?;
         task.check()?;
         Ok(task)
     }
@@ -272,11 +270,7 @@ impl Task {
             Some((_, text)) => Self::from_toml(text, name),
             None => Err(EvalError::UnknownTask {
                 name: name.into(),
-                known: BUILTIN
-                    .iter()
-                    .map(|(known, _)| *known)
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                known: BUILTIN.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", "),
             }),
         }
     }
@@ -294,12 +288,7 @@ impl Task {
     }
 
     fn check(&self) -> Result<()> {
-        let wrong = |problem: String| {
-            Err(EvalError::Task {
-                task: self.name.clone(),
-                problem,
-            })
-        };
+        let wrong = |problem: String| Err(EvalError::Task { task: self.name.clone(), problem });
         let file_name = |file: &str| {
             let path = std::path::Path::new(file);
             path.file_name() == Some(path.as_os_str())
@@ -307,45 +296,26 @@ impl Task {
         let shots_file = self.shots.as_ref().map(|s| s.file.as_str());
         for file in std::iter::once(self.data.file.as_str()).chain(shots_file) {
             if !file_name(file) {
-                return wrong(format!(
-                    "expected a plain file name inside the data folder, found `{file}`"
-                ));
+                return wrong(format!("expected a plain file name inside the data folder, found `{file}`"));
             }
         }
-        if self.shots.is_some()
-            && !matches!(
-                self.prompt,
-                Prompt::MultipleChoice { .. } | Prompt::Generate { .. }
-            )
-        {
+        if self.shots.is_some() && !matches!(self.prompt, Prompt::MultipleChoice { .. } | Prompt::Generate { .. }) {
             return wrong(format!("[shots] does not go with kind `{}`", self.kind()));
         }
         if let Some(metric) = self.score.metrics.iter().find(|m| !m.fits(&self.prompt)) {
             return wrong(format!(
                 "metric `{metric}` does not go with kind `{}`; those that do: {}",
                 self.kind(),
-                MetricKind::ALL
-                    .iter()
-                    .filter(|m| m.fits(&self.prompt))
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                MetricKind::ALL.iter().filter(|m| m.fits(&self.prompt)).map(ToString::to_string).collect::<Vec<_>>().join(", ")
             ));
         }
         if !self.score.metrics.contains(&self.score.primary) {
-            return wrong(format!(
-                "the primary metric `{}` is not among its metrics",
-                self.score.primary
-            ));
+            return wrong(format!("the primary metric `{}` is not among its metrics", self.score.primary));
         }
-        if let Prompt::Perplexity {
-            context, stride, ..
-        } = self.prompt
+        if let Prompt::Perplexity { context, stride, .. } = self.prompt
             && !(1..=context).contains(&stride)
         {
-            return wrong(format!(
-                "expected a stride from 1 to the context of {context}, found {stride}"
-            ));
+            return wrong(format!("expected a stride from 1 to the context of {context}, found {stride}"));
         }
         template::Templates::new(self)?.check()
     }
@@ -369,9 +339,7 @@ mod tests {
         let good = BUILTIN.iter().find(|(n, _)| *n == "piqa").unwrap().1;
         let expect = |from: &str, to: &str, says: &str| {
             assert!(good.contains(from), "fixture lacks {from}");
-            let error = Task::from_toml(&good.replace(from, to), "mine.toml")
-                .unwrap_err()
-                .to_string();
+            let error = Task::from_toml(&good.replace(from, to), "mine.toml").unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         };
         expect("version = 1", "version = 1\nnmae = 2", "nmae");
@@ -380,10 +348,6 @@ mod tests {
         expect("{{ query }}", "{{ query", "context");
         expect("piqa_valid.jsonl", "../piqa.jsonl", "plain file name");
         expect("\"acc\", ", "\"f1\", ", "those that do");
-        expect(
-            "primary = \"acc_norm\"",
-            "primary = \"bits_per_byte\"",
-            "not among",
-        );
+        expect("primary = \"acc_norm\"", "primary = \"bits_per_byte\"", "not among");
     }
 }

@@ -62,10 +62,7 @@ impl Prompted {
         for setting in settings {
             add(&setting.to_le_bytes());
         }
-        hash.finalize()[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Bytes of text, for ordering by length.
@@ -89,12 +86,7 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(task: &'a Task, examples: &[Item], count: usize) -> Result<Self> {
-        let mut builder = Self {
-            task,
-            templates: Templates::new(task)?,
-            shots: Vec::new(),
-            count,
-        };
+        let mut builder = Self { task, templates: Templates::new(task)?, shots: Vec::new(), count };
         for example in examples {
             let fields = Value::from(Serde(&example.fields));
             let matching = builder.matching(&fields)?;
@@ -109,10 +101,7 @@ impl<'a> Builder<'a> {
         let fields = Value::from(Serde(&item.fields));
         let text = |key, source: &Option<String>| match source {
             None => Ok(None),
-            Some(source) => self
-                .templates
-                .evaluate(key, source, &fields)
-                .map(|value| Some(value.to_string())),
+            Some(source) => self.templates.evaluate(key, source, &fields).map(|value| Some(value.to_string())),
         };
         Ok(Prompted {
             id: text("id", &self.task.data.id)?.unwrap_or_else(|| format!("line-{}", item.line)),
@@ -137,24 +126,14 @@ impl<'a> Builder<'a> {
                     .collect::<Result<_>>()?;
                 Body::Pairs { pairs, gold }
             }
-            Prompt::LastWord { context, target } => Body::Pairs {
-                pairs: vec![(render("context", context)?, render("target", target)?)],
-                gold: 0,
-            },
-            Prompt::MinimalPair { good, bad } => Body::Pairs {
-                pairs: vec![
-                    (String::new(), render("good", good)?),
-                    (String::new(), render("bad", bad)?),
-                ],
-                gold: 0,
-            },
+            Prompt::LastWord { context, target } => {
+                Body::Pairs { pairs: vec![(render("context", context)?, render("target", target)?)], gold: 0 }
+            }
+            Prompt::MinimalPair { good, bad } => {
+                Body::Pairs { pairs: vec![(String::new(), render("good", good)?), (String::new(), render("bad", bad)?)], gold: 0 }
+            }
             Prompt::Perplexity { text, .. } => Body::Text(render("text", text)?),
-            Prompt::Generate {
-                description,
-                context,
-                answers,
-                ..
-            } => Body::Generate {
+            Prompt::Generate { description, context, answers, .. } => Body::Generate {
                 context: self.head(description, fields)? + &render("context", context)?,
                 answers: self.templates.strings("answers", answers, fields)?,
             },
@@ -169,12 +148,7 @@ impl<'a> Builder<'a> {
         };
         let wanted = self.matching(fields)?;
         let mut found = 0;
-        for (_, text) in self
-            .shots
-            .iter()
-            .filter(|(matching, _)| *matching == wanted)
-            .take(self.count)
-        {
+        for (_, text) in self.shots.iter().filter(|(matching, _)| *matching == wanted).take(self.count) {
             head.push_str(text);
             head.push_str(&shots.separator);
             found += 1;
@@ -198,10 +172,9 @@ impl<'a> Builder<'a> {
                 let (context, continuation) = self.choice(fields, gold, &choices[gold])?;
                 Ok(context + &continuation)
             }
-            Prompt::Generate {
-                context, solution, ..
-            } => Ok(self.templates.render("context", context, fields)?
-                + &self.templates.render("solution", solution, fields)?),
+            Prompt::Generate { context, solution, .. } => {
+                Ok(self.templates.render("context", context, fields)? + &self.templates.render("solution", solution, fields)?)
+            }
             _ => Ok(String::new()),
         }
     }
@@ -226,28 +199,16 @@ impl<'a> Builder<'a> {
             Some(gold) => Ok((choices, gold)),
             None => Err(EvalError::Task {
                 task: self.task.name.clone(),
-                problem: format!(
-                    "`gold`: expected an index below {}, found {value:?}",
-                    choices.len()
-                ),
+                problem: format!("`gold`: expected an index below {}, found {value:?}", choices.len()),
             }),
         }
     }
 
     fn choice(&self, fields: &Value, index: usize, choice: &str) -> Result<(String, String)> {
-        let Prompt::MultipleChoice {
-            context,
-            continuation,
-            ..
-        } = &self.task.prompt
-        else {
+        let Prompt::MultipleChoice { context, continuation, .. } = &self.task.prompt else {
             return Ok(Default::default());
         };
         let fields = context! { index, choice, ..fields.clone() };
-        Ok((
-            self.templates.render("context", context, &fields)?,
-            self.templates
-                .render("continuation", continuation, &fields)?,
-        ))
+        Ok((self.templates.render("context", context, &fields)?, self.templates.render("continuation", continuation, &fields)?))
     }
 }

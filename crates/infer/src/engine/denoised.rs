@@ -5,7 +5,9 @@ use super::request::{Message, Refused, Request};
 use super::sequence::Sequence;
 use crate::error::InferError;
 use crate::samplers::autoregressive::Choice;
-use crate::samplers::denoising::{Canvas, Carried, Denoising, Ends, Keep, Masked, Row, Step, read as read_blocks, step, stop_within};
+use crate::samplers::denoising::{
+    Canvas, Carried, Denoising, Ends, Keep, Masked, Row, Step, read as read_blocks, step, stop_within,
+};
 use crate::samplers::{Event, Finish, Sampling};
 use recast_models::Model;
 use recast_text::Tokenizer;
@@ -20,7 +22,10 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
     let Some(diffusion) = &model.config.diffusion else {
         let only_here = [("denoising", request.denoising.is_some()), ("suffix", !request.suffix.is_empty())];
         return match only_here.into_iter().find(|(_, asked)| *asked) {
-            Some((field, _)) => Err(Refused::Field { field, message: "expected a model that denoises, found a next-token model; leave it out".into() }),
+            Some((field, _)) => Err(Refused::Field {
+                field,
+                message: "expected a model that denoises, found a next-token model; leave it out".into(),
+            }),
             None => Ok(None),
         };
     };
@@ -43,7 +48,9 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
     let chosen = request.denoising.clone().unwrap_or(Denoising { ends, ..Denoising::default() });
     let settings = Denoising { temperature, top_p, seed, ..chosen };
     if settings.keep == Keep::Around && diffusion.block.is_none() {
-        model.leave_out(&mut model.new_state(), 0..0).map_err(|error| Refused::Field { field: "denoising", message: error.to_string() })?;
+        model
+            .leave_out(&mut model.new_state(), 0..0)
+            .map_err(|error| Refused::Field { field: "denoising", message: error.to_string() })?;
     }
     let masked = Masked::with(model, diffusion.clone());
     let mut canvas = Canvas::after(&request.prompt, request.max_tokens);
@@ -109,7 +116,9 @@ pub fn write(model: &Model, tokenizer: &Tokenizer, sequences: &mut [&mut Sequenc
     match steps {
         Ok(steps) => sequences.iter_mut().zip(steps).for_each(|(sequence, step)| take(sequence, tokenizer, step)),
         // Nothing was taken: the one that fails is found alone, and the others go on.
-        Err(_) if sequences.len() > 1 => sequences.iter_mut().for_each(|sequence| write(model, tokenizer, &mut [&mut **sequence])),
+        Err(_) if sequences.len() > 1 => {
+            sequences.iter_mut().for_each(|sequence| write(model, tokenizer, &mut [&mut **sequence]))
+        }
         Err(error) => sequences.iter_mut().for_each(|sequence| sequence.fail(InferError::Step(error.to_string()))),
     }
 }

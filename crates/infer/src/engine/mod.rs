@@ -17,8 +17,8 @@ mod request;
 mod sequence;
 
 pub use crate::samplers::constraint::Constraint;
-pub use request::{Limits, Listener, Message, PromptToken, Refused, Request, Scored, Stats, Summary};
 pub use crate::snapshot::Snapshot;
+pub use request::{Limits, Listener, Message, PromptToken, Refused, Request, Scored, Stats, Summary};
 
 use crate::error::InferError;
 use crate::samplers::constraint::{Form, Grammars};
@@ -95,7 +95,14 @@ impl Engine {
             }
         }
         let desk = Desk { stats: Stats { slots: limits.slots, ..Stats::default() }, ..Desk::default() };
-        let shared = Arc::new(Shared { model, tokenizer, limits, grammars: OnceLock::new(), desk: Mutex::new(desk), wake: Condvar::new() });
+        let shared = Arc::new(Shared {
+            model,
+            tokenizer,
+            limits,
+            grammars: OnceLock::new(),
+            desk: Mutex::new(desk),
+            wake: Condvar::new(),
+        });
         let own = shared.clone();
         let thread = std::thread::Builder::new()
             .name("recast-engine".into())
@@ -172,9 +179,7 @@ impl Engine {
 
     fn form(&self, constraint: &Constraint) -> Result<Form, Refused> {
         let Shared { model, tokenizer, grammars, .. } = &*self.shared;
-        let grammars = grammars.get_or_init(|| {
-            Grammars::new(tokenizer, model.config.vocabulary).map_err(|e| e.to_string())
-        });
+        let grammars = grammars.get_or_init(|| Grammars::new(tokenizer, model.config.vocabulary).map_err(|e| e.to_string()));
         let grammars = grammars.as_ref().map_err(|e| Refused::Invalid(e.clone()))?;
         grammars.begin(constraint).map_err(|e| Refused::Invalid(e.to_string()))
     }

@@ -349,9 +349,10 @@ impl Sequence {
             total_seconds: self.submitted.elapsed().as_secs_f64(),
             state_bytes: self.state_bytes(),
             denoising: self.row.as_ref().map(Row::counters),
-            state: self.request.keep_state.then(|| {
-                Arc::new(Snapshot { tokens: self.tokens[..self.read].to_vec(), state: self.state.clone() })
-            }),
+            state: self
+                .request
+                .keep_state
+                .then(|| Arc::new(Snapshot { tokens: self.tokens[..self.read].to_vec(), state: self.state.clone() })),
         };
         let _ = (self.listener)(Message::End(Ok(summary)));
     }

@@ -291,7 +291,13 @@ mod tests {
             all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             let total: f64 = all.iter().map(|x| x.1).sum();
             let mut sum = 0.0;
-            let count = 1 + all.iter().position(|x| { sum += x.1; sum >= f64::from(p) * total }).unwrap();
+            let count = 1 + all
+                .iter()
+                .position(|x| {
+                    sum += x.1;
+                    sum >= f64::from(p) * total
+                })
+                .unwrap();
             let mut wanted = all[..count].to_vec();
             wanted.sort_by_key(|x| x.0);
             assert_eq!(kept, wanted, "p {p}");

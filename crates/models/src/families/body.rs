@@ -49,9 +49,11 @@ pub fn parse(raw: &Map<String, Value>, family: &str) -> Result<ModelConfig, Mode
 
 /// Gives each layer its window: `layer_types` where there is one (transformers 5), else `rule`.
 pub fn windows(config: &mut ModelConfig, window: usize, rule: impl Fn(usize) -> bool) {
-    let types: Option<Vec<bool>> = config.raw.get("layer_types").and_then(Value::as_array).map(|types| {
-        types.iter().map(|t| t.as_str() == Some("sliding_attention")).collect()
-    });
+    let types: Option<Vec<bool>> = config
+        .raw
+        .get("layer_types")
+        .and_then(Value::as_array)
+        .map(|types| types.iter().map(|t| t.as_str() == Some("sliding_attention")).collect());
     for (l, mixer) in config.mixers.iter_mut().enumerate() {
         let slides = types.as_ref().and_then(|t| t.get(l).copied()).unwrap_or_else(|| rule(l));
         if slides {

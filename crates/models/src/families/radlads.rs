@@ -115,18 +115,15 @@ pub fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
     // Kept layers are Qwen2's attention, whatever the config says of biases; they rotate if the
     // others do, and have no window.
     let qwen2 = kept == 0 || (config.qkv_bias && !config.output_bias);
-    let plain_tail = qwen2 && config.mixers[recurrent..].iter().all(|s| {
-        let no_rope = s.options.get("no_rope") == Some(&Value::Bool(true));
-        s.kind == "softmax"
-            && s.options.get("window").is_none_or(Value::is_null)
-            && Value::Bool(!no_rope) == get("rope")
-    });
+    let plain_tail = qwen2
+        && config.mixers[recurrent..].iter().all(|s| {
+            let no_rope = s.options.get("no_rope") == Some(&Value::Bool(true));
+            s.kind == "softmax" && s.options.get("window").is_none_or(Value::is_null) && Value::Bool(!no_rope) == get("rope")
+        });
     let (model_type, class, ranks): (_, _, &[(&str, &str)]) = match first.as_str() {
         "rwkv6" if kept == 0 => ("rwkv6qwen2", "RWKV6Qwen2ForCausalLM", &RWKV6_RANKS),
         // The published class always has the value residual.
-        "rwkv7" if plain_tail && get("value_residual") != json!(false) => {
-            ("rwkv7qwen2", "RWKV7Qwen2ForCausalLM", &RWKV7_RANKS)
-        }
+        "rwkv7" if plain_tail && get("value_residual") != json!(false) => ("rwkv7qwen2", "RWKV7Qwen2ForCausalLM", &RWKV7_RANKS),
         _ => return None,
     };
     let mut raw = config.raw.clone();

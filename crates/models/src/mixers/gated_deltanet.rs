@@ -14,8 +14,8 @@ use super::{Boundaries, Call, Kind, LayerContext, Mixer, Projections, Streams, b
 use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
-use crate::source::{Builder, Init};
 use crate::sight::Sight;
+use crate::source::{Builder, Init};
 use crate::state::{join, split};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{log_sigmoid, sigmoid};
@@ -75,9 +75,7 @@ impl Kind for GatedDeltaNet {
         // bias), the stock layer's ranges: half-lives from half a token to 700.
         let a_log = (0..h).map(|head| 16f32.ln() * (1.0 - part(head))).collect();
         let dt_bias = (0..h).map(|head| (0.1 * 0.01f32.powf(part(head))).exp_m1().ln()).collect();
-        let from_zero = |name: &str, output| {
-            Linear::build_with(&builder.child(name), c, output, false, Init::Constant(0.0))
-        };
+        let from_zero = |name: &str, output| Linear::build_with(&builder.child(name), c, output, false, Init::Constant(0.0));
         Ok(Self {
             projections: Projections::build(layer, builder)?,
             a_log: builder.param("A_log", [h], Init::Values(a_log))?,

@@ -21,12 +21,12 @@ use crate::config::{MixerSpec, ModelConfig, nearest};
 use crate::error::ModelError;
 use crate::param::Named;
 use crate::rope::Rope;
-use crate::source::Builder;
 use crate::sight::Sight;
+use crate::source::Builder;
 use crate::state::{Documents, LayerState};
 use burn::tensor::Tensor;
-use std::ops::Range;
 use serde_json::{Map, Value};
+use std::ops::Range;
 use std::sync::{Arc, RwLock};
 
 /// The mixers of this crate, one line each.

@@ -4,8 +4,8 @@ use super::{Boundaries, Call, Kind, LayerContext, Mixer, Projections, Streams, b
 use crate::block::Linear;
 use crate::error::ModelError;
 use crate::param::{Named, Param};
-use crate::source::{Builder, Init};
 use crate::sight::Sight;
+use crate::source::{Builder, Init};
 use crate::state::{Documents, join, split};
 use crate::weight::Weight;
 use burn::tensor::Tensor;
@@ -153,9 +153,7 @@ impl Kind for Rwkv6 {
             None
         };
         let exponent = 0.7 + 1.3 * layer.depth();
-        let decay = (0..width)
-            .map(|n| (-6.0 + 5.0 * (n as f64 / (width - 1).max(1) as f64).powf(exponent)) as f32)
-            .collect();
+        let decay = (0..width).map(|n| (-6.0 + 5.0 * (n as f64 / (width - 1).max(1) as f64).powf(exponent)) as f32).collect();
         Ok(Self {
             projections: Projections::build(layer, builder)?,
             shift,
@@ -171,7 +169,11 @@ impl Kind for Rwkv6 {
 }
 
 /// `ln_x`, when the variant has it.
-pub(super) fn output_norm(wanted: bool, layer: &LayerContext, builder: &Builder<'_>) -> Result<Option<(Param<1>, Param<1>)>, ModelError> {
+pub(super) fn output_norm(
+    wanted: bool,
+    layer: &LayerContext,
+    builder: &Builder<'_>,
+) -> Result<Option<(Param<1>, Param<1>)>, ModelError> {
     if !wanted {
         return Ok(None);
     }
@@ -220,8 +222,7 @@ impl Rwkv6 {
             gate: inner_gate,
             balanced: self.options.balance_state,
         };
-        let settings =
-            Settings { scale: (n as f32).powf(-0.5), starts: documents.map(Documents::starts), form: Form::Auto };
+        let settings = Settings { scale: (n as f32).powf(-0.5), starts: documents.map(Documents::starts), form: Form::Auto };
         let mut y = match (call.states, boundaries) {
             (None, Some(boundaries)) => {
                 let (y, states) = rwkv6_states(inputs, settings, boundaries.every);

@@ -4,8 +4,8 @@ use super::rwkv6::{Gate, output_norm, output_norm_epsilon};
 use super::{Boundaries, Call, Kind, LayerContext, Mixer, Projections, Streams, by_boundaries, readout};
 use crate::error::ModelError;
 use crate::param::{Named, Param};
-use crate::source::{Builder, Init};
 use crate::sight::Sight;
+use crate::source::{Builder, Init};
 use crate::state::{Documents, join, split};
 use crate::weight::Weight;
 use burn::tensor::Tensor;
@@ -126,9 +126,8 @@ impl Kind for Rwkv7 {
         Self::resolve(&mut options, layer);
         let (c, width) = (layer.hidden, layer.width());
         let exponent = 0.85 + layer.depth().sqrt();
-        let decay = (0..width)
-            .map(|n| (-7.0 + 5.0 * (n as f64 / (width - 1).max(1) as f64).powf(exponent) + 0.5) as f32)
-            .collect();
+        let decay =
+            (0..width).map(|n| (-7.0 + 5.0 * (n as f64 / (width - 1).max(1) as f64).powf(exponent) + 0.5) as f32).collect();
         let low_rank = |letter, rank: Option<usize>, base| LowRank::build(letter, c, rank.unwrap_or(1), width, base, builder);
         let channel = |name: &str, value| builder.param_stored(name, [width], &[1, 1, width], Init::Constant(value));
         // Layer 0 has no residual; released files may hold garbage under its names.
@@ -169,15 +168,12 @@ impl Rwkv7 {
             k = p.rotate(k, call.positions, documents);
         }
         let residual = match (&self.value, &call.shared.first_value) {
-            (Some(value), Some(first)) => Some(Residual {
-                first: first.clone(),
-                mix: value.forward(x.clone(), |x| x),
-                bias: value.base.value(),
-            }),
+            (Some(value), Some(first)) => {
+                Some(Residual { first: first.clone(), mix: value.forward(x.clone(), |x| x), bias: value.base.value() })
+            }
             // The first layer that has values hands them on.
             (_, None) if self.options.value_residual => {
-                call.shared.first_value =
-                    Some(if self.options.detach_first_value { v.clone().detach() } else { v.clone() });
+                call.shared.first_value = Some(if self.options.detach_first_value { v.clone().detach() } else { v.clone() });
                 None
             }
             _ => None,

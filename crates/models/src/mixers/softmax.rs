@@ -3,8 +3,8 @@
 use super::{Call, Kind, LayerContext, Mixer, Projections, Streams, last};
 use crate::error::ModelError;
 use crate::param::Named;
-use crate::source::Builder;
 use crate::sight::Sight;
+use crate::source::Builder;
 use crate::state::{Documents, LayerState};
 use burn::tensor::{Device, Tensor};
 use recast_ops::attention::{AttentionOptions, Cache, Mask, attention, attention_over, attention_step};
@@ -42,7 +42,10 @@ impl Kind for Softmax {
 
     fn build(options: &Options, layer: &LayerContext, builder: &Builder<'_>) -> Result<Self, ModelError> {
         if options.window == Some(0) {
-            return Err(ModelError::MixerOptions { mixer: Self::NAME.into(), message: "window is 0, expected at least 1".into() });
+            return Err(ModelError::MixerOptions {
+                mixer: Self::NAME.into(),
+                message: "window is 0, expected at least 1".into(),
+            });
         }
         let projections = Projections::build(layer, builder)?;
         let rounded = cache_is_rounded(projections.is_quantised(), layer.head_size, builder.device());
@@ -185,8 +188,7 @@ impl Softmax {
             self.append(state, row(&k, at), row(&v, at));
         }
         let y = if tokens == 1 && !q.is_tracked() {
-            let caches: Vec<Cache<'_>> =
-                states.iter().map(|state| Cache { pages: &state.parts, length: state.length }).collect();
+            let caches: Vec<Cache<'_>> = states.iter().map(|state| Cache { pages: &state.parts, length: state.length }).collect();
             attention_step(q, &caches, self.options.window)
         } else {
             let rows = states.iter().enumerate().map(|(at, state)| {

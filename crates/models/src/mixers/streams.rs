@@ -49,10 +49,7 @@ impl Boundaries {
 
 /// [`by_blocks`] of a recurrence: the clean stream in one go, with the states at the blocks' ends. On
 /// other devices than the processor block by block, since their kernels give the last state alone.
-pub fn by_boundaries(
-    forward: impl Fn(Call<'_>, Option<&mut Boundaries>) -> Tensor<3>,
-    streams: Streams<'_>,
-) -> [Tensor<3>; 2] {
+pub fn by_boundaries(forward: impl Fn(Call<'_>, Option<&mut Boundaries>) -> Tensor<3>, streams: Streams<'_>) -> [Tensor<3>; 2] {
     if !on_processor(&streams.clean.device()) {
         return run(|call| forward(call, None), streams, true);
     }
@@ -60,7 +57,15 @@ pub fn by_boundaries(
     assert!(documents.is_none_or(|d| !d.any()), "a state is carried from block to block: no documents within rows");
     let [batch, ..] = clean.dims();
     let mut ends = Boundaries { every: block, parts: Vec::new() };
-    let call = Call { x: clean, states: None, shared: clean_shared, positions: &[], documents: None, sight: Sight::Causal, lengths: None };
+    let call = Call {
+        x: clean,
+        states: None,
+        shared: clean_shared,
+        positions: &[],
+        documents: None,
+        sight: Sight::Causal,
+        lengths: None,
+    };
     let clean = forward(call, Some(&mut ends));
     // The state before a block is that after the one before it.
     let before = |blocks: Range<usize>| {

@@ -15,17 +15,12 @@ const CHUNK: usize = 1 << 16;
 /// # Panics
 /// If `dtype` is quantised or the lengths disagree; callers have checked both.
 pub(crate) fn plain_to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
-    assert!(
-        dtype.is_plain() && dtype.bytes_for(out.len()) == Some(bytes.len()),
-        "lengths were checked at opening"
-    );
+    assert!(dtype.is_plain() && dtype.bytes_for(out.len()) == Some(bytes.len()), "lengths were checked at opening");
     let size = dtype.block().1;
     if out.len() <= CHUNK {
         return chunk_to_f32(dtype, bytes, out);
     }
-    out.par_chunks_mut(CHUNK)
-        .zip(bytes.par_chunks(CHUNK * size))
-        .for_each(|(out, bytes)| chunk_to_f32(dtype, bytes, out));
+    out.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(out, bytes)| chunk_to_f32(dtype, bytes, out));
 }
 
 fn chunk_to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
@@ -60,10 +55,7 @@ fn chunk_to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
 /// # Panics
 /// If `dtype` is quantised or the lengths disagree; callers have checked both.
 pub(crate) fn f32_to_plain(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Result<(), usize> {
-    assert!(
-        dtype.is_plain() && dtype.bytes_for(values.len()) == Some(out.len()),
-        "lengths were checked by the writer"
-    );
+    assert!(dtype.is_plain() && dtype.bytes_for(values.len()) == Some(out.len()), "lengths were checked by the writer");
     let size = dtype.block().1;
     if values.len() <= CHUNK {
         return chunk_to_plain(dtype, values, out).map_or(Ok(()), Err);
@@ -72,9 +64,7 @@ pub(crate) fn f32_to_plain(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Resu
         .par_chunks_mut(CHUNK * size)
         .zip(values.par_chunks(CHUNK))
         .enumerate()
-        .filter_map(|(i, (out, values))| {
-            chunk_to_plain(dtype, values, out).map(|at| i * CHUNK + at)
-        })
+        .filter_map(|(i, (out, values))| chunk_to_plain(dtype, values, out).map(|at| i * CHUNK + at))
         .min();
     overflow.map_or(Ok(()), Err)
 }
@@ -104,11 +94,7 @@ fn chunk_to_plain(dtype: Dtype, values: &[f32], out: &mut [u8]) -> Option<usize>
         }
     }
     // Only the largest magnitude can overflow; looking for it is cheaper than asking each value.
-    let limit = if dtype == Dtype::BF16 {
-        bf16::MAX.to_f32()
-    } else {
-        f16::MAX.to_f32()
-    };
+    let limit = if dtype == Dtype::BF16 { bf16::MAX.to_f32() } else { f16::MAX.to_f32() };
     values.iter().position(|v| {
         v.is_finite()
             && v.abs() > limit
@@ -161,25 +147,11 @@ mod tests {
     #[test]
     fn rounding_is_to_nearest_even_as_half_does_it() {
         let mut state = 7u64;
-        let mut values = vec![
-            1.0 + 1.0 / 256.0,
-            1.0 + 3.0 / 256.0,
-            65519.0,
-            -65519.0,
-            f32::NAN,
-            f32::INFINITY,
-            -0.0,
-        ];
+        let mut values = vec![1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 65519.0, -65519.0, f32::NAN, f32::INFINITY, -0.0];
         values.extend((0..200_000).map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let value = f32::from_bits((state >> 32) as u32);
-            if value.is_finite() && value.abs() < 60_000.0 {
-                value
-            } else {
-                0.5
-            }
+            if value.is_finite() && value.abs() < 60_000.0 { value } else { 0.5 }
         }));
         let mut out = vec![0u8; values.len() * 2];
         f32_to_plain(Dtype::BF16, &values, &mut out).expect("in range");
@@ -198,10 +170,7 @@ mod tests {
         values[2 * CHUNK + 5] = 65520.0;
         values[3 * CHUNK - 1] = 1e9;
         let mut out = vec![0u8; values.len() * 2];
-        assert_eq!(
-            f32_to_plain(Dtype::F16, &values, &mut out),
-            Err(2 * CHUNK + 5)
-        );
+        assert_eq!(f32_to_plain(Dtype::F16, &values, &mut out), Err(2 * CHUNK + 5));
         assert_eq!(f32_to_plain(Dtype::BF16, &values, &mut out), Ok(()));
         values[1] = f32::MAX;
         assert_eq!(f32_to_plain(Dtype::BF16, &values, &mut out), Err(1));

@@ -107,10 +107,7 @@ impl Dtype {
     /// overflows.
     pub fn bytes_for(self, elements: usize) -> Option<usize> {
         let (block, bytes) = self.block();
-        elements
-            .is_multiple_of(block)
-            .then(|| (elements / block).checked_mul(bytes))
-            .flatten()
+        elements.is_multiple_of(block).then(|| (elements / block).checked_mul(bytes)).flatten()
     }
 }
 
@@ -146,9 +143,6 @@ impl TensorInfo {
 /// Product of the sizes, or `None` on overflow. A zero anywhere does not hide an overflow
 /// elsewhere: `[0, usize::MAX, 2]` is refused.
 pub(crate) fn elements_of(shape: &[usize]) -> Option<usize> {
-    let nonzero = shape
-        .iter()
-        .filter(|&&d| d != 0)
-        .try_fold(1usize, |a, &d| a.checked_mul(d))?;
+    let nonzero = shape.iter().filter(|&&d| d != 0).try_fold(1usize, |a, &d| a.checked_mul(d))?;
     Some(if shape.contains(&0) { 0 } else { nonzero })
 }

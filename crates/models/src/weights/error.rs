@@ -166,9 +166,7 @@ pub enum WeightsError {
         total: usize,
     },
     /// A finite value would become infinite in the dtype asked for.
-    #[error(
-        "tensor \"{name}\": element {index} is {value}, beyond the range of {dtype}; write it as bf16 or f32"
-    )]
+    #[error("tensor \"{name}\": element {index} is {value}, beyond the range of {dtype}; write it as bf16 or f32")]
     Overflow {
         /// The tensor.
         name: String,
@@ -197,15 +195,8 @@ pub enum WeightsError {
 
 impl WeightsError {
     /// Wraps an operating-system error; meant for `map_err`.
-    pub(crate) fn io(
-        path: impl Into<PathBuf>,
-        action: &'static str,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io {
-            path,
-            action,
-            source,
-        }
+        move |source| Self::Io { path, action, source }
     }
 }

@@ -27,11 +27,7 @@ struct Index {
 pub(crate) fn open(folder: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
     let single = folder.join(SINGLE);
     if single.exists() {
-        return Ok(Box::new(SafetensorsCheckpoint::open_files(
-            folder,
-            folder,
-            &[single],
-        )?));
+        return Ok(Box::new(SafetensorsCheckpoint::open_files(folder, folder, &[single])?));
     }
     let index = folder.join(INDEX);
     if index.exists() {
@@ -42,10 +38,7 @@ pub(crate) fn open(folder: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
     let entries = std::fs::read_dir(folder).map_err(WeightsError::io(folder, "list it"))?;
     for entry in entries {
         let path = entry.map_err(WeightsError::io(folder, "list it"))?.path();
-        let extension = path
-            .extension()
-            .and_then(|e| e.to_str())
-            .map(str::to_ascii_lowercase);
+        let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
         match extension.as_deref() {
             Some("gguf") => gguf.push(path),
             Some("bin" | "pt" | "pth") => pickle = true,
@@ -56,10 +49,7 @@ pub(crate) fn open(folder: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
         return Ok(Box::new(GgufCheckpoint::open(one)?));
     }
     let reason = if gguf.len() > 1 {
-        format!(
-            "{} .gguf files are in the folder; name one of them",
-            gguf.len()
-        )
+        format!("{} .gguf files are in the folder; name one of them", gguf.len())
     } else if pickle {
         format!("expected {SINGLE} or {INDEX}, found PyTorch pickles; convert them to safetensors")
     } else if folder.join("model").join(SINGLE).exists() {
@@ -67,17 +57,11 @@ pub(crate) fn open(folder: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
     } else {
         format!("expected {SINGLE} or {INDEX} in the folder")
     };
-    Err(WeightsError::NotACheckpoint {
-        path: folder.to_owned(),
-        reason,
-    })
+    Err(WeightsError::NotACheckpoint { path: folder.to_owned(), reason })
 }
 
 fn open_shards(folder: &Path, index: &Path) -> Result<SafetensorsCheckpoint, WeightsError> {
-    let malformed = |what: String| WeightsError::Malformed {
-        path: index.to_owned(),
-        what,
-    };
+    let malformed = |what: String| WeightsError::Malformed { path: index.to_owned(), what };
     let metadata = std::fs::metadata(index).map_err(WeightsError::io(index, "open it"))?;
     if !metadata.is_file() {
         return Err(malformed("expected a regular file".into()));
@@ -104,17 +88,11 @@ fn open_shards(folder: &Path, index: &Path) -> Result<SafetensorsCheckpoint, Wei
     for (&shard, &tensors) in &shards {
         // A shard is a neighbour of its index: a path could lead out of the folder.
         if shard.is_empty() || shard == ".." || shard == "." || shard.contains(['/', '\\', '\0']) {
-            return Err(malformed(format!(
-                "weight_map names \"{shard}\"; expected a file name without a path"
-            )));
+            return Err(malformed(format!("weight_map names \"{shard}\"; expected a file name without a path")));
         }
         let file = folder.join(shard);
         if !file.exists() {
-            return Err(WeightsError::MissingShard {
-                index: index.to_owned(),
-                shard: shard.to_owned(),
-                tensors,
-            });
+            return Err(WeightsError::MissingShard { index: index.to_owned(), shard: shard.to_owned(), tensors });
         }
         files.push(file);
     }

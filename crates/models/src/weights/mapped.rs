@@ -19,21 +19,14 @@ impl MappedFile {
     pub(crate) fn open(path: &Path) -> Result<Self, WeightsError> {
         let metadata = std::fs::metadata(path).map_err(WeightsError::io(path, "open it"))?;
         if !metadata.is_file() {
-            return Err(WeightsError::NotACheckpoint {
-                path: path.to_owned(),
-                reason: "expected a regular file".into(),
-            });
+            return Err(WeightsError::NotACheckpoint { path: path.to_owned(), reason: "expected a regular file".into() });
         }
         let file = File::open(path).map_err(WeightsError::io(path, "open it"))?;
         // SAFETY: the map is read-only and private to this value. Another process that truncates
         // the file would raise SIGBUS; `open` documents that files must not be changed in place,
         // and this program only ever replaces them by a rename.
-        let map =
-            unsafe { Mmap::map(&file) }.map_err(WeightsError::io(path, "map it into memory"))?;
-        Ok(Self {
-            path: path.to_owned(),
-            map,
-        })
+        let map = unsafe { Mmap::map(&file) }.map_err(WeightsError::io(path, "map it into memory"))?;
+        Ok(Self { path: path.to_owned(), map })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -41,9 +34,6 @@ impl MappedFile {
     }
 
     pub(crate) fn malformed(&self, what: impl Into<String>) -> WeightsError {
-        WeightsError::Malformed {
-            path: self.path.clone(),
-            what: what.into(),
-        }
+        WeightsError::Malformed { path: self.path.clone(), what: what.into() }
     }
 }

@@ -107,16 +107,11 @@ pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
         return folder::open(path).map(crate::families::llada::rename);
     }
     match path.extension().and_then(|e| e.to_str()) {
-        Some(e) if e.eq_ignore_ascii_case("safetensors") => Ok(Box::new(
-            safetensors::SafetensorsCheckpoint::open_file(path)?,
-        )),
-        Some(e) if e.eq_ignore_ascii_case("gguf") => {
-            Ok(Box::new(gguf::GgufCheckpoint::open(path)?))
-        }
+        Some(e) if e.eq_ignore_ascii_case("safetensors") => Ok(Box::new(safetensors::SafetensorsCheckpoint::open_file(path)?)),
+        Some(e) if e.eq_ignore_ascii_case("gguf") => Ok(Box::new(gguf::GgufCheckpoint::open(path)?)),
         _ => Err(WeightsError::NotACheckpoint {
             path: path.to_owned(),
-            reason: "expected a folder with model.safetensors, a .safetensors file or a .gguf file"
-                .into(),
+            reason: "expected a folder with model.safetensors, a .safetensors file or a .gguf file".into(),
         }),
     }
 }
@@ -128,40 +123,24 @@ pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
 pub fn check_finite(name: &str, values: &[f32]) -> Result<(), WeightsError> {
     use rayon::prelude::*;
     let count_in = |part: &[f32]| part.iter().filter(|v| !v.is_finite()).count();
-    let count = if values.len() <= 1 << 16 {
-        count_in(values)
-    } else {
-        values.par_chunks(1 << 16).map(count_in).sum()
-    };
+    let count = if values.len() <= 1 << 16 { count_in(values) } else { values.par_chunks(1 << 16).map(count_in).sum() };
     match values.iter().position(|v| count > 0 && !v.is_finite()) {
-        Some(index) => Err(WeightsError::NonFinite {
-            name: name.to_owned(),
-            index,
-            value: values[index],
-            count,
-            total: values.len(),
-        }),
+        Some(index) => {
+            Err(WeightsError::NonFinite { name: name.to_owned(), index, value: values[index], count, total: values.len() })
+        }
         None => Ok(()),
     }
 }
 
 /// The error for a name that is not there. Looks for a similar one, in at most 20,000 names.
-pub(crate) fn missing<'a>(
-    path: &Path,
-    name: &str,
-    names: impl Iterator<Item = &'a str>,
-) -> WeightsError {
+pub(crate) fn missing<'a>(path: &Path, name: &str, names: impl Iterator<Item = &'a str>) -> WeightsError {
     let nearest = names
         .take(20_000)
         .map(|n| (strsim::jaro_winkler(name, n), n))
         .filter(|(score, _)| *score > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, n)| n.to_owned());
-    WeightsError::Missing {
-        path: path.to_owned(),
-        name: name.to_owned(),
-        nearest,
-    }
+    WeightsError::Missing { path: path.to_owned(), name: name.to_owned(), nearest }
 }
 
 /// Longest tensor name accepted, in bytes.

@@ -23,8 +23,7 @@ const MAX_HEADER: u64 = 100_000_000;
 /// Largest config.json accepted, in bytes.
 const MAX_CONFIG: u64 = 16 << 20;
 
-const ADVICE: &str =
-    "F32, F16 and BF16 are read from safetensors; convert the checkpoint to one of them";
+const ADVICE: &str = "F32, F16 and BF16 are read from safetensors; convert the checkpoint to one of them";
 
 /// Where a tensor is.
 #[derive(Debug)]
@@ -57,11 +56,7 @@ impl SafetensorsCheckpoint {
     }
 
     /// Opens several files as one checkpoint.
-    pub(crate) fn open_files(
-        path: &Path,
-        folder: &Path,
-        files: &[PathBuf],
-    ) -> Result<Self, WeightsError> {
+    pub(crate) fn open_files(path: &Path, folder: &Path, files: &[PathBuf]) -> Result<Self, WeightsError> {
         let mut this = Self {
             path: path.to_owned(),
             folder: folder.to_owned(),
@@ -77,24 +72,14 @@ impl SafetensorsCheckpoint {
         Ok(this)
     }
 
-    fn add(
-        &mut self,
-        file: MappedFile,
-        seen: &mut HashMap<String, usize>,
-    ) -> Result<(), WeightsError> {
+    fn add(&mut self, file: MappedFile, seen: &mut HashMap<String, usize>) -> Result<(), WeightsError> {
         let (metadata, data_start) = header(&file)?;
         let index = self.files.len();
         for name in metadata.offset_keys() {
-            let tensor = metadata
-                .info(&name)
-                .expect("offset_keys lists the header's own names");
+            let tensor = metadata.info(&name).expect("offset_keys lists the header's own names");
             if let Some(other) = seen.insert(name.clone(), index) {
                 let other = self.files.get(other).unwrap_or(&file).path.clone();
-                return Err(WeightsError::Duplicate {
-                    name,
-                    path: file.path.clone(),
-                    other,
-                });
+                return Err(WeightsError::Duplicate { name, path: file.path.clone(), other });
             }
             let dtype = match tensor.dtype {
                 ::safetensors::Dtype::F32 => Dtype::F32,
@@ -107,8 +92,7 @@ impl SafetensorsCheckpoint {
             };
             let (start, end) = tensor.data_offsets;
             // The crate has compared these; repeated here because slicing below relies on it.
-            if elements_of(&tensor.shape).and_then(|n| dtype.bytes_for(n)) != end.checked_sub(start)
-            {
+            if elements_of(&tensor.shape).and_then(|n| dtype.bytes_for(n)) != end.checked_sub(start) {
                 return Err(file.malformed(format!(
                     "tensor \"{name}\" of shape {:?} and kind {dtype} has data_offsets [{start}, {end}]",
                     tensor.shape
@@ -116,11 +100,7 @@ impl SafetensorsCheckpoint {
             }
             self.by_name.insert(name.clone(), self.entries.len());
             self.entries.push(Entry {
-                info: TensorInfo {
-                    name,
-                    shape: tensor.shape.clone(),
-                    dtype,
-                },
+                info: TensorInfo { name, shape: tensor.shape.clone(), dtype },
                 file: index,
                 range: data_start + start..data_start + end,
             });
@@ -152,9 +132,7 @@ impl Checkpoint for SafetensorsCheckpoint {
     }
 
     fn info(&self, name: &str) -> Option<TensorInfo> {
-        self.by_name
-            .get(name)
-            .map(|&i| self.entries[i].info.clone())
+        self.by_name.get(name).map(|&i| self.entries[i].info.clone())
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
@@ -166,11 +144,7 @@ impl Checkpoint for SafetensorsCheckpoint {
                     found: found.clone(),
                     advice: ADVICE,
                 },
-                None => missing(
-                    &self.path,
-                    name,
-                    self.entries.iter().map(|e| e.info.name.as_str()),
-                ),
+                None => missing(&self.path, name, self.entries.iter().map(|e| e.info.name.as_str())),
             });
         };
         let entry = &self.entries[i];
@@ -225,21 +199,15 @@ fn header(file: &MappedFile) -> Result<(Metadata, usize), WeightsError> {
     let data = &rest[length..];
 
     check_names(file, json)?;
-    let metadata: Metadata = serde_json::from_slice(json)
-        .map_err(|e| file.malformed(format!("the safetensors header: {e}")))?;
+    let metadata: Metadata = serde_json::from_slice(json).map_err(|e| file.malformed(format!("the safetensors header: {e}")))?;
     let needed = metadata.data_len();
     if needed > data.len() {
-        return Err(truncated(
-            "the tensor data",
-            needed as u64,
-            data.len() as u64,
-        ));
+        return Err(truncated("the tensor data", needed as u64, data.len() as u64));
     }
     if needed < data.len() {
-        return Err(file.malformed(format!(
-            "{} bytes follow the last tensor, whose data end at offset {needed}",
-            data.len() - needed
-        )));
+        return Err(
+            file.malformed(format!("{} bytes follow the last tensor, whose data end at offset {needed}", data.len() - needed))
+        );
     }
     Ok((metadata, 8 + length))
 }
@@ -271,11 +239,7 @@ fn check_names(file: &MappedFile, json: &[u8]) -> Result<(), WeightsError> {
     let mut json = serde_json::Deserializer::from_slice(json);
     match json.deserialize_map(Names) {
         Ok(Ok(())) => Ok(()),
-        Ok(Err((name, true))) => Err(WeightsError::Duplicate {
-            name,
-            path: file.path.clone(),
-            other: file.path.clone(),
-        }),
+        Ok(Err((name, true))) => Err(WeightsError::Duplicate { name, path: file.path.clone(), other: file.path.clone() }),
         Ok(Err((name, false))) => Err(WeightsError::Limit {
             path: file.path.clone(),
             what: "a tensor name's length in bytes",
@@ -290,16 +254,11 @@ fn check_names(file: &MappedFile, json: &[u8]) -> Result<(), WeightsError> {
 pub(crate) fn read_json_object(path: &Path) -> Result<serde_json::Value, WeightsError> {
     let metadata = match std::fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(WeightsError::NoConfig {
-                path: path.to_owned(),
-            });
+            return Err(WeightsError::NoConfig { path: path.to_owned() });
         }
         other => other.map_err(WeightsError::io(path, "open it"))?,
     };
-    let malformed = |what: String| WeightsError::Malformed {
-        path: path.to_owned(),
-        what,
-    };
+    let malformed = |what: String| WeightsError::Malformed { path: path.to_owned(), what };
     if !metadata.is_file() {
         return Err(malformed("expected a regular file".into()));
     }
@@ -312,8 +271,7 @@ pub(crate) fn read_json_object(path: &Path) -> Result<serde_json::Value, Weights
         });
     }
     let text = std::fs::read(path).map_err(WeightsError::io(path, "read it"))?;
-    let value: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))?;
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))?;
     if !value.is_object() {
         return Err(malformed("expected a JSON object".into()));
     }

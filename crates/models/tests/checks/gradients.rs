@@ -4,10 +4,10 @@ use super::show;
 use super::single::random;
 use super::subjects::Subject;
 use burn::tensor::{Tensor, TensorData};
-use recast_models::sight::Sight;
 use recast_models::mixers::{Call, Shared};
 use recast_models::param::{self, Named, values};
 use recast_models::random::Random;
+use recast_models::sight::Sight;
 use recast_models::state::LayerState;
 
 /// Steps of the differences along a direction of length 1. Large ones drown the rounding of f32;
@@ -108,7 +108,15 @@ fn inputs(subject: &Subject, layer: usize) {
     let run = |x: Tensor<3>, first: Tensor<4>, states: &mut [LayerState], position| {
         let mut shared = Shared { first_value: (layer > 0).then_some(first) };
         let states = Some(states.iter_mut().collect());
-        mixer.forward(Call { x, states, shared: &mut shared, positions: &[position; 2], documents: None, sight: Sight::Causal, lengths: None })
+        mixer.forward(Call {
+            x,
+            states,
+            shared: &mut shared,
+            positions: &[position; 2],
+            documents: None,
+            sight: Sight::Causal,
+            lengths: None,
+        })
     };
     run(random([2, 5, context.hidden], "before"), first.clone().narrow(1, 0, 5), &mut before, 0);
     let constant = recast_models::mixers::find(&subject.model.config.mixers[layer].kind).expect("registered").constant_state;

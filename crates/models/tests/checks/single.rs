@@ -1,12 +1,12 @@
 //! Promises of a mixer by itself.
 
-use super::{PACKED, assert_close};
 use super::subjects::Subject;
+use super::{PACKED, assert_close};
 use burn::tensor::{Device, Tensor, TensorData};
-use recast_models::sight::Sight;
 use recast_models::mixers::{Call, Shared};
 use recast_models::param::values;
 use recast_models::random::Random;
+use recast_models::sight::Sight;
 use recast_models::state::Documents;
 
 /// Standard normal numbers.
@@ -30,14 +30,28 @@ pub fn packed_documents_equal_separate_ones(subject: &Subject, layer: usize) {
     let run = |x: Tensor<3>, first: Tensor<4>, documents: Option<&Documents>| {
         // Layers above the first get values from below, as some mixers want them.
         let mut shared = Shared { first_value: (layer > 0).then_some(first) };
-        mixer.forward(Call { x, states: None, shared: &mut shared, positions: &[], documents, sight: Sight::Causal, lengths: None })
+        mixer.forward(Call {
+            x,
+            states: None,
+            shared: &mut shared,
+            positions: &[],
+            documents,
+            sight: Sight::Causal,
+            lengths: None,
+        })
     };
     let packed = run(x.clone(), first.clone(), Some(&documents));
     for (i, &start) in starts.iter().enumerate() {
         let length = starts.get(i + 1).copied().unwrap_or(LENGTH) - start;
         let alone = run(x.clone().inner().narrow(1, start, length), first.clone().narrow(1, start, length), None);
         let part = packed.clone().inner().narrow(1, start, length);
-        assert_close(&values(part), &values(alone), PACKED, &subject.name, &format!("layer {layer}: document {i} of a packed row"));
+        assert_close(
+            &values(part),
+            &values(alone),
+            PACKED,
+            &subject.name,
+            &format!("layer {layer}: document {i} of a packed row"),
+        );
     }
     let (start, length) = (starts[1], starts[2] - starts[1]);
     let weights = random([1, length, context.hidden], "weights");

@@ -170,7 +170,13 @@ pub fn a_batch_equals_its_rows(subject: &Subject) {
         let mut own = vec![subject.model.new_state()];
         let alone = next(&subject.model, &tokens[row * LENGTH..(row + 1) * LENGTH], &mut own);
         let size = alone.len();
-        assert_close(&batch[row * size..(row + 1) * size], &alone, ROUNDING, &subject.name, &format!("row {row} of a batch = the row alone"));
+        assert_close(
+            &batch[row * size..(row + 1) * size],
+            &alone,
+            ROUNDING,
+            &subject.name,
+            &format!("row {row} of a batch = the row alone"),
+        );
         if let Some(place) = [2, 1].iter().position(|&r| r == row) {
             if row == 1 {
                 next(&subject.model, &[5], &mut own);

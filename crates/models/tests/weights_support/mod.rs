@@ -15,9 +15,7 @@ pub fn safetensors(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut data = Vec::new();
     for (name, kind, shape, bytes) in entries {
         let end = at + bytes.len();
-        header.push_str(&format!(
-            ",\"{name}\":{{\"dtype\":\"{kind}\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}"
-        ));
+        header.push_str(&format!(",\"{name}\":{{\"dtype\":\"{kind}\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}"));
         data.extend_from_slice(bytes);
         at = end;
     }
@@ -71,12 +69,7 @@ fn text(text: &str) -> Vec<u8> {
 
 impl Gguf {
     pub fn new(architecture: &str) -> Self {
-        let mut this = Self {
-            version: 3,
-            alignment: 32,
-            entries: Vec::new(),
-            tensors: Vec::new(),
-        };
+        let mut this = Self { version: 3, alignment: 32, entries: Vec::new(), tensors: Vec::new() };
         this.string("general.architecture", architecture);
         this
     }
@@ -94,10 +87,7 @@ impl Gguf {
         ] {
             this.u32(&format!("{architecture}.{key}"), value);
         }
-        this.f32(
-            &format!("{architecture}.attention.layer_norm_rms_epsilon"),
-            1e-6,
-        );
+        this.f32(&format!("{architecture}.attention.layer_norm_rms_epsilon"), 1e-6);
         this.f32(&format!("{architecture}.rope.freq_base"), 500_000.0);
         this.tensor("token_embd.weight", &[8, 5], &ramp(40));
         this.tensor("blk.0.attn_q.weight", &[8, 8], &ramp(64));
@@ -140,31 +130,17 @@ impl Gguf {
 
     /// An f32 tensor; `axes` fastest first, as the file has them.
     pub fn tensor(&mut self, name: &str, axes: &[u64], values: &[f32]) {
-        self.tensors
-            .push((name.into(), axes.to_vec(), 0, f32_bytes(values), None));
+        self.tensors.push((name.into(), axes.to_vec(), 0, f32_bytes(values), None));
     }
 
     /// A small vocabulary of five tokens.
     pub fn vocab(&mut self) {
         self.string("tokenizer.ggml.model", "gpt2");
         self.string("tokenizer.ggml.pre", "smollm");
-        self.strings(
-            "tokenizer.ggml.tokens",
-            &["<|end|>", "a", "b", "ab", "\u{120}a"],
-        );
+        self.strings("tokenizer.ggml.tokens", &["<|end|>", "a", "b", "ab", "\u{120}a"]);
         self.strings("tokenizer.ggml.merges", &["a b"]);
-        self.array(
-            "tokenizer.ggml.token_type",
-            5,
-            5,
-            &[3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0],
-        );
-        self.array(
-            "tokenizer.ggml.scores",
-            6,
-            5,
-            &f32_bytes(&[0.0, -1.0, -2.0, -3.0, -4.0]),
-        );
+        self.array("tokenizer.ggml.token_type", 5, 5, &[3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
+        self.array("tokenizer.ggml.scores", 6, 5, &f32_bytes(&[0.0, -1.0, -2.0, -3.0, -4.0]));
         self.u32("tokenizer.ggml.bos_token_id", 0);
         self.u32("tokenizer.ggml.eos_token_id", 0);
         self.entry("tokenizer.ggml.add_bos_token", 7, &[1]);

@@ -4,8 +4,8 @@ use super::Constants;
 use crate::cube::{CubeTensor, contiguous, elementwise};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
-use cubecl::prelude::*;
 use cubecl::prelude::Tensor;
+use cubecl::prelude::*;
 
 /// burn's, beside the kernels' own.
 type Flat = burn::tensor::Tensor<1>;

@@ -41,16 +41,7 @@ impl AdamW {
     ///
     /// # Panics
     /// When the slices differ in length or `t` is 0.
-    pub fn step(
-        &self,
-        parameter: &mut [f32],
-        gradient: &[f32],
-        m: &mut [f32],
-        v: &mut [f32],
-        lr: f64,
-        t: u64,
-        clip_scale: f32,
-    ) {
+    pub fn step(&self, parameter: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32], lr: f64, t: u64, clip_scale: f32) {
         let n = parameter.len();
         assert!(n == gradient.len() && n == m.len() && n == v.len(), "adamw: lengths of parameter, gradient, moments");
         let constants = self.constants(lr, t, clip_scale);
@@ -164,8 +155,7 @@ pub fn global_norm(mut gradients: Vec<&mut Tensor<1>>) -> f32 {
     // Out of their tensors and back, without a copy.
     let device = Device::flex();
     let empty = || Tensor::empty([0], &device);
-    let data: Vec<TensorData> =
-        gradients.iter_mut().map(|g| std::mem::replace(&mut **g, empty()).into_data()).collect();
+    let data: Vec<TensorData> = gradients.iter_mut().map(|g| std::mem::replace(&mut **g, empty()).into_data()).collect();
     let slices: Vec<&[f32]> = data.iter().map(|g| g.as_slice().expect("gradients are f32")).collect();
     let norm = norm_of(&slices);
     for (gradient, data) in gradients.into_iter().zip(data) {

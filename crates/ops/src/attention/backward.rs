@@ -19,9 +19,7 @@ pub fn backward(
     let sizes = Sizes::new(q, k);
     let Sizes { batch, time, heads, keys, groups, size } = sizes;
     let tasks: Vec<_> = (0..batch * heads).map(|task| (task / heads, task % heads)).collect();
-    let parts = run(sizes.fork(), tasks, |(b, head)| {
-        one_head(options, sizes, needs, inputs, output, log_sums, dy, b, head)
-    });
+    let parts = run(sizes.fork(), tasks, |(b, head)| one_head(options, sizes, needs, inputs, output, log_sums, dy, b, head));
     let gather = |which: usize, length: usize, outer: usize| {
         let (repeat, width) = (heads / outer, outer * size);
         let mut out = zeros(batch * length * width);

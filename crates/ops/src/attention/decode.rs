@@ -56,7 +56,8 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
     let width = sizes.repeat * size;
     let parts = run(work >= FORK, tasks, |(row, group, which, seen)| {
         let task = row * groups + group;
-        let planes: Vec<_> = pages[row][2 * which.start..2 * which.end].iter().map(|held| held.head(group, page * size)).collect();
+        let planes: Vec<_> =
+            pages[row][2 * which.start..2 * which.end].iter().map(|held| held.head(group, page * size)).collect();
         let from = which.start * page;
         let own = seen.start.saturating_sub(from)..(seen.end - from).min(which.len() * page);
         (task, Part::over(&q.as_slice()[task * width..][..width], &planes, own, sizes))
@@ -81,7 +82,10 @@ pub fn attention_over(q: Tensor<4>, cache: Cache<'_>, options: AttentionOptions)
     let Some(PageSizes { groups, tokens, size }) = cache.sizes() else {
         panic!("attention_over: the pages of one sequence, its own keys among them");
     };
-    assert!(cache.length <= cache.pages.len() / 2 * tokens, "attention_over: the pages hold fewer tokens than the cache's length");
+    assert!(
+        cache.length <= cache.pages.len() / 2 * tokens,
+        "attention_over: the pages hold fewer tokens than the cache's length"
+    );
     let [batch, time, heads, _] = q.dims();
     let options = options.resolve(&q, [1, cache.length, groups, size], false);
     let device = q.device();

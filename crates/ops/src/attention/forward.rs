@@ -109,14 +109,12 @@ pub fn over(options: &Options, sizes: Sizes, q: View<'_>, held: Held<'_>) -> (Ar
         }
     }
     let blocks = match held {
-        Held::Pages { pages: pages @ [Page::Rounded(_), ..], tokens } => run(sizes.fork(), tasks, |task| {
-            rounded::block(options, sizes, q, pages, tokens, task)
-        }),
+        Held::Pages { pages: pages @ [Page::Rounded(_), ..], tokens } => {
+            run(sizes.fork(), tasks, |task| rounded::block(options, sizes, q, pages, tokens, task))
+        }
         _ => run(sizes.fork(), tasks, |task| block(options, sizes, q, held, task)),
     };
-    let place = |b: usize, head: usize, t: usize| {
-        &blocks[(b * heads + head) * starts.len() + (starts.len() - 1 - t / QUERIES)]
-    };
+    let place = |b: usize, head: usize, t: usize| &blocks[(b * heads + head) * starts.len() + (starts.len() - 1 - t / QUERIES)];
     let width = heads * size;
     let y = written(q.data.len(), |y| {
         split_rows(batch * time, 1 + (1 << 16) / width.max(1), [(y, width)], |rows, [y]| {
@@ -149,13 +147,7 @@ pub type Task = (usize, usize, Range<usize>);
 /// Output `[times, N]` of one task, and log-sum-exp of its scaled scores `[times]`.
 pub type Block = (Vec<f32>, Vec<f32>);
 
-fn block(
-    options: &Options,
-    sizes: Sizes,
-    q: View<'_>,
-    held: Held<'_>,
-    (batch, head, times): Task,
-) -> Block {
+fn block(options: &Options, sizes: Sizes, q: View<'_>, held: Held<'_>, (batch, head, times): Task) -> Block {
     let (count, size) = (times.len(), sizes.size);
     let queries = sizes.queries(q, batch, head, times.clone());
     let mut y = vec![0.0; count * size];

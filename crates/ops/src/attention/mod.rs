@@ -126,10 +126,7 @@ impl AttentionOptions {
         assert_eq!((batch, size), (key_batch, key_size), "attention: batch and head size of q against k");
         assert!(size > 0, "attention: heads of size 0");
         assert!(groups > 0 && heads % groups == 0, "attention: {heads} query heads over {groups} key heads");
-        assert!(
-            self.mask == Mask::Bidirectional || time <= keys,
-            "attention: {time} queries are the last of {keys} keys"
-        );
+        assert!(self.mask == Mask::Bidirectional || time <= keys, "attention: {time} queries are the last of {keys} keys");
         assert!(self.mask != Mask::Blocks(0), "attention: blocks of no tokens");
         for list in [&self.first_visible, &self.end_visible].into_iter().flatten() {
             assert_eq!(list.len(), batch * time, "attention: one visible key a query");

@@ -123,17 +123,26 @@ pub(super) enum Page<'a> {
 
 impl Lent {
     pub fn of(pages: &[Tensor<4>]) -> Self {
-        Self(pages.iter().cloned().map(|page| {
-            let page = flex(page);
-            if page.is_contiguous() { page } else { page.to_contiguous() }
-        }).collect())
+        Self(
+            pages
+                .iter()
+                .cloned()
+                .map(|page| {
+                    let page = flex(page);
+                    if page.is_contiguous() { page } else { page.to_contiguous() }
+                })
+                .collect(),
+        )
     }
 
     pub fn pages(&self) -> Vec<Page<'_>> {
-        self.0.iter().map(|page| match page.dtype() {
-            DType::BF16 => Page::Rounded(words(page)),
-            _ => Page::Whole(page.as_slice().expect("made contiguous")),
-        }).collect()
+        self.0
+            .iter()
+            .map(|page| match page.dtype() {
+                DType::BF16 => Page::Rounded(words(page)),
+                _ => Page::Whole(page.as_slice().expect("made contiguous")),
+            })
+            .collect()
     }
 }
 
@@ -177,7 +186,9 @@ fn append_rounded(pages: &mut Vec<Tensor<4>>, length: usize, tokens: usize, k: T
     let (k, v) = (slice(k), slice(v));
     for (used, from, count) in runs(length, tokens, new) {
         if used == 0 {
-            pages.extend(rounded_shapes(groups, tokens, size).map(|shape| from_flex(FlexTensor::zeros(shape.into(), DType::BF16))));
+            pages.extend(
+                rounded_shapes(groups, tokens, size).map(|shape| from_flex(FlexTensor::zeros(shape.into(), DType::BF16))),
+            );
         }
         let range = from * groups * size..(from + count) * groups * size;
         let [mut keys, mut values] = last(pages).map(flex);
@@ -189,7 +200,9 @@ fn append_rounded(pages: &mut Vec<Tensor<4>>, length: usize, tokens: usize, k: T
 
 /// The last page's keys and values, taken out, so that they are written to where they lie.
 fn last(pages: &mut Vec<Tensor<4>>) -> [Tensor<4>; 2] {
-    let (Some(values), Some(keys)) = (pages.pop(), pages.pop()) else { panic!("a cache without the page that its length tells of") };
+    let (Some(values), Some(keys)) = (pages.pop(), pages.pop()) else {
+        panic!("a cache without the page that its length tells of")
+    };
     [keys, values]
 }
 

@@ -62,7 +62,12 @@ thread_local! {
 /// The two products of a block of queries, and the softmax between them.
 enum Products<'a> {
     /// On register tiles, which may have more rows than there are queries.
-    Tiles { queries: Left, weights: Left, rows: usize, count: usize },
+    Tiles {
+        queries: Left,
+        weights: Left,
+        rows: usize,
+        count: usize,
+    },
     Plain(Matrix<'a>),
 }
 

@@ -49,7 +49,9 @@ fn choose() -> Level {
         Ok(name) => match parse(&name) {
             Some(wanted) => wanted.min(widest),
             None => {
-                eprintln!("RECAST_CPU is `{name}`: expected `baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`; using {widest:?}");
+                eprintln!(
+                    "RECAST_CPU is `{name}`: expected `baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`; using {widest:?}"
+                );
                 widest
             }
         },

@@ -207,14 +207,7 @@ pub(crate) fn assume_written(out: &mut [f32]) -> &mut [MaybeUninit<f32>] {
 }
 
 /// With `alpha` zero, `out` is only written to.
-fn run(
-    out: &mut [MaybeUninit<f32>],
-    out_stride: usize,
-    alpha: f32,
-    left: Matrix<'_>,
-    right: Matrix<'_>,
-    parallel: Parallelism,
-) {
+fn run(out: &mut [MaybeUninit<f32>], out_stride: usize, alpha: f32, left: Matrix<'_>, right: Matrix<'_>, parallel: Parallelism) {
     check(out, out_stride, left, right);
     let (m, n, k) = (left.rows, right.columns, left.columns);
     if m == 0 || n == 0 {

@@ -15,12 +15,7 @@ pub fn keep_freed_memory() -> bool {
         // arena, because those of other threads are made of 64 MiB pieces that come and go, and
         // because it grows in one direction, which [`HugePages`] relies on; it grows by 64 MiB at a
         // time.
-        let settings = [
-            (libc::M_MMAP_MAX, 0),
-            (libc::M_TRIM_THRESHOLD, -1),
-            (libc::M_ARENA_MAX, 1),
-            (libc::M_TOP_PAD, 64 << 20),
-        ];
+        let settings = [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1), (libc::M_ARENA_MAX, 1), (libc::M_TOP_PAD, 64 << 20)];
         // SAFETY: `mallopt` only sets numbers inside the allocator.
         settings.into_iter().all(|(setting, value)| unsafe { libc::mallopt(setting, value) } == 1)
     }

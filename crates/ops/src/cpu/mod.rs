@@ -12,16 +12,16 @@ mod strided;
 
 use std::num::NonZeroUsize;
 
+pub use crate::glue::{Array, View};
 pub(crate) use dispatch::simd;
 pub use dispatch::{Level, dot, level, maximum, multiply_add, replace, sum, sum_of};
-pub use memory::{HugePages, give_back_freed_memory, keep_freed_memory, memory_in_use, small_pages_from_now_on};
-pub use split::{Disjoint, add_parts, split_rows, zeros};
-pub(crate) use strided::{prefetch, transpose};
 pub use math::{exp, round_to_bf16, sigmoid, softplus, tanh};
 pub(crate) use matmul::product as product_by_rows;
 pub use matmul::{Matrix, matmul, matmul_threads, matmul_threads_new};
 pub(crate) use matmul::{assume_written, written};
-pub use crate::glue::{Array, View};
+pub use memory::{HugePages, give_back_freed_memory, keep_freed_memory, memory_in_use, small_pages_from_now_on};
+pub use split::{Disjoint, add_parts, split_rows, zeros};
+pub(crate) use strided::{prefetch, transpose};
 
 /// Number of worker threads in use (set it with [`set_threads`] before the first operator runs).
 pub fn threads() -> usize {

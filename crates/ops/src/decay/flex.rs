@@ -64,11 +64,5 @@ pub fn backward(
     let mut rows = |i: usize, pick: fn(&HeadGradients) -> &[f32]| {
         needs[i].then(|| rooms.rows(&layer, i, inputs[i], &given, |x: &Given<HeadGradients>| pick(&x.of)))
     };
-    [
-        rows(0, |x| &x.r),
-        rows(1, |x| &x.logw),
-        rows(2, |x| &x.k),
-        rows(3, |x| &x.v),
-        state_wanted.then(|| layer.states(&given)),
-    ]
+    [rows(0, |x| &x.r), rows(1, |x| &x.logw), rows(2, |x| &x.k), rows(3, |x| &x.v), state_wanted.then(|| layer.states(&given))]
 }

@@ -203,16 +203,18 @@ impl Room {
 
     fn outputs(&self, out: &mut [f32]) {
         out.copy_from_slice(&self.read[..out.len()]);
-        product_in_cache(out, self.value, true, Matrix::new(&self.scores, self.len, self.s), Matrix::new(&self.z, self.s, self.value));
+        product_in_cache(
+            out,
+            self.value,
+            true,
+            Matrix::new(&self.scores, self.len, self.s),
+            Matrix::new(&self.z, self.s, self.value),
+        );
     }
 
     fn advance(&self, state: &mut [f32]) {
         state.copy_from_slice(&self.s0);
-        let y_t = if self.packs {
-            Matrix::new(&self.y, self.s, self.key).t()
-        } else {
-            Matrix::new(&self.y_t, self.key, self.s)
-        };
+        let y_t = if self.packs { Matrix::new(&self.y, self.s, self.key).t() } else { Matrix::new(&self.y_t, self.key, self.s) };
         product_in_cache(state, self.value, true, y_t, Matrix::new(&self.z, self.s, self.value));
         scale_rows_in_place(state, &self.middle, self.value);
     }

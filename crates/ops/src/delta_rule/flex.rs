@@ -12,13 +12,7 @@ fn layer<'a>(options: &'a Options, [r, _, _, v, _, _, state]: Inputs<'a>) -> Lay
 
 fn head(layer: &Layer<'_>, [r, logw, k, v, a, b, _]: Inputs<'_>, place: &super::layer::Place) -> Head {
     let keys = |x| layer.gather(x, layer.dims.key, place);
-    Head {
-        r: keys(r),
-        logw: keys(logw),
-        k: keys(k),
-        v: layer.gather(v, layer.dims.value, place),
-        ab: Some((keys(a), keys(b))),
-    }
+    Head { r: keys(r), logw: keys(logw), k: keys(k), v: layer.gather(v, layer.dims.value, place), ab: Some((keys(a), keys(b))) }
 }
 
 pub fn forward(options: &Options, inputs: Inputs<'_>) -> (Array, Array) {

@@ -116,7 +116,14 @@ impl<const N: usize> Rooms<N> {
     ///
     /// # Panics
     /// When not every place has put its rows there.
-    pub fn rows<G>(&mut self, layer: &Layer<'_>, i: usize, like: View<'_>, of: &[Given<G>], pick: impl Fn(&Given<G>) -> &[f32]) -> Array {
+    pub fn rows<G>(
+        &mut self,
+        layer: &Layer<'_>,
+        i: usize,
+        like: View<'_>,
+        of: &[Given<G>],
+        pick: impl Fn(&Given<G>) -> &[f32],
+    ) -> Array {
         let room = &mut self.0[i];
         if room.size == 0 {
             return layer.rows(of, like, room.width, pick);
@@ -317,41 +324,43 @@ impl<'a> Layer<'a> {
         let keeps = options.save && gated;
         let packed_size = outputs + pairs * self.given_states() * size;
         let saved_size = if options.save { pairs * states + if gated { outputs } else { 0 } } else { 0 };
-        let run = |to: Disjoint<'_, MaybeUninit<f32>>, to_saved: Disjoint<'_, MaybeUninit<f32>>| (0..pairs).into_par_iter().for_each(|pair| {
-            let mut current = self.state_of(pair).to_vec();
-            let mut starts = pair * states;
-            for place in self.places(pair) {
-                let head = prepare(&place);
-                let dims = Dims { tokens: place.tokens.len(), ..dims };
-                let y = match self.chunk() {
-                    None => recurrent::forward(&dims, &head, &mut current),
-                    Some(chunk) if options.save => {
-                        let end = starts + self.states_of(place.tokens.len()) * size;
-                        // SAFETY: states of this pair, written by nobody else.
-                        let own = unsafe { to_saved.slice(starts..end) };
-                        starts = end;
-                        chunked::forward(&dims, &head, &mut current, chunk, own)
+        let run = |to: Disjoint<'_, MaybeUninit<f32>>, to_saved: Disjoint<'_, MaybeUninit<f32>>| {
+            (0..pairs).into_par_iter().for_each(|pair| {
+                let mut current = self.state_of(pair).to_vec();
+                let mut starts = pair * states;
+                for place in self.places(pair) {
+                    let head = prepare(&place);
+                    let dims = Dims { tokens: place.tokens.len(), ..dims };
+                    let y = match self.chunk() {
+                        None => recurrent::forward(&dims, &head, &mut current),
+                        Some(chunk) if options.save => {
+                            let end = starts + self.states_of(place.tokens.len()) * size;
+                            // SAFETY: states of this pair, written by nobody else.
+                            let own = unsafe { to_saved.slice(starts..end) };
+                            starts = end;
+                            chunked::forward(&dims, &head, &mut current, chunk, own)
+                        }
+                        Some(chunk) => chunked::forward(&dims, &head, &mut current, chunk, &mut []),
+                    };
+                    for (t, y) in place.tokens.clone().zip(y.chunks_exact(dims.value)) {
+                        let at = (place.b * self.dims.tokens + t) * row + place.h * dims.value;
+                        let own = at..at + dims.value;
+                        // SAFETY: a row of this pair.
+                        let out = unsafe { to.slice(own.clone()) }.write_copy_of_slice(y);
+                        if keeps {
+                            let from = pairs * states;
+                            // SAFETY: as above.
+                            unsafe { to_saved.slice(from + own.start..from + own.end) }.write_copy_of_slice(y);
+                        }
+                        finish(out, if gated { &self.gate.data[own] } else { &[] }, options.settings.scale);
                     }
-                    Some(chunk) => chunked::forward(&dims, &head, &mut current, chunk, &mut []),
-                };
-                for (t, y) in place.tokens.clone().zip(y.chunks_exact(dims.value)) {
-                    let at = (place.b * self.dims.tokens + t) * row + place.h * dims.value;
-                    let own = at..at + dims.value;
-                    // SAFETY: a row of this pair.
-                    let out = unsafe { to.slice(own.clone()) }.write_copy_of_slice(y);
-                    if keeps {
-                        let from = pairs * states;
-                        // SAFETY: as above.
-                        unsafe { to_saved.slice(from + own.start..from + own.end) }.write_copy_of_slice(y);
+                    if let Some(after) = self.state_after(&place) {
+                        // SAFETY: a state of this pair.
+                        unsafe { to.slice(after) }.write_copy_of_slice(&current);
                     }
-                    finish(out, if gated { &self.gate.data[own] } else { &[] }, options.settings.scale);
                 }
-                if let Some(after) = self.state_after(&place) {
-                    // SAFETY: a state of this pair.
-                    unsafe { to.slice(after) }.write_copy_of_slice(&current);
-                }
-            }
-        });
+            })
+        };
         let mut saved = Vec::new();
         let packed = written(packed_size, |packed| {
             saved = written(saved_size, |saved| run(Disjoint::new(packed), Disjoint::new(saved)));

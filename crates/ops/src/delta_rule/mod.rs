@@ -22,9 +22,9 @@ pub mod reference;
 pub(crate) mod step;
 
 use crate::glue::{on_cpu, operator};
-use layer::{Options, Settings, States};
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
+use layer::{Options, Settings, States};
 
 /// Log decay that ends a document: e^-40 = 4e-18 of the state survives, far below f32's rounding of
 /// whatever is written after it. A stronger one would cost accuracy and speed, because recurrences

@@ -20,9 +20,7 @@ pub fn delta_rule(
     for t in 0..tokens {
         let sa = s.clone().swap_dims(2, 3).matmul(column(&a, t)); // [B, H, V, 1]
         let decay = column(&logw, t).exp();
-        s = s * decay
-            + column(&b, t).matmul(sa.swap_dims(2, 3))
-            + column(&k, t).matmul(column(&v, t).swap_dims(2, 3));
+        s = s * decay + column(&b, t).matmul(sa.swap_dims(2, 3)) + column(&k, t).matmul(column(&v, t).swap_dims(2, 3));
         let o = s.clone().swap_dims(2, 3).matmul(column(&r, t)); // [B, H, V, 1]
         outputs.push(o.swap_dims(2, 3).swap_dims(1, 2)); // [B, 1, H, V]
     }

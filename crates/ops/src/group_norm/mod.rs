@@ -34,11 +34,6 @@ pub fn group_norm(x_bthn: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, epsilon
     }
     let save = x_bthn.is_tracked() || weight.is_tracked() || bias.is_tracked();
     let options = Options { epsilon: epsilon as f32, save };
-    let y = Dispatch::group_norm_forward(
-        options,
-        x_bthn.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    );
+    let y = Dispatch::group_norm_forward(options, x_bthn.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
     Tensor::from_dispatch(y.0)
 }

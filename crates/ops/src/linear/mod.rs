@@ -70,11 +70,7 @@ pub(crate) fn product(out: &mut [f32], out_stride: usize, accumulate: bool, left
 
 /// The product as a new array.
 pub(crate) fn product_new(left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
-    if rounds(left.height()) {
-        bf16::matmul_threads_new(left, right)
-    } else {
-        matmul_threads_new(left, right)
-    }
+    if rounds(left.height()) { bf16::matmul_threads_new(left, right) } else { matmul_threads_new(left, right) }
 }
 
 /// Whether products inside attention and recurrences, of operands in cache, are of bf16 operands.

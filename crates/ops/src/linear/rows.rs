@@ -86,7 +86,13 @@ const LANES: usize = 16;
 /// # Safety
 /// `x` and `weight` hold as many rows; `to` reaches over a tile whose rows are `stride` apart.
 #[inline(always)]
-unsafe fn tile<const FMA: bool, const T: usize, const W: usize>(x: &[f32], weight: &[f32], inner: usize, to: *mut f32, stride: usize) {
+unsafe fn tile<const FMA: bool, const T: usize, const W: usize>(
+    x: &[f32],
+    weight: &[f32],
+    inner: usize,
+    to: *mut f32,
+    stride: usize,
+) {
     debug_assert!(x.len() >= T / W * inner && weight.len() >= W * inner);
     // One flat array of sums, updated by iterators: the form that the compiler keeps in registers.
     let mut sums = [[0.0f32; LANES]; T];

@@ -110,7 +110,11 @@ unsafe fn tile<L: Lanes, F: Blocks, const R: usize>(work: &Work<'_>, panel: usiz
                             let weights = F::integers::<L>(at, part, vector);
                             for r in 0..R {
                                 let four = *integers.add(r * x.width / 4 + block * 8 + vector);
-                                runs[r] = if F::WIDE { L::dot::<true>(runs[r], weights, four) } else { L::dot::<false>(runs[r], weights, four) };
+                                runs[r] = if F::WIDE {
+                                    L::dot::<true>(runs[r], weights, four)
+                                } else {
+                                    L::dot::<false>(runs[r], weights, four)
+                                };
                             }
                         }
                         for r in 0..R {

@@ -55,16 +55,8 @@ pub enum Format {
 
 impl Format {
     /// All of them.
-    pub const ALL: [Format; 8] = [
-        Format::Q4_0,
-        Format::Q4_1,
-        Format::Q5_0,
-        Format::Q5_1,
-        Format::Q8_0,
-        Format::Q4_K,
-        Format::Q5_K,
-        Format::Q6_K,
-    ];
+    pub const ALL: [Format; 8] =
+        [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q8_0, Format::Q4_K, Format::Q5_K, Format::Q6_K];
     /// Those that [`QuantMatrix::quantise`] makes.
     pub const MADE: [Format; 3] = [Format::Q8_0, Format::Q4_0, Format::Q4_1];
 

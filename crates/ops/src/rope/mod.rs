@@ -29,9 +29,8 @@ impl RopeTable {
     /// `scale` multiplies every entry (the attention factor of YaRN and its kin, 1 elsewhere).
     /// Angles are computed in f64: at position 100 000 an f32 product is off by 0.004 rad.
     pub fn new(inverse_frequencies: &[f32], positions: usize, scale: f32) -> Self {
-        let angles = || {
-            (0..positions).flat_map(|position| inverse_frequencies.iter().map(move |&f| position as f64 * f64::from(f)))
-        };
+        let angles =
+            || (0..positions).flat_map(|position| inverse_frequencies.iter().map(move |&f| position as f64 * f64::from(f)));
         let scale = f64::from(scale);
         Self {
             cos: angles().map(|angle| (scale * angle.cos()) as f32).collect(),

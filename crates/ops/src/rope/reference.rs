@@ -15,11 +15,5 @@ pub fn rope(x: Tensor<4>, table: &RopeTable, positions: &[u32]) -> Tensor<4> {
     let (cos, sin) = (rows(&table.cos), rows(&table.sin));
     let low = x.clone().slice([0..batch, 0..time, 0..heads, 0..half]);
     let high = x.slice([0..batch, 0..time, 0..heads, half..size]);
-    Tensor::cat(
-        vec![
-            low.clone() * cos.clone() - high.clone() * sin.clone(),
-            high * cos + low * sin,
-        ],
-        3,
-    )
+    Tensor::cat(vec![low.clone() * cos.clone() - high.clone() * sin.clone(), high * cos + low * sin], 3)
 }

@@ -15,13 +15,7 @@ fn layer<'a>(constants: &'a Constants, inputs: Inputs<'a>) -> Layer<'a> {
 /// Inputs of the recurrence; `logw` of tokens that start a document is not yet [`END`].
 fn prepare(constants: &Constants, layer: &Layer<'_>, [q, decay, bias, k, v, ..]: Inputs<'_>, place: &Place) -> Head {
     let of = |x| layer.gather(x, layer.dims.key, place);
-    let mut head = Head {
-        r: of(q),
-        logw: of(decay),
-        k: of(k),
-        v: of(v),
-        ab: None,
-    };
+    let mut head = Head { r: of(q), logw: of(decay), k: of(k), v: of(v), ab: None };
     decays(&mut head.logw, layer.channels(bias, place.h));
     if constants.balanced {
         balance(&mut head.k, &head.logw);
@@ -90,7 +84,10 @@ pub fn backward(
             chain(constants.balanced, &raw, &logw, &mut of.k, &mut of.logw, &mut bias);
             let HeadGradients { r, logw, k, v, .. } = &mut of;
             // SAFETY: `backward` takes a place once.
-            [of_q, of_decay, of_k, of_v].into_iter().zip([r, logw, k, v]).for_each(|(sink, rows)| unsafe { sink.put(place, rows) });
+            [of_q, of_decay, of_k, of_v]
+                .into_iter()
+                .zip([r, logw, k, v])
+                .for_each(|(sink, rows)| unsafe { sink.put(place, rows) });
             (of, bias)
         },
     );

@@ -11,10 +11,10 @@
 mod flex;
 pub mod reference;
 
+use crate::delta_rule::Form;
+pub use crate::delta_rule::layer::Settings;
 use crate::delta_rule::layer::{Options, States};
 use crate::delta_rule::states_behind;
-pub use crate::delta_rule::layer::Settings;
-use crate::delta_rule::Form;
 use crate::delta_rule::step::{given, taken};
 use crate::glue::{View, on_cpu, operator, slice};
 use burn::backend::Dispatch;
@@ -85,10 +85,7 @@ pub fn rwkv6(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (T
     }
     let packed = packed(inputs, state, settings, States::Last);
     let outputs = b * t * h * n;
-    (
-        packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]),
-        packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]),
-    )
+    (packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]), packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]))
 }
 
 /// [`rwkv6`] from zero, with the states after every `every` tokens and after the last, `[B * S, H, N, N]`:

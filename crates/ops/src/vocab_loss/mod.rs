@@ -65,11 +65,7 @@ fn denominator(rows: usize, weights: Option<&[f32]>, given: Option<f32>) -> Resu
         Some(weights) => weights.iter().map(|&w| f64::from(w)).sum::<f64>() as f32,
         None => rows as f32,
     });
-    if denominator > 0.0 && denominator.is_finite() {
-        Ok(denominator)
-    } else {
-        Err(VocabLossError::Denominator(denominator))
-    }
+    if denominator > 0.0 && denominator.is_finite() { Ok(denominator) } else { Err(VocabLossError::Denominator(denominator)) }
 }
 
 fn length(what: &'static str, expected: usize, found: usize) -> Result<(), VocabLossError> {

@@ -14,13 +14,7 @@ pub fn token_log_probabilities(hidden: Tensor<2>, weight: Tensor<2>, targets: &[
 }
 
 /// See [`super::cross_entropy`].
-pub fn cross_entropy(
-    hidden: Tensor<2>,
-    weight: Tensor<2>,
-    targets: &[u32],
-    weights: &[f32],
-    denominator: f32,
-) -> Tensor<1> {
+pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: &[u32], weights: &[f32], denominator: f32) -> Tensor<1> {
     let weights = column(weights, &hidden);
     (token_log_probabilities(hidden, weight, targets) * weights).sum() / -denominator
 }

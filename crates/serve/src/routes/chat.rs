@@ -24,7 +24,11 @@ use std::sync::Arc;
 /// What only this endpoint has.
 pub(crate) const FIELDS: &[Field] = &[
     read("model", r#"{"type":"string"}"#, "One of /v1/models."),
-    read("messages", r##"{"type":"array","items":{"$ref":"#/components/schemas/Message"}}"##, "The conversation; with `state`, its new turns."),
+    read(
+        "messages",
+        r##"{"type":"array","items":{"$ref":"#/components/schemas/Message"}}"##,
+        "The conversation; with `state`, its new turns.",
+    ),
     read("max_completion_tokens", r#"{"type":"integer","minimum":1}"#, "The most tokens to write."),
     read("max_tokens", r#"{"type":"integer","minimum":1}"#, "The same, by its older name."),
     read("logprobs", r#"{"type":"boolean","default":false}"#, "Log-probabilities of the answer's tokens."),
@@ -70,7 +74,11 @@ struct Chat {
 }
 
 /// Answers.
-pub(crate) async fn create(State(app): State<Arc<App>>, Extension(asked): Extension<Asked>, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    Extension(asked): Extension<Asked>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let value = body::json(&app, request).await?;
     let (mut generation, mut teller, stream) = body::blocking(move || prepare(&app, &asked, &value)).await?;
     if stream {
@@ -99,12 +107,18 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     }
     let most = app.settings.max_tokens;
     let max_tokens = match (fields.count("max_completion_tokens", 1, most)?, fields.count("max_tokens", 1, most)?) {
-        (Some(a), Some(b)) if a != b => return Err(ApiError::at("max_tokens", format!("max_tokens: expected {a} as in max_completion_tokens, or nothing, found {b}"))),
+        (Some(a), Some(b)) if a != b => {
+            return Err(ApiError::at(
+                "max_tokens",
+                format!("max_tokens: expected {a} as in max_completion_tokens, or nothing, found {b}"),
+            ));
+        }
         (a, b) => a.or(b),
     };
     super::check_answers(app, 1, &options)?;
     let kept = options.state.as_ref().map(|id| app.kept.get("state", id, asked.owner)).transpose()?;
-    let Prepared { prompt, request } = super::conversation(app, &served, kept.as_deref(), messages, tools.list.as_ref(), max_tokens)?;
+    let Prepared { prompt, request } =
+        super::conversation(app, &served, kept.as_deref(), messages, tools.list.as_ref(), max_tokens)?;
     let request = engine::Request { alternatives: alternatives.unwrap_or(0), ..request };
     let requests = finish_requests(app, &served, kept.as_deref(), vec![request], &options)?;
     let chat = Chat {
@@ -225,7 +239,8 @@ impl Chat {
             if !turn.calls.is_empty() {
                 message["tool_calls"] = turn.calls.iter().map(Call::json).collect();
             }
-            choices.push(json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish(turn, answer)}));
+            choices
+                .push(json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish(turn, answer)}));
         }
         let mut map = self.frame("chat.completion", choices);
         map.insert("usage".into(), generation.usage(self.turns.len()).json());

@@ -22,13 +22,33 @@ use std::sync::Arc;
 /// What only this endpoint has.
 pub(crate) const FIELDS: &[Field] = &[
     read("model", r#"{"type":"string"}"#, "One of /v1/models."),
-    read("prompt", r##"{"oneOf":[{"type":"string"},{"type":"array","items":{"type":"string"}},{"type":"array","items":{"type":"integer"}},{"type":"array","items":{"type":"array","items":{"type":"integer"}}}]}"##, "A text, texts, a list of tokens, or lists of tokens."),
-    read("echo", r#"{"type":"boolean","default":false}"#, "Give the prompt back before the answer; with logprobs also its tokens'."),
-    read("logprobs", r#"{"type":"integer","minimum":0,"maximum":20}"#, "Log-probabilities of tokens, and of so many likeliest at each place."),
-    read("max_tokens", r#"{"type":"integer","minimum":0,"default":16}"#, "The most tokens to write; 0 only reads, to score a prompt with echo."),
+    read(
+        "prompt",
+        r##"{"oneOf":[{"type":"string"},{"type":"array","items":{"type":"string"}},{"type":"array","items":{"type":"integer"}},{"type":"array","items":{"type":"array","items":{"type":"integer"}}}]}"##,
+        "A text, texts, a list of tokens, or lists of tokens.",
+    ),
+    read(
+        "echo",
+        r#"{"type":"boolean","default":false}"#,
+        "Give the prompt back before the answer; with logprobs also its tokens'.",
+    ),
+    read(
+        "logprobs",
+        r#"{"type":"integer","minimum":0,"maximum":20}"#,
+        "Log-probabilities of tokens, and of so many likeliest at each place.",
+    ),
+    read(
+        "max_tokens",
+        r#"{"type":"integer","minimum":0,"default":16}"#,
+        "The most tokens to write; 0 only reads, to score a prompt with echo.",
+    ),
     read("response_format", r##"{"$ref":"#/components/schemas/ResponseFormat"}"##, "The form of the text."),
     only("best_of", "[1]", "Not supported: use n."),
-    read("suffix", r#"{"type":"string"}"#, "Text behind the max_tokens tokens that are written between it and the prompt. Of models that denoise; others refuse it."),
+    read(
+        "suffix",
+        r#"{"type":"string"}"#,
+        "Text behind the max_tokens tokens that are written between it and the prompt. Of models that denoise; others refuse it.",
+    ),
     unused("user", r#"{"type":"string"}"#, "Who asks."),
 ];
 
@@ -57,7 +77,11 @@ struct Completions {
 }
 
 /// Answers.
-pub(crate) async fn create(State(app): State<Arc<App>>, Extension(asked): Extension<Asked>, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    Extension(asked): Extension<Asked>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let value = body::json(&app, request).await?;
     let (mut generation, mut teller, stream) = body::blocking(move || prepare(&app, &asked, &value)).await?;
     if stream {
@@ -89,7 +113,8 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     let mut requests = Vec::new();
     for prompt in &prompts {
         let before = kept.map_or(0, |kept| kept.snapshot.tokens.len());
-        let tokens: Vec<u32> = kept.iter().flat_map(|kept| kept.unread.iter().copied()).chain(prompt.tokens.iter().copied()).collect();
+        let tokens: Vec<u32> =
+            kept.iter().flat_map(|kept| kept.unread.iter().copied()).chain(prompt.tokens.iter().copied()).collect();
         let max_tokens = served.room(before + tokens.len() + suffix.len(), Some(max_tokens), 0)?;
         requests.push(engine::Request {
             prompt: tokens,
@@ -131,7 +156,9 @@ fn prompts(fields: &Fields, served: &Served, kept: Option<&Kept>, times: usize) 
         let mut tokens = tokenizer.encode(&text, kept.is_none()).map_err(|error| ApiError::at("prompt", error.to_string()))?;
         if tokens.is_empty() && kept.is_none_or(|kept| kept.unread.is_empty()) {
             let start = tokenizer.bos().or_else(|| tokenizer.document_separator());
-            tokens.push(start.ok_or_else(|| ApiError::at("prompt", "prompt: expected some text (the model has no begin token), found none"))?);
+            tokens.push(start.ok_or_else(|| {
+                ApiError::at("prompt", "prompt: expected some text (the model has no begin token), found none")
+            })?);
         }
         Ok(Prompt { text, tokens })
     };
@@ -276,7 +303,14 @@ impl Scores {
         }
     }
 
-    fn push(&mut self, tokenizer: &Tokenizer, token: u32, scored: Option<f32>, alternatives: impl Iterator<Item = (u32, f32)>, offset: &mut usize) {
+    fn push(
+        &mut self,
+        tokenizer: &Tokenizer,
+        token: u32,
+        scored: Option<f32>,
+        alternatives: impl Iterator<Item = (u32, f32)>,
+        offset: &mut usize,
+    ) {
         let text = token_text(tokenizer, token);
         // The one that stands there is always among them, as OpenAI has it.
         let likeliest = scored.map(|own| {

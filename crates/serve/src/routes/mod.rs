@@ -116,13 +116,17 @@ pub(crate) fn conversation(
     if let Some(kept) = kept {
         same_model(kept, served)?;
         if kept.conversation.is_none() {
-            return Err(ApiError::at("state", "the state is of a plain text: expected one of a conversation; /v1/completions goes on from it"));
+            return Err(ApiError::at(
+                "state",
+                "the state is of a plain text: expected one of a conversation; /v1/completions goes on from it",
+            ));
         }
     }
     let mut prompt = talk::prompt(served, kept, new, tools)?;
     let before = prompt.state.as_ref().map_or(0, |state| state.tokens.len());
     let max_tokens = served.room(before + prompt.tokens.len(), max_tokens, app.settings.default_tokens)?;
-    let request = Request { prompt: std::mem::take(&mut prompt.tokens), state: prompt.state.take(), max_tokens, ..Request::default() };
+    let request =
+        Request { prompt: std::mem::take(&mut prompt.tokens), state: prompt.state.take(), max_tokens, ..Request::default() };
     Ok(Prepared { prompt, request })
 }
 
@@ -134,7 +138,13 @@ fn same_model(kept: &Kept, served: &Served) -> Result<(), ApiError> {
 }
 
 /// `n` requests for each, with what they have in common.
-pub(crate) fn finish_requests(app: &App, served: &Served, kept: Option<&Kept>, requests: Vec<Request>, options: &Options) -> Result<Vec<Request>, ApiError> {
+pub(crate) fn finish_requests(
+    app: &App,
+    served: &Served,
+    kept: Option<&Kept>,
+    requests: Vec<Request>,
+    options: &Options,
+) -> Result<Vec<Request>, ApiError> {
     if let Some(kept) = kept {
         same_model(kept, served)?;
     }
@@ -171,7 +181,9 @@ pub(crate) fn keep(
     let read = snapshot.tokens.len().checked_sub(generation.before() + summary.prompt_tokens)?;
     let unread = written.get(read..).unwrap_or_default().iter().map(|w| w.token).collect();
     let state = generation.served.engine.model().state_bytes(snapshot.tokens.len()) + snapshot.tokens.len() * size_of::<u32>();
-    let bytes = state + conversation.as_ref().map_or(0, Conversation::bytes) + response.as_ref().map_or(0, |r| r.to_string().len());
-    let kept = Kept { id: id.clone(), owner, model: generation.served.id.clone(), snapshot, unread, conversation, response, bytes };
+    let bytes =
+        state + conversation.as_ref().map_or(0, Conversation::bytes) + response.as_ref().map_or(0, |r| r.to_string().len());
+    let kept =
+        Kept { id: id.clone(), owner, model: generation.served.id.clone(), snapshot, unread, conversation, response, bytes };
     app.kept.put(kept).then_some(id)
 }

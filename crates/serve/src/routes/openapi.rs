@@ -53,12 +53,16 @@ pub(crate) fn made() -> Value {
         if let Some(name) = body {
             let schema = json!({"$ref": format!("#/components/schemas/{name}")});
             way["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema}}});
-            way["responses"]["200"]["content"] = json!({"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}});
+            way["responses"]["200"]["content"] =
+                json!({"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}});
         }
         let entry = paths.entry(*path).or_insert_with(|| json!({}));
         entry[*method] = way;
     }
-    let text = [crate::fields::read("type", r#"{"const":"text"}"#, "The kind."), crate::fields::read("text", r#"{"type":"string"}"#, "The text.")];
+    let text = [
+        crate::fields::read("type", r#"{"const":"text"}"#, "The kind."),
+        crate::fields::read("text", r#"{"type":"string"}"#, "The text."),
+    ];
     let schemas: Map<String, Value> = [
         ("CompletionRequest", schema(&COMPLETIONS, &["model", "prompt"])),
         ("ChatRequest", schema(&CHAT, &["model", "messages"])),
@@ -91,7 +95,9 @@ fn schema(tables: &[&[Field]], required: &[&str]) -> Value {
     let mut properties = Map::new();
     for field in tables.iter().copied().flatten() {
         let mut property = match field.kind {
-            Kind::Read(schema) | Kind::Unused(schema) => serde_json::from_str(schema).unwrap_or_else(|error| json!({"broken": error.to_string()})),
+            Kind::Read(schema) | Kind::Unused(schema) => {
+                serde_json::from_str(schema).unwrap_or_else(|error| json!({"broken": error.to_string()}))
+            }
             Kind::Only(list) => {
                 let mut values = values(list);
                 values.push(Value::Null);

@@ -23,7 +23,11 @@ use std::sync::Arc;
 /// What this endpoint has beside the sampling.
 pub(crate) const FIELDS: &[Field] = &[
     read("model", r#"{"type":"string"}"#, "One of /v1/models."),
-    read("input", r##"{"oneOf":[{"type":"string"},{"type":"array","items":{"$ref":"#/components/schemas/InputItem"}}]}"##, "A user's text, or the new items of the conversation."),
+    read(
+        "input",
+        r##"{"oneOf":[{"type":"string"},{"type":"array","items":{"$ref":"#/components/schemas/InputItem"}}]}"##,
+        "A user's text, or the new items of the conversation.",
+    ),
     read("instructions", r#"{"type":"string"}"#, "A system text. It is not carried over to the next response."),
     read("previous_response_id", r#"{"type":"string"}"#, "The response to go on from."),
     read("store", r#"{"type":"boolean","default":true}"#, "Keep the response and its state."),
@@ -63,7 +67,11 @@ pub(crate) const FORMAT: &[Field] = &[read("type", r#"{"enum":["text","json_obje
 pub(crate) const ITEM: &[Field] = &[
     read("type", r#"{"enum":["message","function_call","function_call_output"]}"#, "The kind; a message where there is none."),
     read("role", r#"{"enum":["system","developer","user","assistant"]}"#, "Who speaks."),
-    read("content", r#"{"oneOf":[{"type":"string"},{"type":"array"}]}"#, "What is said: a text or parts of type input_text or output_text."),
+    read(
+        "content",
+        r#"{"oneOf":[{"type":"string"},{"type":"array"}]}"#,
+        "What is said: a text or parts of type input_text or output_text.",
+    ),
     read("call_id", r#"{"type":"string"}"#, "Of a call and of what came of it."),
     read("name", r#"{"type":"string"}"#, "The function called."),
     read("arguments", r#"{"type":"string"}"#, "Its arguments, as JSON."),
@@ -90,7 +98,11 @@ struct Responses {
 }
 
 /// Answers.
-pub(crate) async fn create(State(app): State<Arc<App>>, Extension(asked): Extension<Asked>, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    Extension(asked): Extension<Asked>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let value = body::json(&app, request).await?;
     let (mut generation, mut teller, stream) = body::blocking(move || prepare(&app, &asked, &value)).await?;
     if stream {
@@ -106,13 +118,21 @@ pub(crate) async fn create(State(app): State<Arc<App>>, Extension(asked): Extens
 }
 
 /// A response that was kept.
-pub(crate) async fn get(State(app): State<Arc<App>>, Extension(asked): Extension<Asked>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Extension(asked): Extension<Asked>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     let kept = app.kept.get("response", &id, asked.owner)?;
     Ok(Json(kept.response.clone().unwrap_or_default()))
 }
 
 /// Forgets it.
-pub(crate) async fn delete(State(app): State<Arc<App>>, Extension(asked): Extension<Asked>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    Extension(asked): Extension<Asked>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     app.kept.delete("response", &id, asked.owner)?;
     Ok(Json(json!({"id": id, "object": "response", "deleted": true})))
 }
@@ -128,7 +148,11 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     let format = fields.object("text", &[TEXT])?;
     let format = format.map(|text| text.object("format", &[FORMAT, JSON_SCHEMA])).transpose()?.flatten();
     if let Some(format) = &format {
-        options.constraint = of_format(format.word("type", &["text", "json_object", "json_schema"])?, format.get("schema").cloned(), "text.format")?;
+        options.constraint = of_format(
+            format.word("type", &["text", "json_object", "json_schema"])?,
+            format.get("schema").cloned(),
+            "text.format",
+        )?;
     }
     super::constrain(&mut options, tools.constraint)?;
     let previous = fields.text("previous_response_id")?;
@@ -185,7 +209,10 @@ fn one(index: usize, value: &Value) -> Result<Message, ApiError> {
     let item = Fields::check(format!("input[{index}]."), value, &[ITEM])?;
     let need = |name: &str| item.text(name)?.ok_or_else(|| item.missing(name, "a string"));
     match item.word("type", &["message", "function_call", "function_call_output"])?.unwrap_or("message") {
-        "function_call" => Ok(turn("", &[Call { id: need("call_id")?.into(), name: need("name")?.into(), arguments: need("arguments")?.into() }])),
+        "function_call" => Ok(turn(
+            "",
+            &[Call { id: need("call_id")?.into(), name: need("name")?.into(), arguments: need("arguments")?.into() }],
+        )),
         "function_call_output" => {
             let mut message = Message::new("tool", need("output")?);
             message.extra.insert("tool_call_id".into(), need("call_id")?.into());
@@ -202,7 +229,11 @@ fn one(index: usize, value: &Value) -> Result<Message, ApiError> {
                         let known = ["input_text", "output_text", "text"].iter().any(|kind| part["type"] == *kind);
                         part["text"].as_str().filter(|_| known).map(ToOwned::to_owned)
                     };
-                    parts.iter().map(text).collect::<Option<String>>().ok_or_else(|| item.wrong("content", expected, &parts.clone().into()))?
+                    parts
+                        .iter()
+                        .map(text)
+                        .collect::<Option<String>>()
+                        .ok_or_else(|| item.wrong("content", expected, &parts.clone().into()))?
                 }
                 Some(value) => return Err(item.wrong("content", expected, value)),
                 None => return Err(item.missing("content", expected)),
@@ -262,7 +293,10 @@ impl Responses {
         let part = self.part();
         vec![
             self.told("response.output_item.added", json!({"output_index": index, "item": item})),
-            self.told("response.content_part.added", json!({"item_id": self.item, "output_index": index, "content_index": 0, "part": part})),
+            self.told(
+                "response.content_part.added",
+                json!({"item_id": self.item, "output_index": index, "content_index": 0, "part": part}),
+            ),
         ]
     }
 
@@ -274,8 +308,14 @@ impl Responses {
         let (index, item, part) = (self.closed.len(), self.item.clone(), self.part());
         let message = self.message("completed", vec![part.clone()]);
         let told = vec![
-            self.told("response.output_text.done", json!({"item_id": item, "output_index": index, "content_index": 0, "text": self.content, "logprobs": []})),
-            self.told("response.content_part.done", json!({"item_id": item, "output_index": index, "content_index": 0, "part": part})),
+            self.told(
+                "response.output_text.done",
+                json!({"item_id": item, "output_index": index, "content_index": 0, "text": self.content, "logprobs": []}),
+            ),
+            self.told(
+                "response.content_part.done",
+                json!({"item_id": item, "output_index": index, "content_index": 0, "part": part}),
+            ),
             self.told("response.output_item.done", json!({"output_index": index, "item": message})),
         ];
         self.closed.push(message);

@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// What a state is of.
-pub(crate) async fn get(State(app): State<Arc<App>>, Extension(asked): Extension<Asked>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    Extension(asked): Extension<Asked>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     let kept = app.kept.get("state", &id, asked.owner)?;
     Ok(Json(json!({
         "id": kept.id, "object": "state", "model": kept.model, "tokens": kept.snapshot.tokens.len() + kept.unread.len(), "bytes": kept.bytes,
@@ -18,7 +22,11 @@ pub(crate) async fn get(State(app): State<Arc<App>>, Extension(asked): Extension
 }
 
 /// Forgets it.
-pub(crate) async fn delete(State(app): State<Arc<App>>, Extension(asked): Extension<Asked>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    Extension(asked): Extension<Asked>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     app.kept.delete("state", &id, asked.owner)?;
     Ok(Json(json!({"id": id, "object": "state", "deleted": true})))
 }

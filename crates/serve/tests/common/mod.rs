@@ -71,7 +71,11 @@ pub fn server_with(settings: Settings, limits: Limits) -> Server {
     let base = model(ATTENTION);
     let plain = tokenizer(base.config.vocabulary);
     let base = Engine::start(Arc::new(base), Arc::new(plain), limits).expect("an engine");
-    let models = vec![("teacher".into(), engine(ATTENTION, limits)), ("student".into(), engine(RECURRENT, limits)), ("org/base".into(), base)];
+    let models = vec![
+        ("teacher".into(), engine(ATTENTION, limits)),
+        ("student".into(), engine(RECURRENT, limits)),
+        ("org/base".into(), base),
+    ];
     Server::new(settings, models).expect("a server")
 }
 
@@ -156,12 +160,20 @@ pub fn plain(mut value: Value) -> Value {
         match value {
             Value::Object(map) => {
                 for (key, item) in map {
-                    let made = ["created", "created_at", "time_to_first_token", "prefill_tokens_per_second", "decode_tokens_per_second"];
+                    let made =
+                        ["created", "created_at", "time_to_first_token", "prefill_tokens_per_second", "decode_tokens_per_second"];
                     if made.contains(&key.as_str()) && item.is_number() {
                         *item = "[number]".into();
-                    } else if let Some(prefix) = ["id", "item_id", "call_id", "state", "previous_response_id"].contains(&key.as_str()).then_some(item.as_str()).flatten().and_then(|id| {
-                        ["chatcmpl-", "cmpl-", "resp_", "msg_", "state_", "call_", "fc_"].into_iter().find(|p| id.starts_with(p))
-                    }) {
+                    } else if let Some(prefix) = ["id", "item_id", "call_id", "state", "previous_response_id"]
+                        .contains(&key.as_str())
+                        .then_some(item.as_str())
+                        .flatten()
+                        .and_then(|id| {
+                            ["chatcmpl-", "cmpl-", "resp_", "msg_", "state_", "call_", "fc_"]
+                                .into_iter()
+                                .find(|p| id.starts_with(p))
+                        })
+                    {
                         *item = format!("{prefix}[id]").into();
                     } else {
                         walk(item);

@@ -19,19 +19,13 @@ pub(super) fn value(json: &serde_json::Value) -> Value {
         },
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => Value::from(items.iter().map(value).collect::<Vec<_>>()),
-        Json::Object(map) => {
-            Value::from_pairs(map.iter().map(|(key, item)| (key.clone(), value(item))))
-        }
+        Json::Object(map) => Value::from_pairs(map.iter().map(|(key, item)| (key.clone(), value(item)))),
     }
 }
 
 /// The `tojson` filter as transformers defines it: `json.dumps(x, ensure_ascii=False, indent=...)`,
 /// that is `", "` and `": "` between things, and nothing escaped for HTML.
-pub(super) fn tojson(
-    value: &Value,
-    indent: Option<usize>,
-    options: Kwargs,
-) -> Result<Value, Error> {
+pub(super) fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Value, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
         None => options.get::<Option<usize>>("indent")?,
@@ -44,17 +38,9 @@ pub(super) fn tojson(
     Ok(Value::from_safe_string(text))
 }
 
-fn write(
-    text: &mut String,
-    value: &Value,
-    indent: Option<usize>,
-    depth: usize,
-) -> Result<(), Error> {
+fn write(text: &mut String, value: &Value, indent: Option<usize>, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "tojson: nested deeper than 128",
-        ));
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: nested deeper than 128"));
     }
     match value.kind() {
         ValueKind::Undefined | ValueKind::None => text.push_str("null"),
@@ -74,10 +60,7 @@ fn write(
             write_items(text, ('[', ']'), items, indent, depth)?;
         }
         other => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                format!("tojson: cannot write a value of kind {other}"),
-            ));
+            return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: cannot write a value of kind {other}")));
         }
     }
     Ok(())

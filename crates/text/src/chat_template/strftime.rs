@@ -4,35 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::{Error, ErrorKind};
 
-const DAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
+const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const MONTHS: [&str; 12] =
+    ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
 
 /// The present moment in a `strftime` format.
 pub(super) fn now(format: &str) -> Result<String, Error> {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs());
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
     at(format, seconds)
 }
 
@@ -42,16 +20,11 @@ fn civil(days: u64) -> (u64, u64, u64) {
     // count starts on 0000-03-01.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -74,11 +47,7 @@ fn at(format: &str, seconds: u64) -> Result<String, Error> {
             code => (code, true),
         };
         let number = |value: u64| {
-            if padded {
-                format!("{value:02}")
-            } else {
-                value.to_string()
-            }
+            if padded { format!("{value:02}") } else { value.to_string() }
         };
         text += &match code {
             Some('Y') => year.to_string(),
@@ -101,9 +70,7 @@ fn at(format: &str, seconds: u64) -> Result<String, Error> {
                 let shown = other.map_or_else(|| "%".to_owned(), |code| format!("%{code}"));
                 return Err(Error::new(
                     ErrorKind::InvalidOperation,
-                    format!(
-                        "strftime_now: {shown} is not supported; expected one of YymdHIMSpBbAaFT%"
-                    ),
+                    format!("strftime_now: {shown} is not supported; expected one of YymdHIMSpBbAaFT%"),
                 ));
             }
         };
@@ -119,18 +86,9 @@ mod tests {
     fn dates_are_right_at_the_edges() {
         let full = "%A %d %B %Y %H:%M:%S";
         assert_eq!(at(full, 0).unwrap(), "Thursday 01 January 1970 00:00:00");
-        assert_eq!(
-            at(full, 951_782_399).unwrap(),
-            "Monday 28 February 2000 23:59:59"
-        );
-        assert_eq!(
-            at(full, 951_782_400).unwrap(),
-            "Tuesday 29 February 2000 00:00:00"
-        );
-        assert_eq!(
-            at("%d %b %Y, %-d/%-m, %I %p", 1_721_952_000).unwrap(),
-            "26 Jul 2024, 26/7, 12 AM"
-        );
+        assert_eq!(at(full, 951_782_399).unwrap(), "Monday 28 February 2000 23:59:59");
+        assert_eq!(at(full, 951_782_400).unwrap(), "Tuesday 29 February 2000 00:00:00");
+        assert_eq!(at("%d %b %Y, %-d/%-m, %I %p", 1_721_952_000).unwrap(), "26 Jul 2024, 26/7, 12 AM");
         assert!(at("%Q", 0).unwrap_err().to_string().contains("%Q"));
         assert!(at("%", 0).is_err());
     }

@@ -67,11 +67,7 @@ const QWEN25: &str = r#"{%- if tools %}
 "#;
 
 fn talk() -> Vec<Message> {
-    vec![
-        Message::new("user", "Hi <b> & 'you'"),
-        Message::new("assistant", "Hello."),
-        Message::new("user", "Bye\n"),
-    ]
+    vec![Message::new("user", "Hi <b> & 'you'"), Message::new("assistant", "Hello."), Message::new("user", "Bye\n")]
 }
 
 fn render(source: &str, messages: &[Message], prompt: bool) -> Result<String> {
@@ -82,18 +78,9 @@ fn render(source: &str, messages: &[Message], prompt: bool) -> Result<String> {
 fn smollm2_adds_its_system_turn() {
     let head = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n";
     let body = "<|im_start|>user\nHi <b> & 'you'<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\nBye\n<|im_end|>\n";
-    assert_eq!(
-        render(SMOLLM2, &talk(), false).unwrap(),
-        format!("{head}{body}")
-    );
-    assert_eq!(
-        render(SMOLLM2, &talk(), true).unwrap(),
-        format!("{head}{body}<|im_start|>assistant\n")
-    );
-    let own = [
-        Message::new("system", "Be brief."),
-        Message::new("user", "Hi"),
-    ];
+    assert_eq!(render(SMOLLM2, &talk(), false).unwrap(), format!("{head}{body}"));
+    assert_eq!(render(SMOLLM2, &talk(), true).unwrap(), format!("{head}{body}<|im_start|>assistant\n"));
+    let own = [Message::new("system", "Be brief."), Message::new("user", "Hi")];
     assert_eq!(
         render(SMOLLM2, &own, false).unwrap(),
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
@@ -110,10 +97,7 @@ fn llama3_trims_and_begins() {
 
 #[test]
 fn mistral_refuses_in_its_own_words() {
-    assert_eq!(
-        render(MISTRAL, &talk(), true).unwrap(),
-        "<s>[INST] Hi <b> & 'you' [/INST]Hello.</s>[INST] Bye\n [/INST]"
-    );
+    assert_eq!(render(MISTRAL, &talk(), true).unwrap(), "<s>[INST] Hi <b> & 'you' [/INST]Hello.</s>[INST] Bye\n [/INST]");
     let twice = [Message::new("user", "a"), Message::new("user", "b")];
     let message = render(MISTRAL, &twice, false).unwrap_err().to_string();
     assert!(message.contains("must alternate"), "{message}");
@@ -128,12 +112,7 @@ fn qwen_with_tools() {
         "tool_calls".into(),
         json!([{"type": "function", "function": {"name": "add", "arguments": {"x": 1, "y": [2.5, null, true, "\u{e9}'"]}}}]),
     );
-    let talk = [
-        Message::new("user", "1+2?"),
-        call,
-        Message::new("tool", "3"),
-        Message::new("tool", "4"),
-    ];
+    let talk = [Message::new("user", "1+2?"), call, Message::new("tool", "3"), Message::new("tool", "4")];
     let expected = concat!(
         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.\n\n# Tools\n\n",
         "You may call one or more functions to assist with the user query.\n\n",
@@ -146,14 +125,9 @@ fn qwen_with_tools() {
         "<|im_start|>user\n<tool_response>\n3\n</tool_response>\n<tool_response>\n4\n</tool_response><|im_end|>\n",
         "<|im_start|>assistant\n",
     );
+    assert_eq!(template.render(&talk, true, Some(&tools)).unwrap(), expected);
     assert_eq!(
-        template.render(&talk, true, Some(&tools)).unwrap(),
-        expected
-    );
-    assert_eq!(
-        template
-            .render(&[Message::new("user", "Hi")], false, None)
-            .unwrap(),
+        template.render(&[Message::new("user", "Hi")], false, None).unwrap(),
         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
     );
 }
@@ -178,10 +152,7 @@ fn python_and_transformers_additions_work() {
         Message::new("stop", "y"),
         Message::new("user", "e"),
     ];
-    assert_eq!(
-        render(source, &talk, false).unwrap(),
-        "BCD2 none 4 {\n  \"a\": [\n    1\n  ]\n} user True"
-    );
+    assert_eq!(render(source, &talk, false).unwrap(), "BCD2 none 4 {\n  \"a\": [\n    1\n  ]\n} user True");
 }
 
 #[test]
@@ -191,54 +162,27 @@ fn named_templates_are_chosen_by_use() {
         "bos_token": {"content": "<B>"}, "eos_token": "<E>",
         "chat_template": [{"name": "default", "template": "{{ bos_token }}plain"}, {"name": "tool_use", "template": "tools{{ eos_token }}"}],
     });
-    std::fs::write(
-        folder.path().join("tokenizer_config.json"),
-        config.to_string(),
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     let template = ChatTemplate::from_dir(folder.path()).unwrap().unwrap();
     assert_eq!(template.render(&[], false, None).unwrap(), "<B>plain");
-    assert_eq!(
-        template.render(&[], false, Some(&json!([]))).unwrap(),
-        "tools<E>"
-    );
+    assert_eq!(template.render(&[], false, Some(&json!([]))).unwrap(), "tools<E>");
     std::fs::write(folder.path().join(FILE), "file").unwrap();
-    assert_eq!(
-        ChatTemplate::from_dir(folder.path())
-            .unwrap()
-            .unwrap()
-            .render(&[], false, None)
-            .unwrap(),
-        "file"
-    );
-    assert!(
-        ChatTemplate::from_dir(tempfile::tempdir().unwrap().path())
-            .unwrap()
-            .is_none()
-    );
+    assert_eq!(ChatTemplate::from_dir(folder.path()).unwrap().unwrap().render(&[], false, None).unwrap(), "file");
+    assert!(ChatTemplate::from_dir(tempfile::tempdir().unwrap().path()).unwrap().is_none());
 }
 
 #[test]
 fn a_base_models_folder_has_no_template_and_a_wrong_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    for wrong in [
-        json!({"chat_template": 5}),
-        json!({"chat_template": [{"name": "x"}]}),
-    ] {
-        std::fs::write(
-            folder.path().join("tokenizer_config.json"),
-            wrong.to_string(),
-        )
-        .unwrap();
+    for wrong in [json!({"chat_template": 5}), json!({"chat_template": [{"name": "x"}]})] {
+        std::fs::write(folder.path().join("tokenizer_config.json"), wrong.to_string()).unwrap();
         assert!(ChatTemplate::from_dir(folder.path()).is_err());
     }
 }
 
 #[test]
 fn broken_and_endless_templates_are_errors() {
-    let message = render("{% for m in %}", &[], false)
-        .unwrap_err()
-        .to_string();
+    let message = render("{% for m in %}", &[], false).unwrap_err().to_string();
     assert!(message.contains("does not parse"), "{message}");
     let endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% if a %}{% endif %}{% endfor %}{% endfor %}";
     assert!(render(endless, &[], false).is_err());
@@ -246,17 +190,11 @@ fn broken_and_endless_templates_are_errors() {
 
 #[test]
 fn contents_are_read_in_each_of_openais_forms() {
-    let read = |content: serde_json::Value| {
-        serde_json::from_value::<Message>(json!({"role": "user", "content": content, "name": "n"}))
-    };
+    let read =
+        |content: serde_json::Value| serde_json::from_value::<Message>(json!({"role": "user", "content": content, "name": "n"}));
     assert_eq!(read(json!("a")).unwrap().content, "a");
     assert_eq!(read(json!(null)).unwrap().content, "");
-    assert_eq!(
-        read(json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]))
-            .unwrap()
-            .content,
-        "ab"
-    );
+    assert_eq!(read(json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])).unwrap().content, "ab");
     assert_eq!(read(json!("a")).unwrap().extra["name"], "n");
     assert!(read(json!([{"type": "image_url"}])).is_err());
     assert!(read(json!(5)).is_err());

@@ -37,16 +37,7 @@ enum TokenType {
 
 impl TokenType {
     fn from_code(code: u8) -> Option<Self> {
-        [
-            Self::U8,
-            Self::I8,
-            Self::I16,
-            Self::I32,
-            Self::I64,
-            Self::U16,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == code)
+        [Self::U8, Self::I8, Self::I16, Self::I32, Self::I64, Self::U16].into_iter().find(|kind| *kind as u8 == code)
     }
 
     fn bytes(self) -> usize {
@@ -70,9 +61,7 @@ impl TokenType {
             Self::U8 | Self::U16 | Self::I64 => 64,
         };
         // Tokens are never negative: in a signed type the top bit must be clear.
-        u32::try_from(value)
-            .ok()
-            .filter(|_| value >> (signed_bits - 1) == 0)
+        u32::try_from(value).ok().filter(|_| value >> (signed_bits - 1) == 0)
     }
 }
 
@@ -99,9 +88,7 @@ fn map(path: &Path) -> Result<Option<Mmap>> {
     }
     // SAFETY: the mapping is read-only; that nobody cuts the file meanwhile is the documented
     // condition of this type.
-    unsafe { Mmap::map(&file) }
-        .map(Some)
-        .map_err(TextError::io("map", path))
+    unsafe { Mmap::map(&file) }.map(Some).map_err(TextError::io("map", path))
 }
 
 fn number(bytes: &[u8], at: usize) -> u64 {
@@ -119,30 +106,22 @@ impl Binidx {
         let (index_path, tokens_path) = (path.with_extension("idx"), path.with_extension("bin"));
         let wrong = |problem: String| TextError::file(&index_path, problem);
         let index = map(&index_path)?.filter(|index| index.len() >= HEADER_BYTES);
-        let index = index
-            .ok_or_else(|| wrong(format!("shorter than the {HEADER_BYTES} bytes of a header")))?;
+        let index = index.ok_or_else(|| wrong(format!("shorter than the {HEADER_BYTES} bytes of a header")))?;
         let tokens = map(&tokens_path)?;
         if &index[..9] != MAGIC {
-            return Err(wrong(
-                "expected a Megatron index, which begins with MMIDIDX".into(),
-            ));
+            return Err(wrong("expected a Megatron index, which begins with MMIDIDX".into()));
         }
         let version = number(&index, 9);
         if version != 1 {
             return Err(wrong(format!("version {version}; expected 1")));
         }
         let code = index[17];
-        let kind = TokenType::from_code(code).ok_or_else(|| {
-            wrong(format!(
-                "token type {code}; expected an integer type (1, 2, 3, 4, 5 or 8)"
-            ))
-        })?;
+        let kind = TokenType::from_code(code)
+            .ok_or_else(|| wrong(format!("token type {code}; expected an integer type (1, 2, 3, 4, 5 or 8)")))?;
         let size = |at| usize::try_from(number(&index, at)).ok();
         let counts = size(18).zip(size(26));
         let expected = counts.and_then(|(sequences, boundaries)| {
-            let tables = sequences
-                .checked_mul(12)?
-                .checked_add(boundaries.checked_mul(8)?)?;
+            let tables = sequences.checked_mul(12)?.checked_add(boundaries.checked_mul(8)?)?;
             tables.checked_add(HEADER_BYTES)
         });
         let (Some((sequences, boundaries)), Some(expected)) = (counts, expected) else {
@@ -155,64 +134,41 @@ impl Binidx {
                 index.len()
             )));
         }
-        let open = Self {
-            index,
-            tokens,
-            kind,
-            sequences,
-            boundaries,
-            tokens_path: tokens_path.into(),
-            index_path,
-        };
+        let open = Self { index, tokens, kind, sequences, boundaries, tokens_path: tokens_path.into(), index_path };
         open.check()?;
         Ok(open)
     }
 
     fn check(&self) -> Result<()> {
-        let wrong = |record: usize, problem: String| {
-            TextError::record(&self.index_path, record as u64 + 1, problem)
-        };
+        let wrong = |record: usize, problem: String| TextError::record(&self.index_path, record as u64 + 1, problem);
         let available = self.token_bytes().len();
         for sequence in 0..self.sequences {
             let (length, offset) = (self.raw_length(sequence), self.raw_offset(sequence));
             let end = usize::try_from(length)
                 .ok()
                 .zip(usize::try_from(offset).ok())
-                .and_then(|(length, offset)| {
-                    length.checked_mul(self.kind.bytes())?.checked_add(offset)
-                });
+                .and_then(|(length, offset)| length.checked_mul(self.kind.bytes())?.checked_add(offset));
             if end.is_none_or(|end| end > available) {
                 return Err(wrong(
                     sequence,
-                    format!(
-                        "{length} tokens at byte {offset} do not lie in the {available} bytes of the .bin file"
-                    ),
+                    format!("{length} tokens at byte {offset} do not lie in the {available} bytes of the .bin file"),
                 ));
             }
         }
         let mut before = 0;
         for document in 0..self.boundaries {
             let boundary = self.raw_boundary(document);
-            if boundary < before
-                || boundary > self.sequences as u64
-                || (document == 0 && boundary != 0)
-            {
+            if boundary < before || boundary > self.sequences as u64 || (document == 0 && boundary != 0) {
                 return Err(wrong(
                     document,
-                    format!(
-                        "document boundary {boundary} is not between {before} and {}",
-                        self.sequences
-                    ),
+                    format!("document boundary {boundary} is not between {before} and {}", self.sequences),
                 ));
             }
             before = boundary;
         }
         if self.boundaries > 0 && before != self.sequences as u64 {
             let count = self.sequences;
-            return Err(wrong(
-                self.boundaries - 1,
-                format!("the last boundary is {before}; expected {count}"),
-            ));
+            return Err(wrong(self.boundaries - 1, format!("the last boundary is {before}; expected {count}")));
         }
         Ok(())
     }
@@ -229,27 +185,17 @@ impl Binidx {
     }
 
     fn raw_offset(&self, sequence: usize) -> u64 {
-        number(
-            &self.index,
-            HEADER_BYTES + 4 * self.sequences + 8 * sequence,
-        )
+        number(&self.index, HEADER_BYTES + 4 * self.sequences + 8 * sequence)
     }
 
     fn raw_boundary(&self, document: usize) -> u64 {
-        number(
-            &self.index,
-            HEADER_BYTES + 12 * self.sequences + 8 * document,
-        )
+        number(&self.index, HEADER_BYTES + 12 * self.sequences + 8 * document)
     }
 
     /// The number of documents.
     pub fn documents(&self) -> usize {
         // Without boundaries each sequence stands alone.
-        if self.boundaries == 0 {
-            self.sequences
-        } else {
-            self.boundaries - 1
-        }
+        if self.boundaries == 0 { self.sequences } else { self.boundaries - 1 }
     }
 
     /// The sequences of a document.
@@ -263,21 +209,11 @@ impl Binidx {
 
     /// All documents in order; a very long one in pieces.
     pub fn into_documents(self) -> impl Iterator<Item = Result<Document>> + Send {
-        Pieces {
-            next: self.document_or_empty(0),
-            pair: self,
-            document: 0,
-            inside: 0,
-            continues: false,
-        }
+        Pieces { next: self.document_or_empty(0), pair: self, document: 0, inside: 0, continues: false }
     }
 
     fn document_or_empty(&self, document: usize) -> std::ops::Range<usize> {
-        if document < self.documents() {
-            self.document(document)
-        } else {
-            0..0
-        }
+        if document < self.documents() { self.document(document) } else { 0..0 }
     }
 }
 
@@ -296,20 +232,13 @@ impl Pieces {
         while ids.len() < PIECE_TOKENS && !self.next.is_empty() {
             let sequence = self.next.start;
             // Both checked on opening to lie inside the file.
-            let (length, offset) = (
-                self.pair.raw_length(sequence) as usize,
-                self.pair.raw_offset(sequence) as usize,
-            );
+            let (length, offset) = (self.pair.raw_length(sequence) as usize, self.pair.raw_offset(sequence) as usize);
             let take = (length - self.inside).min(PIECE_TOKENS - ids.len());
             let from = offset + self.inside * width;
             for bytes in self.pair.token_bytes()[from..from + take * width].chunks_exact(width) {
                 ids.push(self.pair.kind.token(bytes).ok_or_else(|| {
                     let number = self.document as u64 + 1;
-                    TextError::record(
-                        &self.pair.tokens_path,
-                        number,
-                        "has a token that is negative or above 2^32-1",
-                    )
+                    TextError::record(&self.pair.tokens_path, number, "has a token that is negative or above 2^32-1")
                 })?);
             }
             self.inside += take;
@@ -318,10 +247,7 @@ impl Pieces {
                 self.inside = 0;
             }
         }
-        Ok(Content::Tokens {
-            ids,
-            continues: self.continues,
-        })
+        Ok(Content::Tokens { ids, continues: self.continues })
     }
 }
 
@@ -341,11 +267,7 @@ impl Iterator for Pieces {
         } else {
             self.continues = true;
         }
-        Some(piece.map(|content| Document {
-            content,
-            source,
-            record,
-        }))
+        Some(piece.map(|content| Document { content, source, record }))
     }
 }
 
@@ -371,11 +293,7 @@ impl BinidxWriter {
             index_path: path.with_extension("idx"),
             tokens: BufWriter::new(temporary_beside(&tokens_path)?),
             tokens_path,
-            kind: if vocab_size <= 1 << 16 {
-                TokenType::U16
-            } else {
-                TokenType::I32
-            },
+            kind: if vocab_size <= 1 << 16 { TokenType::U16 } else { TokenType::I32 },
             lengths: Vec::new(),
         })
     }
@@ -386,23 +304,13 @@ impl BinidxWriter {
     /// When a token does not fit the type, the document has 2^31 tokens or more, or the disk is full.
     pub fn push(&mut self, ids: &[u32]) -> Result<()> {
         let record = self.lengths.len() as u64 + 1;
-        let most = if self.kind == TokenType::U16 {
-            u32::from(u16::MAX)
-        } else {
-            i32::MAX as u32
-        };
+        let most = if self.kind == TokenType::U16 { u32::from(u16::MAX) } else { i32::MAX as u32 };
         if let Some(id) = ids.iter().find(|id| **id > most) {
-            let problem =
-                format!("token {id} does not fit the vocabulary size the file was created for");
+            let problem = format!("token {id} does not fit the vocabulary size the file was created for");
             return Err(TextError::record(&self.tokens_path, record, problem));
         }
-        let length = i32::try_from(ids.len()).map_err(|_| {
-            TextError::record(
-                &self.tokens_path,
-                record,
-                "2^31 tokens or more in one document",
-            )
-        })?;
+        let length = i32::try_from(ids.len())
+            .map_err(|_| TextError::record(&self.tokens_path, record, "2^31 tokens or more in one document"))?;
         let width = self.kind.bytes();
         for id in ids {
             let written = self.tokens.write_all(&id.to_le_bytes()[..width]);
@@ -418,18 +326,10 @@ impl BinidxWriter {
     /// When the disk is full or the files cannot be renamed.
     pub fn finish(self) -> Result<()> {
         let mut index = BufWriter::new(temporary_beside(&self.index_path)?);
-        self.write_index(&mut index)
-            .map_err(TextError::io("write", &self.index_path))?;
-        let flushed = |error: std::io::IntoInnerError<_>, path: &Path| {
-            TextError::io("write", path)(error.into_error())
-        };
-        let tokens = self
-            .tokens
-            .into_inner()
-            .map_err(|error| flushed(error, &self.tokens_path))?;
-        let index = index
-            .into_inner()
-            .map_err(|error| flushed(error, &self.index_path))?;
+        self.write_index(&mut index).map_err(TextError::io("write", &self.index_path))?;
+        let flushed = |error: std::io::IntoInnerError<_>, path: &Path| TextError::io("write", path)(error.into_error());
+        let tokens = self.tokens.into_inner().map_err(|error| flushed(error, &self.tokens_path))?;
+        let index = index.into_inner().map_err(|error| flushed(error, &self.index_path))?;
         // The index last: without it there is no pair.
         persist(tokens, &self.tokens_path)?;
         persist(index, &self.index_path)

@@ -18,18 +18,8 @@ struct JsonLines {
     buffer: Vec<u8>,
 }
 
-pub(super) fn documents(
-    path: &Path,
-    reader: Box<dyn BufRead + Send>,
-    options: &Arc<CorpusOptions>,
-) -> Documents {
-    Box::new(JsonLines {
-        source: path.into(),
-        reader,
-        options: Arc::clone(options),
-        line: 0,
-        buffer: Vec::new(),
-    })
+pub(super) fn documents(path: &Path, reader: Box<dyn BufRead + Send>, options: &Arc<CorpusOptions>) -> Documents {
+    Box::new(JsonLines { source: path.into(), reader, options: Arc::clone(options), line: 0, buffer: Vec::new() })
 }
 
 impl JsonLines {
@@ -61,32 +51,24 @@ impl JsonLines {
     }
 
     fn parse(&self) -> Result<String> {
-        let mut record: Map<String, Value> = serde_json::from_slice(&self.buffer)
-            .map_err(|error| self.wrong(format!("expected a JSON object, but {error}")))?;
+        let mut record: Map<String, Value> =
+            serde_json::from_slice(&self.buffer).map_err(|error| self.wrong(format!("expected a JSON object, but {error}")))?;
         let field = self.options.text_field.as_str();
         match (record.remove(field), record.remove("messages")) {
             (Some(Value::String(text)), _) => Ok(text),
-            (Some(other), _) => {
-                Err(self.wrong(format!("{field:?} is {}; expected a string", kind(&other))))
-            }
+            (Some(other), _) => Err(self.wrong(format!("{field:?} is {}; expected a string", kind(&other)))),
             (None, Some(messages)) => {
                 let Some(template) = &self.options.chat_template else {
-                    return Err(self
-                        .wrong("has \"messages\", but no chat template was given to render them"));
+                    return Err(self.wrong("has \"messages\", but no chat template was given to render them"));
                 };
-                let turns: Vec<Message> = serde_json::from_value(messages).map_err(|error| {
-                    self.wrong(format!("\"messages\" is not a list of turns: {error}"))
-                })?;
+                let turns: Vec<Message> = serde_json::from_value(messages)
+                    .map_err(|error| self.wrong(format!("\"messages\" is not a list of turns: {error}")))?;
                 let tools = record.get("tools").filter(|tools| !tools.is_null());
-                template
-                    .render(&turns, false, tools)
-                    .map_err(|error| self.wrong(error.to_string()))
+                template.render(&turns, false, tools).map_err(|error| self.wrong(error.to_string()))
             }
             (None, None) => {
                 let keys: Vec<&str> = record.keys().map(String::as_str).take(8).collect();
-                Err(self.wrong(format!(
-                    "expected the field {field:?} or \"messages\", found {keys:?}"
-                )))
+                Err(self.wrong(format!("expected the field {field:?} or \"messages\", found {keys:?}")))
             }
         }
     }

@@ -63,11 +63,7 @@ pub struct CorpusOptions {
 
 impl Default for CorpusOptions {
     fn default() -> Self {
-        Self {
-            split_text_at: None,
-            text_field: "text".to_owned(),
-            chat_template: None,
-        }
+        Self { split_text_at: None, text_field: "text".to_owned(), chat_template: None }
     }
 }
 
@@ -82,10 +78,7 @@ type Documents = Box<dyn Iterator<Item = Result<Document>> + Send>;
 
 impl std::fmt::Debug for Corpus {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Corpus")
-            .field("files_left", &self.files.as_slice())
-            .finish_non_exhaustive()
+        formatter.debug_struct("Corpus").field("files_left", &self.files.as_slice()).finish_non_exhaustive()
     }
 }
 
@@ -111,18 +104,13 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             }
         }
         if found.is_empty() {
-            return Err(TextError::file(
-                path,
-                format!("a folder without corpus files; expected {KINDS}"),
-            ));
+            return Err(TextError::file(path, format!("a folder without corpus files; expected {KINDS}")));
         }
         found.sort();
         files.append(&mut found);
     }
     if files.is_empty() {
-        return Err(TextError::Request(
-            "no corpus file was named; expected at least one".into(),
-        ));
+        return Err(TextError::Request("no corpus file was named; expected at least one".into()));
     }
     Ok(files)
 }
@@ -135,15 +123,9 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 /// When a path does not exist; what is wrong inside a file is an item of the stream.
 pub fn open(paths: &[PathBuf], options: CorpusOptions) -> Result<Corpus> {
     if options.split_text_at.as_deref() == Some("") {
-        return Err(TextError::Request(
-            "split_text_at is empty; expected a separator such as <|endoftext|>".into(),
-        ));
+        return Err(TextError::Request("split_text_at is empty; expected a separator such as <|endoftext|>".into()));
     }
-    Ok(Corpus {
-        files: expand(paths)?.into_iter(),
-        options: Arc::new(options),
-        current: None,
-    })
+    Ok(Corpus { files: expand(paths)?.into_iter(), options: Arc::new(options), current: None })
 }
 
 impl Iterator for Corpus {
@@ -201,10 +183,7 @@ fn kind_of(path: &Path) -> Option<(&'static str, Packed)> {
 
 fn open_file(path: &Path, options: &Arc<CorpusOptions>) -> Result<Documents> {
     let Some((kind, packed)) = kind_of(path) else {
-        return Err(TextError::file(
-            path,
-            format!("unknown kind of corpus file; expected {KINDS}"),
-        ));
+        return Err(TextError::file(path, format!("unknown kind of corpus file; expected {KINDS}")));
     };
     Ok(match kind {
         "txt" => plain::documents(path, reader(path, packed)?, options)?,
@@ -231,17 +210,12 @@ fn reader(path: &Path, packed: Packed) -> Result<Box<dyn BufRead + Send>> {
     let file = File::open(path).map_err(TextError::io("open", path))?;
     Ok(match packed {
         Packed::No => Box::new(BufReader::with_capacity(1 << 16, file)),
-        Packed::Gzip => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(
-            BufReader::new(file),
-        ))),
+        Packed::Gzip => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(BufReader::new(file)))),
         Packed::Zstd => {
-            let mut decoder =
-                zstd::stream::read::Decoder::new(file).map_err(TextError::io("read", path))?;
+            let mut decoder = zstd::stream::read::Decoder::new(file).map_err(TextError::io("read", path))?;
             // Files made with --long need a window above the default limit; 31 is the format's
             // largest. Memory is taken as a file fills it.
-            decoder
-                .window_log_max(31)
-                .map_err(TextError::io("read", path))?;
+            decoder.window_log_max(31).map_err(TextError::io("read", path))?;
             Box::new(BufReader::with_capacity(1 << 16, decoder))
         }
     })

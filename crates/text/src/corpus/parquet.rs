@@ -27,17 +27,9 @@ pub(super) fn documents(path: &Path, column: &str) -> Result<Documents> {
     let file = File::open(path).map_err(TextError::io("open", path))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)
         .map_err(|error| TextError::file(path, format!("expected a Parquet file, but {error}")))?;
-    let names: Vec<String> = builder
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| field.name().clone())
-        .collect();
+    let names: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
     if !names.iter().any(|name| name == column) {
-        return Err(TextError::file(
-            path,
-            format!("expected a column {column:?}, found {names:?}"),
-        ));
+        return Err(TextError::file(path, format!("expected a column {column:?}, found {names:?}")));
     }
     let mask = ProjectionMask::columns(builder.parquet_schema(), [column]);
     let reader = builder
@@ -45,13 +37,7 @@ pub(super) fn documents(path: &Path, column: &str) -> Result<Documents> {
         .with_batch_size(BATCH_ROWS)
         .build()
         .map_err(|error| TextError::file(path, error.to_string()))?;
-    Ok(Box::new(Rows {
-        source: path.into(),
-        reader,
-        batch: None,
-        row: 0,
-        record: 0,
-    }))
+    Ok(Box::new(Rows { source: path.into(), reader, batch: None, row: 0, record: 0 }))
 }
 
 /// The text of one row; `None` where the row has none.
@@ -67,10 +53,7 @@ fn text(batch: &RecordBatch, row: usize) -> Result<Option<String>, String> {
     } else if let Some(texts) = column.as_string_view_opt() {
         Ok(Some(texts.value(row).to_owned()))
     } else {
-        Err(format!(
-            "the column holds {}; expected text",
-            column.data_type()
-        ))
+        Err(format!("the column holds {}; expected text", column.data_type()))
     }
 }
 
@@ -95,11 +78,7 @@ impl Iterator for Rows {
             match text {
                 Ok(None) => {}
                 Ok(Some(text)) => {
-                    return Some(Ok(Document {
-                        content: Content::Text(text),
-                        source,
-                        record,
-                    }));
+                    return Some(Ok(Document { content: Content::Text(text), source, record }));
                 }
                 Err(problem) => return Some(Err(TextError::record(&source, record, problem))),
             }

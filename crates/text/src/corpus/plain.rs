@@ -7,28 +7,15 @@ use std::sync::Arc;
 use super::{Content, CorpusOptions, Document, Documents, MAX_RECORD_BYTES};
 use crate::error::{Result, TextError};
 
-pub(super) fn documents(
-    path: &Path,
-    reader: Box<dyn BufRead + Send>,
-    options: &CorpusOptions,
-) -> Result<Documents> {
+pub(super) fn documents(path: &Path, reader: Box<dyn BufRead + Send>, options: &CorpusOptions) -> Result<Documents> {
     let mut bytes = Vec::new();
-    reader
-        .take(MAX_RECORD_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(TextError::io("read", path))?;
+    reader.take(MAX_RECORD_BYTES + 1).read_to_end(&mut bytes).map_err(TextError::io("read", path))?;
     if bytes.len() as u64 > MAX_RECORD_BYTES {
-        return Err(TextError::file(
-            path,
-            "larger than 1 GiB as text; split it, or convert it to .jsonl",
-        ));
+        return Err(TextError::file(path, "larger than 1 GiB as text; split it, or convert it to .jsonl"));
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        TextError::file(
-            path,
-            format!("expected UTF-8 text, found other bytes at offset {at}"),
-        )
+        TextError::file(path, format!("expected UTF-8 text, found other bytes at offset {at}"))
     })?;
     let parts: Vec<String> = match &options.split_text_at {
         None => vec![text],
@@ -36,14 +23,8 @@ pub(super) fn documents(
     };
     let source: Arc<Path> = path.into();
     // A separator at the end of a file, or two in a row, makes no document.
-    let numbered = (1u64..)
-        .zip(parts)
-        .filter(|(_, text)| !text.trim().is_empty());
-    Ok(Box::new(numbered.map(move |(record, text)| {
-        Ok(Document {
-            content: Content::Text(text),
-            source: Arc::clone(&source),
-            record,
-        })
-    })))
+    let numbered = (1u64..).zip(parts).filter(|(_, text)| !text.trim().is_empty());
+    Ok(Box::new(
+        numbered.map(move |(record, text)| Ok(Document { content: Content::Text(text), source: Arc::clone(&source), record })),
+    ))
 }

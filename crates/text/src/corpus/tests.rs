@@ -48,38 +48,19 @@ fn text_files_are_one_document_or_split() {
     let folder = Folder::new();
     let path = folder.file("a.txt", b"one\n\ntwo<|endoftext|>three<|endoftext|>\n");
     assert_eq!(texts(&path, CorpusOptions::default()).unwrap().len(), 1);
-    let split = CorpusOptions {
-        split_text_at: Some("<|endoftext|>".into()),
-        ..CorpusOptions::default()
-    };
+    let split = CorpusOptions { split_text_at: Some("<|endoftext|>".into()), ..CorpusOptions::default() };
     assert_eq!(texts(&path, split).unwrap(), ["one\n\ntwo", "three"]);
-    let empty = CorpusOptions {
-        split_text_at: Some(String::new()),
-        ..CorpusOptions::default()
-    };
+    let empty = CorpusOptions { split_text_at: Some(String::new()), ..CorpusOptions::default() };
     assert!(texts(&path, empty).is_err());
-    assert!(
-        texts(&folder.file("b.txt", b"ok \xff"), CorpusOptions::default())
-            .unwrap_err()
-            .to_string()
-            .contains("offset 3")
-    );
+    assert!(texts(&folder.file("b.txt", b"ok \xff"), CorpusOptions::default()).unwrap_err().to_string().contains("offset 3"));
 }
 
 #[test]
 fn json_lines_plain_and_compressed_are_the_same() {
     let lines = b"\xef\xbb\xbf{\"text\": \"a\", \"source\": 1}\n\n{\"text\": \"b\\n\"}".as_slice();
     let folder = Folder::new();
-    for (name, bytes) in [
-        ("a.jsonl", lines.to_vec()),
-        ("a.jsonl.zst", zstd_long(lines)),
-        ("a.jsonl.gz", gzip(lines)),
-    ] {
-        assert_eq!(
-            texts(&folder.file(name, &bytes), CorpusOptions::default()).unwrap(),
-            ["a", "b\n"],
-            "{name}"
-        );
+    for (name, bytes) in [("a.jsonl", lines.to_vec()), ("a.jsonl.zst", zstd_long(lines)), ("a.jsonl.gz", gzip(lines))] {
+        assert_eq!(texts(&folder.file(name, &bytes), CorpusOptions::default()).unwrap(), ["a", "b\n"], "{name}");
     }
 }
 
@@ -88,22 +69,10 @@ fn messages_go_through_the_template() {
     let folder = Folder::new();
     let line = br#"{"messages": [{"role": "user", "content": "hi"}]}"#;
     let path = folder.file("chat.jsonl", line);
-    let message = texts(&path, CorpusOptions::default())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("chat template") && message.contains("record 1"),
-        "{message}"
-    );
-    let template = ChatTemplate::new(
-        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}".into(),
-        "",
-        "",
-    );
-    let options = CorpusOptions {
-        chat_template: Some(template.unwrap()),
-        ..CorpusOptions::default()
-    };
+    let message = texts(&path, CorpusOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("chat template") && message.contains("record 1"), "{message}");
+    let template = ChatTemplate::new("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}".into(), "", "");
+    let options = CorpusOptions { chat_template: Some(template.unwrap()), ..CorpusOptions::default() };
     assert_eq!(texts(&path, options).unwrap(), ["<user>hi"]);
 }
 
@@ -117,17 +86,11 @@ fn errors_name_the_line_and_end_the_stream() {
         ("{\"text\": ", "JSON object"),
         ("{\"messages\": 3}", "template"),
     ] {
-        let path = folder.file(
-            "bad.jsonl",
-            format!("{{\"text\": \"ok\"}}\n{bad}\n{{\"text\": \"late\"}}\n").as_bytes(),
-        );
+        let path = folder.file("bad.jsonl", format!("{{\"text\": \"ok\"}}\n{bad}\n{{\"text\": \"late\"}}\n").as_bytes());
         let items: Vec<_> = open(&[path], CorpusOptions::default()).unwrap().collect();
         assert_eq!(items.len(), 2, "{bad}");
         let message = items[1].as_ref().unwrap_err().to_string();
-        assert!(
-            message.contains("bad.jsonl, record 2") && message.contains(hint),
-            "{message}"
-        );
+        assert!(message.contains("bad.jsonl, record 2") && message.contains(hint), "{message}");
     }
 }
 
@@ -138,18 +101,9 @@ fn folders_are_read_by_name_and_unknown_files_refused() {
     folder.file("b.txt", b"second");
     folder.file("a.jsonl", b"{\"text\": \"first\"}");
     folder.file("README.md", b"not a corpus");
-    assert_eq!(
-        texts(folder.0.path(), CorpusOptions::default()).unwrap(),
-        ["first", "second"]
-    );
+    assert_eq!(texts(folder.0.path(), CorpusOptions::default()).unwrap(), ["first", "second"]);
     assert!(texts(&folder.0.path().join("README.md"), CorpusOptions::default()).is_err());
-    assert!(
-        open(
-            &[folder.0.path().join("absent.txt")],
-            CorpusOptions::default()
-        )
-        .is_err()
-    );
+    assert!(open(&[folder.0.path().join("absent.txt")], CorpusOptions::default()).is_err());
     assert!(open(&[], CorpusOptions::default()).is_err());
 }
 
@@ -157,10 +111,7 @@ fn folders_are_read_by_name_and_unknown_files_refused() {
 fn truncated_compression_is_an_error() {
     let folder = Folder::new();
     let lines = "{\"text\": \"some words\"}\n".repeat(500);
-    for (name, bytes) in [
-        ("a.jsonl.zst", zstd_long(lines.as_bytes())),
-        ("a.jsonl.gz", gzip(lines.as_bytes())),
-    ] {
+    for (name, bytes) in [("a.jsonl.zst", zstd_long(lines.as_bytes())), ("a.jsonl.gz", gzip(lines.as_bytes()))] {
         let path = folder.file(name, &bytes[..bytes.len() / 2]);
         assert!(texts(&path, CorpusOptions::default()).is_err(), "{name}");
     }
@@ -170,14 +121,8 @@ fn token_documents(path: &Path) -> Result<Vec<Vec<u32>>> {
     let mut all: Vec<Vec<u32>> = Vec::new();
     for document in Binidx::open(path)?.into_documents() {
         match document?.content {
-            Content::Tokens {
-                ids,
-                continues: false,
-            } => all.push(ids),
-            Content::Tokens {
-                ids,
-                continues: true,
-            } => all.last_mut().unwrap().extend(ids),
+            Content::Tokens { ids, continues: false } => all.push(ids),
+            Content::Tokens { ids, continues: true } => all.last_mut().unwrap().extend(ids),
             Content::Text(_) => panic!("expected tokens"),
         }
     }
@@ -197,25 +142,14 @@ fn binidx_written_is_read_in_both_widths() {
         }
         writer.finish().unwrap();
         assert_eq!(token_documents(&path).unwrap(), documents);
-        assert_eq!(
-            token_documents(&path.with_extension("idx")).unwrap(),
-            documents
-        );
+        assert_eq!(token_documents(&path.with_extension("idx")).unwrap(), documents);
     }
-    assert!(
-        BinidxWriter::create(&folder.0.path().join("x.bin"), 100)
-            .unwrap()
-            .push(&[70_000])
-            .is_err()
-    );
+    assert!(BinidxWriter::create(&folder.0.path().join("x.bin"), 100).unwrap().push(&[70_000]).is_err());
 }
 
 /// An index by hand: three sequences of i32, the first two one document.
 fn by_hand() -> (Vec<u8>, Vec<u8>) {
-    let tokens: Vec<u8> = [5i32, 6, 7, 8]
-        .iter()
-        .flat_map(|token| token.to_le_bytes())
-        .collect();
+    let tokens: Vec<u8> = [5i32, 6, 7, 8].iter().flat_map(|token| token.to_le_bytes()).collect();
     let mut index = b"MMIDIDX\0\0".to_vec();
     index.extend(1u64.to_le_bytes());
     index.push(4);
@@ -223,11 +157,7 @@ fn by_hand() -> (Vec<u8>, Vec<u8>) {
     index.extend(3u64.to_le_bytes());
     index.extend([1i32, 1, 2].iter().flat_map(|length| length.to_le_bytes()));
     index.extend([0i64, 4, 8].iter().flat_map(|offset| offset.to_le_bytes()));
-    index.extend(
-        [0i64, 2, 3]
-            .iter()
-            .flat_map(|boundary| boundary.to_le_bytes()),
-    );
+    index.extend([0i64, 2, 3].iter().flat_map(|boundary| boundary.to_le_bytes()));
     (index, tokens)
 }
 
@@ -240,10 +170,7 @@ fn pair(folder: &Folder, index: &[u8], tokens: &[u8]) -> PathBuf {
 fn binidx_documents_are_runs_of_sequences() {
     let (index, tokens) = by_hand();
     let folder = Folder::new();
-    assert_eq!(
-        token_documents(&pair(&folder, &index, &tokens)).unwrap(),
-        [vec![5, 6], vec![7, 8]]
-    );
+    assert_eq!(token_documents(&pair(&folder, &index, &tokens)).unwrap(), [vec![5, 6], vec![7, 8]]);
     let mut modes = index.clone();
     modes.extend([0, 0, 0]);
     assert!(token_documents(&pair(&folder, &modes, &tokens)).is_ok());
@@ -274,27 +201,12 @@ fn lying_binidx_files_are_refused() {
         (vec![], "empty index"),
     ];
     for (index, what) in cases {
-        assert!(
-            token_documents(&pair(&folder, &index, &tokens)).is_err(),
-            "{what}"
-        );
+        assert!(token_documents(&pair(&folder, &index, &tokens)).is_err(), "{what}");
     }
-    assert!(
-        token_documents(&pair(&folder, &index, &tokens[..15])).is_err(),
-        "cut tokens"
-    );
-    assert!(
-        token_documents(&pair(&folder, &index, &[])).is_err(),
-        "no tokens"
-    );
-    let negative: Vec<u8> = [5i32, -6, 7, 8]
-        .iter()
-        .flat_map(|token| token.to_le_bytes())
-        .collect();
-    assert!(
-        token_documents(&pair(&folder, &index, &negative)).is_err(),
-        "negative token"
-    );
+    assert!(token_documents(&pair(&folder, &index, &tokens[..15])).is_err(), "cut tokens");
+    assert!(token_documents(&pair(&folder, &index, &[])).is_err(), "no tokens");
+    let negative: Vec<u8> = [5i32, -6, 7, 8].iter().flat_map(|token| token.to_le_bytes()).collect();
+    assert!(token_documents(&pair(&folder, &index, &negative)).is_err(), "negative token");
 }
 
 proptest! {
@@ -329,10 +241,8 @@ mod parquet_files {
 
     fn write(path: &Path, name: &str, column: ArrayRef) {
         let number: ArrayRef = Arc::new(Int32Array::from(vec![7; column.len()]));
-        let batch =
-            arrow_array::RecordBatch::try_from_iter([("n", number), (name, column)]).unwrap();
-        let mut writer =
-            ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+        let batch = arrow_array::RecordBatch::try_from_iter([("n", number), (name, column)]).unwrap();
+        let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
     }
@@ -341,42 +251,15 @@ mod parquet_files {
     fn rows_are_documents() {
         let folder = Folder::new();
         let path = folder.0.path().join("a.parquet");
-        write(
-            &path,
-            "text",
-            Arc::new(StringArray::from(vec![Some("one"), None, Some("three")])),
-        );
-        assert_eq!(
-            texts(&path, CorpusOptions::default()).unwrap(),
-            ["one", "three"]
-        );
-        let message = texts(
-            &path,
-            CorpusOptions {
-                text_field: "body".into(),
-                ..CorpusOptions::default()
-            },
-        );
+        write(&path, "text", Arc::new(StringArray::from(vec![Some("one"), None, Some("three")])));
+        assert_eq!(texts(&path, CorpusOptions::default()).unwrap(), ["one", "three"]);
+        let message = texts(&path, CorpusOptions { text_field: "body".into(), ..CorpusOptions::default() });
         assert!(message.unwrap_err().to_string().contains("\"text\""));
-        let numbers = CorpusOptions {
-            text_field: "n".into(),
-            ..CorpusOptions::default()
-        };
-        assert!(
-            texts(&path, numbers)
-                .unwrap_err()
-                .to_string()
-                .contains("Int32")
-        );
+        let numbers = CorpusOptions { text_field: "n".into(), ..CorpusOptions::default() };
+        assert!(texts(&path, numbers).unwrap_err().to_string().contains("Int32"));
         let bytes = std::fs::read(&path).unwrap();
         for cut in [0, 4, bytes.len() / 2, bytes.len() - 1] {
-            assert!(
-                texts(
-                    &folder.file("b.parquet", &bytes[..cut]),
-                    CorpusOptions::default()
-                )
-                .is_err()
-            );
+            assert!(texts(&folder.file("b.parquet", &bytes[..cut]), CorpusOptions::default()).is_err());
         }
     }
 }

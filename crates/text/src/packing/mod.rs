@@ -71,11 +71,7 @@ impl Packing {
                 "context is {context} and batch {batch}; expected at least 1 of each, and a context below 2^32"
             )));
         }
-        if context
-            .checked_add(1)
-            .and_then(|columns| columns.checked_mul(batch))
-            .is_none_or(|all| all > 1 << 32)
-        {
+        if context.checked_add(1).and_then(|columns| columns.checked_mul(batch)).is_none_or(|all| all > 1 << 32) {
             return Err(TextError::Request(format!(
                 "a batch of {batch} samples of {context} tokens has more than 2^32; use a smaller batch"
             )));
@@ -89,11 +85,7 @@ impl Packing {
                 options.shuffle.least_slots()
             ))
         })?;
-        Ok(Self {
-            stream,
-            options,
-            order,
-        })
+        Ok(Self { stream, options, order })
     }
 
     /// The options it was made with.
@@ -128,9 +120,7 @@ impl Packing {
     pub fn sequential(&self) -> impl Iterator<Item = Batch> + '_ {
         let (context, rows) = (self.options.context, self.options.batch);
         let slots = (self.stream.len() - 1) / context;
-        (0..slots).step_by(rows).map(move |first| {
-            self.gather((first..slots.min(first + rows)).map(|slot| slot * context))
-        })
+        (0..slots).step_by(rows).map(move |first| self.gather((first..slots.min(first + rows)).map(|slot| slot * context)))
     }
 
     fn gather(&self, offsets: impl ExactSizeIterator<Item = usize>) -> Batch {
@@ -149,10 +139,7 @@ impl Packing {
             self.stream.read(offset, &mut batch.tokens[cells.clone()]);
             let from = all_starts.partition_point(|start| *start < offset as u64);
             let starts = &mut batch.document_starts[cells];
-            for start in all_starts[from..]
-                .iter()
-                .take_while(|start| **start < (offset + columns) as u64)
-            {
+            for start in all_starts[from..].iter().take_while(|start| **start < (offset + columns) as u64) {
                 starts[*start as usize - offset] = true;
             }
             let (mut segment, mut position) = (0, 0);
@@ -183,67 +170,32 @@ mod tests {
 
     /// The numbers 0..len as tokens, with documents beginning at `starts`.
     fn stream(len: u32, starts: &[u64]) -> TokenStream {
-        let file =
-            TokenFile::from_tokens((0..len).collect(), starts.to_vec(), len as usize).unwrap();
+        let file = TokenFile::from_tokens((0..len).collect(), starts.to_vec(), len as usize).unwrap();
         TokenStream::whole(Arc::new(file))
     }
 
     fn options(context: usize, batch: usize) -> PackingOptions {
-        PackingOptions {
-            context,
-            batch,
-            seed: 11,
-            shuffle: Shuffle::Feistel,
-            reset_positions: false,
-        }
+        PackingOptions { context, batch, seed: 11, shuffle: Shuffle::Feistel, reset_positions: false }
     }
 
     #[test]
     fn samples_overlap_by_the_last_target() {
         let packing = Packing::new(stream(21, &[0]), options(5, 2)).unwrap();
-        assert_eq!(
-            (packing.samples_per_epoch(), packing.steps_per_epoch()),
-            (4, 2)
-        );
-        let mut rows: Vec<Vec<u32>> = (0..2)
-            .flat_map(|step| {
-                packing
-                    .batch(step)
-                    .tokens
-                    .chunks(6)
-                    .map(<[u32]>::to_vec)
-                    .collect::<Vec<_>>()
-            })
-            .collect();
+        assert_eq!((packing.samples_per_epoch(), packing.steps_per_epoch()), (4, 2));
+        let mut rows: Vec<Vec<u32>> =
+            (0..2).flat_map(|step| packing.batch(step).tokens.chunks(6).map(<[u32]>::to_vec).collect::<Vec<_>>()).collect();
         rows.sort();
-        assert_eq!(
-            rows,
-            [
-                [0, 1, 2, 3, 4, 5],
-                [5, 6, 7, 8, 9, 10],
-                [10, 11, 12, 13, 14, 15],
-                [15, 16, 17, 18, 19, 20]
-            ]
-        );
+        assert_eq!(rows, [[0, 1, 2, 3, 4, 5], [5, 6, 7, 8, 9, 10], [10, 11, 12, 13, 14, 15], [15, 16, 17, 18, 19, 20]]);
     }
 
     #[test]
     fn boundaries_segments_and_positions_follow_documents() {
         let only = |reset_positions| {
-            let packing = Packing::new(
-                stream(7, &[0, 2, 5]),
-                PackingOptions {
-                    reset_positions,
-                    ..options(6, 1)
-                },
-            );
+            let packing = Packing::new(stream(7, &[0, 2, 5]), PackingOptions { reset_positions, ..options(6, 1) });
             packing.unwrap().batch(0)
         };
         let batch = only(false);
-        assert_eq!(
-            batch.document_starts,
-            [true, false, true, false, false, true, false]
-        );
+        assert_eq!(batch.document_starts, [true, false, true, false, false, true, false]);
         assert_eq!(batch.segments, [0, 0, 1, 1, 1, 2, 2]);
         assert_eq!(batch.positions, [0, 1, 2, 3, 4, 5, 6]);
         assert_eq!(only(true).positions, [0, 1, 0, 1, 2, 0, 1]);
@@ -253,20 +205,8 @@ mod tests {
     fn rows_begin_inside_documents_too() {
         let packing = Packing::new(stream(9, &[0, 3, 4]), options(2, 4)).unwrap();
         let batch = packing.sequential().next().unwrap();
-        let starts: Vec<Vec<bool>> = batch
-            .document_starts
-            .chunks(3)
-            .map(<[bool]>::to_vec)
-            .collect();
-        assert_eq!(
-            starts,
-            [
-                [true, false, false],
-                [false, true, true],
-                [true, false, false],
-                [false, false, false]
-            ]
-        );
+        let starts: Vec<Vec<bool>> = batch.document_starts.chunks(3).map(<[bool]>::to_vec).collect();
+        assert_eq!(starts, [[true, false, false], [false, true, true], [true, false, false], [false, false, false]]);
         assert_eq!(batch.segments, [0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0]);
     }
 
@@ -274,26 +214,17 @@ mod tests {
     fn in_sequence_every_slot_comes_once_in_order() {
         let packing = Packing::new(stream(18, &[0]), options(5, 2)).unwrap();
         let batches: Vec<Batch> = packing.sequential().collect();
-        assert_eq!(
-            batches.iter().map(|batch| batch.rows).collect::<Vec<_>>(),
-            [2, 1]
-        );
+        assert_eq!(batches.iter().map(|batch| batch.rows).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(batches[1].tokens, [10, 11, 12, 13, 14, 15]);
     }
 
     #[test]
     fn impossible_shapes_are_refused() {
         for (context, batch) in [(0, 1), (1, 0), (21, 1), (usize::MAX, 1), (5, usize::MAX)] {
-            assert!(
-                Packing::new(stream(21, &[0]), options(context, batch)).is_err(),
-                "{context} {batch}"
-            );
+            assert!(Packing::new(stream(21, &[0]), options(context, batch)).is_err(), "{context} {batch}");
         }
         assert!(Packing::new(stream(1, &[0]), options(1, 1)).is_err());
-        let cubic = PackingOptions {
-            shuffle: Shuffle::Cubic,
-            ..options(20, 1)
-        };
+        let cubic = PackingOptions { shuffle: Shuffle::Cubic, ..options(20, 1) };
         assert!(Packing::new(stream(21, &[0]), cubic).is_err());
         assert!(Packing::new(stream(21, &[0]), options(20, 1)).is_ok());
     }

@@ -23,9 +23,7 @@ impl std::str::FromStr for Shuffle {
             "feistel" => Ok(Self::Feistel),
             "cubic" => Ok(Self::Cubic),
             "none" => Ok(Self::None),
-            _ => Err(format!(
-                "unknown shuffle {name:?}; expected \"feistel\", \"cubic\" or \"none\""
-            )),
+            _ => Err(format!("unknown shuffle {name:?}; expected \"feistel\", \"cubic\" or \"none\"")),
         }
     }
 }
@@ -114,20 +112,14 @@ fn cubic(index: u64, prime: u64, seed: u64, epoch: u64) -> u64 {
 
 /// The largest prime p = 3n + 2 not above `slots`; only modulo such a prime is cubing a bijection.
 fn largest_cubic_prime(slots: u64) -> Option<u64> {
-    (2..=slots)
-        .rev()
-        .find(|number| number % 3 == 2 && is_prime(*number))
+    (2..=slots).rev().find(|number| number % 3 == 2 && is_prime(*number))
 }
 
 /// Miller and Rabin's test with the first twelve primes as bases, exact below 2^64 (Sorenson and
 /// Webster 2015).
 fn is_prime(number: u64) -> bool {
     const BASES: [u64; 12] = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37];
-    if number < 2
-        || BASES
-            .iter()
-            .any(|base| number != *base && number.is_multiple_of(*base))
-    {
+    if number < 2 || BASES.iter().any(|base| number != *base && number.is_multiple_of(*base)) {
         return false;
     }
     if BASES.contains(&number) {
@@ -162,18 +154,13 @@ mod tests {
 
     fn epoch(order: &Order, number: u64) -> Vec<u64> {
         let first = u128::from(number) * u128::from(order.len());
-        (0..order.len())
-            .map(|index| order.slot(first + u128::from(index)))
-            .collect()
+        (0..order.len()).map(|index| order.slot(first + u128::from(index))).collect()
     }
 
     fn is_permutation(slots: &[u64]) -> bool {
         let mut sorted = slots.to_vec();
         sorted.sort_unstable();
-        sorted
-            .iter()
-            .enumerate()
-            .all(|(index, slot)| *slot == index as u64)
+        sorted.iter().enumerate().all(|(index, slot)| *slot == index as u64)
     }
 
     #[test]
@@ -186,10 +173,7 @@ mod tests {
                         continue;
                     };
                     for number in 0..3 {
-                        assert!(
-                            is_permutation(&epoch(&order, number)),
-                            "{shuffle:?} {slots} {seed} {number}"
-                        );
+                        assert!(is_permutation(&epoch(&order, number)), "{shuffle:?} {slots} {seed} {number}");
                     }
                 }
             }
@@ -216,10 +200,7 @@ mod tests {
     fn neighbours_are_torn_apart() {
         let order = Order::new(Shuffle::Feistel, 5, 10_000).unwrap();
         let slots = epoch(&order, 0);
-        let near = slots
-            .windows(2)
-            .filter(|pair| pair[0].abs_diff(pair[1]) <= 10)
-            .count();
+        let near = slots.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 10).count();
         // By chance 0.2% of neighbours are that near.
         assert!(near < 60, "{near} of 9999 neighbours stay within 10 slots");
     }
@@ -227,10 +208,7 @@ mod tests {
     #[test]
     fn the_published_prime_and_order_are_found() {
         // RWKV's instructions for a file of 1,498,226,207 tokens at context 512 give this prime.
-        assert_eq!(
-            largest_cubic_prime((1_498_226_207 - 1) / 512),
-            Some(2_926_181)
-        );
+        assert_eq!(largest_cubic_prime((1_498_226_207 - 1) / 512), Some(2_926_181));
         // By hand for p = 11: factor floor(6.79) = 6; 6 i^3 mod 11 for i = 1, 2, ...
         let order = Order::new(Shuffle::Cubic, 0, 12).unwrap();
         assert_eq!(epoch(&order, 0), [6, 4, 8, 10, 2, 9, 1, 3, 7, 5, 0]);
@@ -238,24 +216,12 @@ mod tests {
 
     #[test]
     fn primes_are_primes() {
-        let slow = |number: u64| {
-            number > 1
-                && (2..number)
-                    .take_while(|d| d * d <= number)
-                    .all(|d| !number.is_multiple_of(d))
-        };
+        let slow = |number: u64| number > 1 && (2..number).take_while(|d| d * d <= number).all(|d| !number.is_multiple_of(d));
         for number in 0..5000 {
             assert_eq!(is_prime(number), slow(number), "{number}");
         }
-        assert!(
-            is_prime(18_446_744_073_709_551_557),
-            "the largest below 2^64"
-        );
-        for composite in [
-            3_215_031_751,
-            3_825_123_056_546_413_051,
-            18_446_744_073_709_551_556,
-        ] {
+        assert!(is_prime(18_446_744_073_709_551_557), "the largest below 2^64");
+        for composite in [3_215_031_751, 3_825_123_056_546_413_051, 18_446_744_073_709_551_556] {
             assert!(!is_prime(composite), "{composite}");
         }
     }

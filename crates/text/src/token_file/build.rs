@@ -56,9 +56,7 @@ impl TokenFile {
     ) -> Result<Self> {
         let vocab_size = tokenizer.vocab_size();
         if let Some(id) = options.separator.filter(|id| *id as usize >= vocab_size) {
-            return Err(TextError::Request(format!(
-                "the separator is token {id}, but the vocabulary has {vocab_size} tokens"
-            )));
+            return Err(TextError::Request(format!("the separator is token {id}, but the vocabulary has {vocab_size} tokens")));
         }
         let files = corpus::expand(sources)?;
         let key = key(&files, tokenizer, options)?;
@@ -80,11 +78,7 @@ impl TokenFile {
         if builder.writer.count() == 0 {
             return Err(TextError::Request(format!(
                 "no tokens in {}; expected at least one document with text",
-                files
-                    .iter()
-                    .map(|file| file.display().to_string())
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
             )));
         }
         builder.writer.finish(&key, &path)?;
@@ -103,8 +97,7 @@ fn key(files: &[PathBuf], tokenizer: &Tokenizer, options: &TokenFileOptions) -> 
     add(tokenizer.fingerprint().as_bytes());
     for file in files {
         // The .idx of a pair decides as much as its .bin.
-        let half = (file.extension().is_some_and(|kind| kind == "bin"))
-            .then(|| file.with_extension("idx"));
+        let half = (file.extension().is_some_and(|kind| kind == "bin")).then(|| file.with_extension("idx"));
         for file in std::iter::once(file.clone()).chain(half) {
             let metadata = std::fs::metadata(&file).map_err(TextError::io("open", &file))?;
             if metadata.len() <= HASHED_BYTES {
@@ -114,10 +107,7 @@ fn key(files: &[PathBuf], tokenizer: &Tokenizer, options: &TokenFileOptions) -> 
                 add(&Sha256::digest(read_limited(&file, HASHED_BYTES)?));
             } else {
                 let path = file.canonicalize().map_err(TextError::io("open", &file))?;
-                let changed = metadata
-                    .modified()
-                    .ok()
-                    .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+                let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
                 add(b"path");
                 add(path.as_os_str().as_encoded_bytes());
                 add(&metadata.len().to_le_bytes());
@@ -143,11 +133,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn run(
-        &mut self,
-        documents: impl Iterator<Item = Result<Document>>,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<()> {
+    fn run(&mut self, documents: impl Iterator<Item = Result<Document>>, progress: &mut dyn FnMut(Progress)) -> Result<()> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for document in documents {
             let document = document?;
@@ -170,16 +156,10 @@ impl Builder<'_> {
 
     /// Tokens that may still be written.
     fn room(&self) -> u64 {
-        self.options
-            .max_tokens
-            .map_or(u64::MAX, |most| most.saturating_sub(self.writer.count()))
+        self.options.max_tokens.map_or(u64::MAX, |most| most.saturating_sub(self.writer.count()))
     }
 
-    fn flush(
-        &mut self,
-        batch: &mut Vec<Document>,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<()> {
+    fn flush(&mut self, batch: &mut Vec<Document>, progress: &mut dyn FnMut(Progress)) -> Result<()> {
         let texts: Vec<&str> = batch
             .iter()
             .filter_map(|document| match &document.content {
@@ -205,11 +185,7 @@ impl Builder<'_> {
             };
             self.push(&ids)?;
         }
-        progress(Progress {
-            documents: self.writer.documents(),
-            tokens: self.writer.count(),
-            text_bytes: self.text_bytes,
-        });
+        progress(Progress { documents: self.writer.documents(), tokens: self.writer.count(), text_bytes: self.text_bytes });
         Ok(())
     }
 
@@ -220,17 +196,13 @@ impl Builder<'_> {
             Some(id) => Err(TextError::record(
                 source,
                 record,
-                format!(
-                    "token {id} is not below the tokenizer's {size}; the file was made with another tokenizer"
-                ),
+                format!("token {id} is not below the tokenizer's {size}; the file was made with another tokenizer"),
             )),
         }
     }
 
     fn push(&mut self, ids: &[u32]) -> Result<()> {
-        let take = usize::try_from(self.room())
-            .unwrap_or(usize::MAX)
-            .min(ids.len());
+        let take = usize::try_from(self.room()).unwrap_or(usize::MAX).min(ids.len());
         let ids = &ids[..take];
         if let Some(last) = ids.last() {
             self.last = Some(*last);

@@ -56,8 +56,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn create(path: &Path, vocab_size: usize) -> Result<Self> {
         let mut out = BufWriter::with_capacity(1 << 20, temporary_beside(path)?);
-        out.write_all(&[0; HEADER])
-            .map_err(TextError::io("write", path))?;
+        out.write_all(&[0; HEADER]).map_err(TextError::io("write", path))?;
         Ok(Self {
             out,
             sum: Sha256::new(),
@@ -88,8 +87,7 @@ impl Writer {
     pub(super) fn push(&mut self, ids: &[u32], path: &Path) -> Result<()> {
         self.buffer.clear();
         for id in ids {
-            self.buffer
-                .extend_from_slice(&id.to_le_bytes()[..self.width]);
+            self.buffer.extend_from_slice(&id.to_le_bytes()[..self.width]);
         }
         self.count += ids.len() as u64;
         self.write_buffer(path)
@@ -97,9 +95,7 @@ impl Writer {
 
     fn write_buffer(&mut self, path: &Path) -> Result<()> {
         self.sum.update(&self.buffer);
-        self.out
-            .write_all(&self.buffer)
-            .map_err(TextError::io("write", path))
+        self.out.write_all(&self.buffer).map_err(TextError::io("write", path))
     }
 
     pub(super) fn finish(mut self, key: &[u8; 32], path: &Path) -> Result<()> {
@@ -126,32 +122,23 @@ impl Writer {
         let written = |error| TextError::io("write", path)(error);
         self.out.seek(SeekFrom::Start(0)).map_err(written)?;
         self.out.write_all(&header).map_err(written)?;
-        let file = self
-            .out
-            .into_inner()
-            .map_err(|error| written(error.into_error()))?;
+        let file = self.out.into_inner().map_err(|error| written(error.into_error()))?;
         persist(file, path)
     }
 }
 
 pub(super) fn open(path: &Path) -> Result<TokenFile> {
-    let wrong = |problem: String| {
-        TextError::file(path, format!("{problem}; delete it to have it made again"))
-    };
+    let wrong = |problem: String| TextError::file(path, format!("{problem}; delete it to have it made again"));
     let file = File::open(path).map_err(TextError::io("open", path))?;
     let length = file.metadata().map_err(TextError::io("read", path))?.len();
     if length < HEADER as u64 {
-        return Err(wrong(format!(
-            "{length} bytes are too few for a token file"
-        )));
+        return Err(wrong(format!("{length} bytes are too few for a token file")));
     }
     // SAFETY: the mapping is read-only; that nobody cuts the file meanwhile is the documented
     // condition of `TokenFile`.
     let map = unsafe { Mmap::map(&file) }.map_err(TextError::io("map", path))?;
     if &map[..8] != MAGIC {
-        return Err(wrong(
-            "expected a token file, which begins with RECASTTK".into(),
-        ));
+        return Err(wrong("expected a token file, which begins with RECASTTK".into()));
     }
     if Sha256::digest(&map[..HEADER_SUM])[..HEADER - HEADER_SUM] != map[HEADER_SUM..HEADER] {
         return Err(wrong("the header is damaged".into()));
@@ -166,14 +153,10 @@ pub(super) fn open(path: &Path) -> Result<TokenFile> {
         return Err(wrong("its counts are larger than any file".into()));
     };
     if width != width_for(vocab_size) {
-        return Err(wrong(format!(
-            "{width} bytes a token do not go with {vocab_size} tokens in the vocabulary"
-        )));
+        return Err(wrong(format!("{width} bytes a token do not go with {vocab_size} tokens in the vocabulary")));
     }
-    let starts_at = count
-        .checked_mul(width)
-        .and_then(|bytes| bytes.checked_add(HEADER))
-        .and_then(|bytes| bytes.checked_next_multiple_of(8));
+    let starts_at =
+        count.checked_mul(width).and_then(|bytes| bytes.checked_add(HEADER)).and_then(|bytes| bytes.checked_next_multiple_of(8));
     let end = starts_at.and_then(|at| documents.checked_mul(8)?.checked_add(at));
     let (Some(starts_at), Some(true)) = (starts_at, end.map(|end| end == map.len())) else {
         return Err(wrong(format!(
@@ -185,18 +168,10 @@ pub(super) fn open(path: &Path) -> Result<TokenFile> {
         return Err(wrong("the checksum does not match; it was changed".into()));
     }
     let range = HEADER..HEADER + count * width;
-    if let Some(at) = map[range.clone()]
-        .chunks_exact(width)
-        .position(|bytes| token(bytes) as usize >= vocab_size)
-    {
-        return Err(wrong(format!(
-            "the token at index {at} is not below the vocabulary size {vocab_size}"
-        )));
+    if let Some(at) = map[range.clone()].chunks_exact(width).position(|bytes| token(bytes) as usize >= vocab_size) {
+        return Err(wrong(format!("the token at index {at} is not below the vocabulary size {vocab_size}")));
     }
-    let document_starts: Vec<u64> = map[starts_at..]
-        .chunks_exact(8)
-        .map(|bytes| u64::from_le_bytes(field(bytes, 0)))
-        .collect();
+    let document_starts: Vec<u64> = map[starts_at..].chunks_exact(8).map(|bytes| u64::from_le_bytes(field(bytes, 0))).collect();
     check_starts(&document_starts, count as u64).map_err(wrong)?;
     let key = hex(&map[40..72]);
     Ok(TokenFile {

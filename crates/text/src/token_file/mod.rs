@@ -33,11 +33,7 @@ pub struct TokenFile {
 #[derive(Debug)]
 enum Tokens {
     Memory(Vec<u32>),
-    Mapped {
-        map: Mmap,
-        range: Range<usize>,
-        width: usize,
-    },
+    Mapped { map: Mmap, range: Range<usize>, width: usize },
 }
 
 impl TokenFile {
@@ -46,15 +42,9 @@ impl TokenFile {
     ///
     /// # Errors
     /// When there are no tokens, one is not below `vocab_size`, or the starts are not as said.
-    pub fn from_tokens(
-        tokens: Vec<u32>,
-        document_starts: Vec<u64>,
-        vocab_size: usize,
-    ) -> Result<Self> {
+    pub fn from_tokens(tokens: Vec<u32>, document_starts: Vec<u64>, vocab_size: usize) -> Result<Self> {
         if tokens.is_empty() {
-            return Err(TextError::Request(
-                "a token sequence is empty; expected at least one token".into(),
-            ));
+            return Err(TextError::Request("a token sequence is empty; expected at least one token".into()));
         }
         if let Some(at) = tokens.iter().position(|id| *id as usize >= vocab_size) {
             return Err(TextError::Request(format!(
@@ -63,13 +53,7 @@ impl TokenFile {
             )));
         }
         check_starts(&document_starts, tokens.len() as u64).map_err(TextError::Request)?;
-        Ok(Self {
-            tokens: Tokens::Memory(tokens),
-            document_starts,
-            vocab_size,
-            key: String::new(),
-            path: None,
-        })
+        Ok(Self { tokens: Tokens::Memory(tokens), document_starts, vocab_size, key: String::new(), path: None })
     }
 
     /// Opens a file written by [`TokenFile::build`]. Reads all of it once, to compare its
@@ -127,10 +111,7 @@ impl TokenFile {
 
     /// The tokens' indices of one document, its separator included.
     pub fn document(&self, number: usize) -> Range<usize> {
-        let end = self
-            .document_starts
-            .get(number + 1)
-            .map_or(self.len(), |start| *start as usize);
+        let end = self.document_starts.get(number + 1).map_or(self.len(), |start| *start as usize);
         self.document_starts[number] as usize..end
     }
 
@@ -156,16 +137,11 @@ fn check_starts(starts: &[u64], tokens: u64) -> Result<(), String> {
         return Err("document starts must begin with 0".into());
     }
     if let Some(pair) = starts.windows(2).find(|pair| pair[0] >= pair[1]) {
-        return Err(format!(
-            "document starts must increase; found {} after {}",
-            pair[1], pair[0]
-        ));
+        return Err(format!("document starts must increase; found {} after {}", pair[1], pair[0]));
     }
     match starts.last() {
         Some(last) if *last < tokens => Ok(()),
-        last => Err(format!(
-            "document start {last:?} is past the {tokens} tokens"
-        )),
+        last => Err(format!("document start {last:?} is past the {tokens} tokens")),
     }
 }
 

@@ -19,52 +19,32 @@ fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 /// Builds, and says whether anything was tokenized.
-fn build(
-    sources: &[PathBuf],
-    options: &TokenFileOptions,
-    cache: &Path,
-) -> (Result<TokenFile>, bool) {
+fn build(sources: &[PathBuf], options: &TokenFileOptions, cache: &Path) -> (Result<TokenFile>, bool) {
     let mut worked = false;
-    let file = TokenFile::build(sources, &tokenizer(), options, cache, &mut |_| {
-        worked = true
-    });
+    let file = TokenFile::build(sources, &tokenizer(), options, cache, &mut |_| worked = true);
     (file, worked)
 }
 
 fn separated() -> TokenFileOptions {
-    TokenFileOptions {
-        separator: Some(0),
-        ..TokenFileOptions::default()
-    }
+    TokenFileOptions { separator: Some(0), ..TokenFileOptions::default() }
 }
 
 #[test]
 fn documents_are_tokens_with_separators_between() {
     let folder = tempfile::tempdir().unwrap();
-    let lines =
-        "{\"text\": \"ab\"}\n{\"text\": \"\"}\n{\"text\": \"c<|endoftext|>\"}\n{\"text\": \"d\"}\n";
+    let lines = "{\"text\": \"ab\"}\n{\"text\": \"\"}\n{\"text\": \"c<|endoftext|>\"}\n{\"text\": \"d\"}\n";
     let source = write(folder.path(), "a.jsonl", lines);
     let ids = |text: &str| tokenizer().encode(text, false).unwrap();
     let (file, worked) = build(std::slice::from_ref(&source), &separated(), folder.path());
     let file = file.unwrap();
     assert!(worked);
-    assert_eq!(
-        file.tokens(0..file.len()),
-        ids("ab<|endoftext|>c<|endoftext|>d<|endoftext|>")
-    );
+    assert_eq!(file.tokens(0..file.len()), ids("ab<|endoftext|>c<|endoftext|>d<|endoftext|>"));
     assert_eq!(file.document_starts(), [0, 3, 5]);
     assert_eq!((file.document(1), file.document(2)), (3..5, 5..7));
     assert_eq!(file.vocab_size(), 259);
-    let (plain, _) = build(
-        std::slice::from_ref(&source),
-        &TokenFileOptions::default(),
-        folder.path(),
-    );
+    let (plain, _) = build(std::slice::from_ref(&source), &TokenFileOptions::default(), folder.path());
     assert_eq!(plain.unwrap().tokens(0..5), ids("abc<|endoftext|>d"));
-    let short = TokenFileOptions {
-        max_tokens: Some(4),
-        ..separated()
-    };
+    let short = TokenFileOptions { max_tokens: Some(4), ..separated() };
     let (short, _) = build(&[source], &short, folder.path());
     let short = short.unwrap();
     assert_eq!((short.len(), short.document_starts()), (4, &[0, 3][..]));
@@ -110,23 +90,14 @@ fn token_sources_are_taken_as_they_are_and_checked() {
     writer.finish().unwrap();
     let (file, _) = build(std::slice::from_ref(&path), &separated(), folder.path());
     let file = file.unwrap();
-    assert_eq!(
-        (file.tokens(0..5), file.document_starts()),
-        (vec![5, 6, 0, 7, 0], &[0, 3][..])
-    );
+    assert_eq!((file.tokens(0..5), file.document_starts()), (vec![5, 6, 0, 7, 0], &[0, 3][..]));
 
     let mut writer = BinidxWriter::create(&path, 300).unwrap();
     writer.push(&[5]).unwrap();
     writer.push(&[280]).unwrap();
     writer.finish().unwrap();
-    let message = build(&[path], &separated(), folder.path())
-        .0
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("record 2") && message.contains("280"),
-        "{message}"
-    );
+    let message = build(&[path], &separated(), folder.path()).0.unwrap_err().to_string();
+    assert!(message.contains("record 2") && message.contains("280"), "{message}");
 }
 
 #[test]
@@ -147,15 +118,8 @@ fn long_token_documents_stay_one_document() {
 fn empty_sources_and_wrong_separators_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let source = write(folder.path(), "a.txt", "\n");
-    assert!(
-        build(std::slice::from_ref(&source), &separated(), folder.path())
-            .0
-            .is_err()
-    );
-    let options = TokenFileOptions {
-        separator: Some(9999),
-        ..TokenFileOptions::default()
-    };
+    assert!(build(std::slice::from_ref(&source), &separated(), folder.path()).0.is_err());
+    let options = TokenFileOptions { separator: Some(9999), ..TokenFileOptions::default() };
     assert!(build(&[source], &options, folder.path()).0.is_err());
 }
 
@@ -166,24 +130,17 @@ fn wide_vocabularies_take_four_bytes() {
         let path = folder.path().join("t.tokens");
         let mut writer = format::Writer::create(&path, vocab_size).unwrap();
         writer.begin_document();
-        writer
-            .push(&[1, 65_535, vocab_size as u32 - 1], &path)
-            .unwrap();
+        writer.push(&[1, 65_535, vocab_size as u32 - 1], &path).unwrap();
         writer.finish(&[9; 32], &path).unwrap();
         let file = TokenFile::open(&path).unwrap();
         assert_eq!(file.tokens(0..3), [1, 65_535, vocab_size as u32 - 1]);
-        assert_eq!(
-            (file.vocab_size(), file.key()),
-            (vocab_size, "09".repeat(32).as_str())
-        );
+        assert_eq!((file.vocab_size(), file.key()), (vocab_size, "09".repeat(32).as_str()));
     }
 }
 
 #[test]
 fn tokens_in_memory_are_checked() {
-    let make = |tokens: &[u32], starts: &[u64]| {
-        TokenFile::from_tokens(tokens.to_vec(), starts.to_vec(), 10)
-    };
+    let make = |tokens: &[u32], starts: &[u64]| TokenFile::from_tokens(tokens.to_vec(), starts.to_vec(), 10);
     assert!(make(&[1, 2, 9], &[0, 2]).is_ok());
     assert!(make(&[], &[]).is_err());
     assert!(make(&[1, 10], &[0]).is_err());
@@ -214,16 +171,8 @@ fn a_header_that_lies_with_a_right_checksum_is_refused() {
     use sha2::{Digest, Sha256};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.tokens");
-    let lies: [(usize, u64); 8] = [
-        (8, 2),
-        (12, 4),
-        (16, 400),
-        (16, u64::MAX),
-        (24, u64::MAX),
-        (24, 4),
-        (32, u64::MAX / 4),
-        (32, 1),
-    ];
+    let lies: [(usize, u64); 8] =
+        [(8, 2), (12, 4), (16, 400), (16, u64::MAX), (24, u64::MAX), (24, 4), (32, u64::MAX / 4), (32, 1)];
     for (at, value) in lies {
         let mut bytes = good().as_ref().clone();
         let width = if at < 16 { 4 } else { 8 };

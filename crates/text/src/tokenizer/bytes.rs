@@ -18,7 +18,10 @@ impl Tokenizer {
                 }
                 if byte_level {
                     // A letter that stands for no byte spells itself.
-                    return token.chars().flat_map(|c| letters.get(&c).map_or_else(|| c.to_string().into_bytes(), |b| vec![*b])).collect();
+                    return token
+                        .chars()
+                        .flat_map(|c| letters.get(&c).map_or_else(|| c.to_string().into_bytes(), |b| vec![*b]))
+                        .collect();
                 }
                 // Of SentencePiece: a byte on its own, or a word with ▁ for the space before it.
                 let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));

@@ -24,13 +24,7 @@ pub struct DecodeStream {
 
 impl DecodeStream {
     pub(super) fn new(tokenizer: Tokenizer, skip_special: bool) -> Self {
-        Self {
-            tokenizer,
-            skip_special,
-            anchor: Vec::new(),
-            held: Vec::new(),
-            shown: String::new(),
-        }
+        Self { tokenizer, skip_special, anchor: Vec::new(), held: Vec::new(), shown: String::new() }
     }
 
     /// Takes one token, gives the text it completes, often none.
@@ -102,20 +96,14 @@ mod tests {
         let tokenizer = Tokenizer::from_gguf(bytes_vocab()).unwrap();
         let text = "a\u{e9}\u{1f600}b";
         let pieces = stream(&tokenizer, &tokenizer.encode(text, false).unwrap(), true);
-        assert_eq!(
-            pieces,
-            ["a", "", "\u{e9}", "", "", "", "\u{1f600}", "b", ""]
-        );
+        assert_eq!(pieces, ["a", "", "\u{e9}", "", "", "", "\u{1f600}", "b", ""]);
     }
 
     #[test]
     fn an_unfinished_character_ends_as_a_replacement() {
         let tokenizer = Tokenizer::from_gguf(bytes_vocab()).unwrap();
         let ids = tokenizer.encode("a\u{1f600}", false).unwrap();
-        assert_eq!(
-            stream(&tokenizer, &ids[..3], true),
-            ["a", "", "", "\u{fffd}"]
-        );
+        assert_eq!(stream(&tokenizer, &ids[..3], true), ["a", "", "", "\u{fffd}"]);
     }
 
     #[test]
@@ -160,18 +148,12 @@ mod tests {
         let mut stream_of_pieces = stream(&tokenizer, &ids, true);
         assert_eq!(stream_of_pieces.concat(), text);
         stream_of_pieces.retain(|piece| !piece.is_empty());
-        assert_eq!(
-            stream_of_pieces.len(),
-            text.chars().count(),
-            "each character as soon as it is whole"
-        );
+        assert_eq!(stream_of_pieces.len(), text.chars().count(), "each character as soon as it is whole");
     }
 
     #[test]
     fn sentence_piece_keeps_the_spaces_between_words() {
-        let tokens: Vec<String> = ["<unk>", "\u{2581}a", "\u{2581}b", "c"]
-            .map(String::from)
-            .to_vec();
+        let tokens: Vec<String> = ["<unk>", "\u{2581}a", "\u{2581}b", "c"].map(String::from).to_vec();
         let tokenizer = Tokenizer::from_gguf(GgufVocab {
             model: "llama".into(),
             scores: Some(vec![0.0; 4]),
@@ -180,9 +162,6 @@ mod tests {
             ..GgufVocab::default()
         })
         .unwrap();
-        assert_eq!(
-            stream(&tokenizer, &[1, 2, 3, 2], true),
-            ["a", " b", "c", " b", ""]
-        );
+        assert_eq!(stream(&tokenizer, &[1, 2, 3, 2], true), ["a", " b", "c", " b", ""]);
     }
 }

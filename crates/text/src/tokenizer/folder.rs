@@ -54,29 +54,14 @@ impl Tokenizer {
             }
         }
         let object = |name: &str| object_of(folder, name, &original);
-        let (config, special, generation) = (
-            object(CONFIG)?,
-            object(SPECIAL_TOKENS)?,
-            object(GENERATION)?,
-        );
+        let (config, special, generation) = (object(CONFIG)?, object(SPECIAL_TOKENS)?, object(GENERATION)?);
 
         // Each later source overrules the one before, and a `null` there means "none".
         let named = |key: &str| {
             let value = config.get(key).or_else(|| special.get(key));
-            value
-                .map(|value| {
-                    token_name(value)
-                        .map(|name| tokenizer.named_id(folder, key, name))
-                        .transpose()
-                })
-                .transpose()
+            value.map(|value| token_name(value).map(|name| tokenizer.named_id(folder, key, name)).transpose()).transpose()
         };
-        let (bos, eos, pad, unknown) = (
-            named("bos_token")?,
-            named("eos_token")?,
-            named("pad_token")?,
-            named("unk_token")?,
-        );
+        let (bos, eos, pad, unknown) = (named("bos_token")?, named("eos_token")?, named("pad_token")?, named("unk_token")?);
         if let Some(bos) = bos {
             tokenizer.bos = bos;
         }
@@ -102,30 +87,16 @@ impl Tokenizer {
 
     /// `eos_token_id` there is what generation obeys, and may list several. Ids outside the
     /// vocabulary occur in published files (embedding rows without a token) and are kept out.
-    fn read_generation_config(
-        &mut self,
-        folder: &Path,
-        generation: &Map<String, Value>,
-    ) -> Result<()> {
+    fn read_generation_config(&mut self, folder: &Path, generation: &Map<String, Value>) -> Result<()> {
         let wrong = |key: &str, value: &Value| {
-            TextError::file(
-                &folder.join(GENERATION),
-                format!("{key} is {value}; expected a token id or a list of them"),
-            )
+            TextError::file(&folder.join(GENERATION), format!("{key} is {value}; expected a token id or a list of them"))
         };
-        let id_of = |key: &str, value: &Value| {
-            value
-                .as_u64()
-                .and_then(|id| u32::try_from(id).ok())
-                .ok_or_else(|| wrong(key, value))
-        };
+        let id_of =
+            |key: &str, value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| wrong(key, value));
         match generation.get("eos_token_id") {
             None | Some(Value::Null) => {}
             Some(Value::Array(values)) => {
-                self.eos = values
-                    .iter()
-                    .map(|value| id_of("eos_token_id", value))
-                    .collect::<Result<_>>()?;
+                self.eos = values.iter().map(|value| id_of("eos_token_id", value)).collect::<Result<_>>()?;
             }
             Some(value) => {
                 let id = id_of("eos_token_id", value)?;
@@ -210,8 +181,7 @@ fn object_of(folder: &Path, name: &str, files: &[(String, Vec<u8>)]) -> Result<M
 }
 
 fn parse_object(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| TextError::file(path, format!("expected a JSON object, but {error}")))
+    serde_json::from_slice(bytes).map_err(|error| TextError::file(path, format!("expected a JSON object, but {error}")))
 }
 
 /// The whole `tokenizer_config.json` of a folder; empty when there is none.
@@ -225,9 +195,7 @@ pub(crate) fn tokenizer_config(folder: &Path) -> Result<Map<String, Value>> {
 
 /// A special token is named by a string, or by an object with its `content`.
 pub(crate) fn token_name(value: &Value) -> Option<&str> {
-    value
-        .as_str()
-        .or_else(|| value.get("content").and_then(Value::as_str))
+    value.as_str().or_else(|| value.get("content").and_then(Value::as_str))
 }
 
 #[cfg(test)]
@@ -246,112 +214,53 @@ mod tests {
         tokenizer.save(folder.path()).unwrap();
         let loaded = Tokenizer::from_dir(folder.path()).unwrap();
         assert_eq!(loaded.fingerprint(), tokenizer.fingerprint());
-        assert_eq!(
-            (loaded.bos(), loaded.eos_ids(), loaded.pad()),
-            (tokenizer.bos(), tokenizer.eos_ids(), tokenizer.pad())
-        );
-        assert_eq!(
-            loaded.chat_template_source(),
-            tokenizer.chat_template_source()
-        );
+        assert_eq!((loaded.bos(), loaded.eos_ids(), loaded.pad()), (tokenizer.bos(), tokenizer.eos_ids(), tokenizer.pad()));
+        assert_eq!(loaded.chat_template_source(), tokenizer.chat_template_source());
         let text = "caf\u{e9} 12<|im_end|>";
-        assert_eq!(
-            loaded.encode(text, true).unwrap(),
-            tokenizer.encode(text, true).unwrap()
-        );
+        assert_eq!(loaded.encode(text, true).unwrap(), tokenizer.encode(text, true).unwrap());
     }
 
     #[test]
     fn files_from_a_folder_are_copied_byte_for_byte() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        Tokenizer::from_gguf(bytes_vocab())
-            .unwrap()
-            .save(from.path())
-            .unwrap();
+        Tokenizer::from_gguf(bytes_vocab()).unwrap().save(from.path()).unwrap();
         // Spacing that no serialiser would produce.
-        std::fs::write(
-            from.path().join(CONFIG),
-            b"{ \"eos_token\" :\n\n {\"content\": \"<|im_end|>\"} }",
-        )
-        .unwrap();
+        std::fs::write(from.path().join(CONFIG), b"{ \"eos_token\" :\n\n {\"content\": \"<|im_end|>\"} }").unwrap();
         std::fs::write(to.path().join(GENERATION), b"{\"mine\": 1}").unwrap();
-        Tokenizer::from_dir(from.path())
-            .unwrap()
-            .save(to.path())
-            .unwrap();
+        Tokenizer::from_dir(from.path()).unwrap().save(to.path()).unwrap();
         for name in [TOKENIZER, CONFIG, SPECIAL_TOKENS] {
             let read = |folder: &Path| std::fs::read(folder.join(name)).unwrap();
             assert_eq!(read(from.path()), read(to.path()), "{name}");
         }
-        assert_eq!(
-            std::fs::read(to.path().join(GENERATION)).unwrap(),
-            b"{\"mine\": 1}"
-        );
+        assert_eq!(std::fs::read(to.path().join(GENERATION)).unwrap(), b"{\"mine\": 1}");
     }
 
     #[test]
     fn special_tokens_come_as_strings_objects_null_and_lists() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        std::fs::write(
-            path.join(TOKENIZER),
-            Tokenizer::from_gguf(bytes_vocab()).unwrap().serialised(),
-        )
-        .unwrap();
-        write(
-            path,
-            CONFIG,
-            &json!({"bos_token": null, "eos_token": {"content": "<|im_end|>"}, "add_bos_token": false}),
-        );
-        write(
-            path,
-            SPECIAL_TOKENS,
-            &json!({"bos_token": "<|im_start|>", "pad_token": "<|endoftext|>"}),
-        );
+        std::fs::write(path.join(TOKENIZER), Tokenizer::from_gguf(bytes_vocab()).unwrap().serialised()).unwrap();
+        write(path, CONFIG, &json!({"bos_token": null, "eos_token": {"content": "<|im_end|>"}, "add_bos_token": false}));
+        write(path, SPECIAL_TOKENS, &json!({"bos_token": "<|im_start|>", "pad_token": "<|endoftext|>"}));
         let tokenizer = Tokenizer::from_dir(path).unwrap();
-        assert_eq!(
-            (tokenizer.bos(), tokenizer.eos_ids(), tokenizer.pad()),
-            (None, &[2][..], Some(0))
-        );
+        assert_eq!((tokenizer.bos(), tokenizer.eos_ids(), tokenizer.pad()), (None, &[2][..], Some(0)));
         write(path, GENERATION, &json!({"eos_token_id": [0, 2, 77777]}));
         assert_eq!(Tokenizer::from_dir(path).unwrap().eos_ids(), [0, 2]);
         write(path, GENERATION, &json!({"eos_token_id": 0}));
         assert_eq!(Tokenizer::from_dir(path).unwrap().eos_ids(), [0, 2]);
         write(path, GENERATION, &json!({"eos_token_id": "end"}));
-        assert!(
-            Tokenizer::from_dir(path)
-                .unwrap_err()
-                .to_string()
-                .contains(GENERATION)
-        );
+        assert!(Tokenizer::from_dir(path).unwrap_err().to_string().contains(GENERATION));
     }
 
     #[test]
     fn add_bos_overrules_the_post_processor() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        let with_bos = super::super::GgufVocab {
-            add_bos: Some(true),
-            ..bytes_vocab()
-        };
-        std::fs::write(
-            path.join(TOKENIZER),
-            Tokenizer::from_gguf(with_bos).unwrap().serialised(),
-        )
-        .unwrap();
+        let with_bos = super::super::GgufVocab { add_bos: Some(true), ..bytes_vocab() };
+        std::fs::write(path.join(TOKENIZER), Tokenizer::from_gguf(with_bos).unwrap().serialised()).unwrap();
         let first = |add_bos: Value, text: &str| {
-            write(
-                path,
-                CONFIG,
-                &json!({"bos_token": "<|im_start|>", "add_bos_token": add_bos}),
-            );
-            Tokenizer::from_dir(path)
-                .unwrap()
-                .encode(text, true)
-                .unwrap()
-                .iter()
-                .take_while(|id| **id == 1)
-                .count()
+            write(path, CONFIG, &json!({"bos_token": "<|im_start|>", "add_bos_token": add_bos}));
+            Tokenizer::from_dir(path).unwrap().encode(text, true).unwrap().iter().take_while(|id| **id == 1).count()
         };
         assert_eq!(first(Value::Null, "x"), 1);
         assert_eq!(first(json!(true), "x"), 1);
@@ -362,24 +271,10 @@ mod tests {
     fn missing_and_contradicting_files_say_so() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        assert!(
-            Tokenizer::from_dir(path)
-                .unwrap_err()
-                .to_string()
-                .contains("not found")
-        );
-        std::fs::write(
-            path.join(TOKENIZER),
-            Tokenizer::from_gguf(bytes_vocab()).unwrap().serialised(),
-        )
-        .unwrap();
+        assert!(Tokenizer::from_dir(path).unwrap_err().to_string().contains("not found"));
+        std::fs::write(path.join(TOKENIZER), Tokenizer::from_gguf(bytes_vocab()).unwrap().serialised()).unwrap();
         write(path, CONFIG, &json!({"eos_token": "<|nowhere|>"}));
-        assert!(
-            Tokenizer::from_dir(path)
-                .unwrap_err()
-                .to_string()
-                .contains("<|nowhere|>")
-        );
+        assert!(Tokenizer::from_dir(path).unwrap_err().to_string().contains("<|nowhere|>"));
         std::fs::write(path.join(CONFIG), b"[1]").unwrap();
         assert!(Tokenizer::from_dir(path).is_err());
     }

@@ -84,10 +84,13 @@ pub const KNOWN_PRE_TOKENIZERS: &[&str] = &[
     "tekken",
 ];
 
-const LLAMA3_REGEX: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2_REGEX: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const LLAMA3_REGEX: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2_REGEX: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen 3.5: as Qwen 2, with combining marks counted as letters.
-const QWEN35_REGEX: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35_REGEX: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN_REGEX: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// What a `pre` name stands for.
@@ -112,12 +115,7 @@ fn split_then_bytes(regex: &str) -> Value {
 }
 
 fn byte_level_shape(pre: &str) -> Option<ByteLevelShape> {
-    let shape = |pre_tokenizer| ByteLevelShape {
-        pre_tokenizer,
-        normalizer: Value::Null,
-        ignore_merges: false,
-        add_bos: false,
-    };
+    let shape = |pre_tokenizer| ByteLevelShape { pre_tokenizer, normalizer: Value::Null, ignore_merges: false, add_bos: false };
     Some(match pre {
         // "default" is what a converter writes when it knows no better; GPT-2's own splitting is
         // what byte-level BPE means without further word.
@@ -126,28 +124,16 @@ fn byte_level_shape(pre: &str) -> Option<ByteLevelShape> {
         // digits anyway; without that step, blanks before a digit and numerals such as a half sign
         // come out as in the reference ids of the GGUF file.
         "smollm" => shape(byte_level(true)),
-        "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
-            shape(super::digits_then_bytes())
+        "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => shape(super::digits_then_bytes()),
+        "qwen2" | "deepseek-r1-qwen" | "megrez" | "stablelm2" => {
+            ByteLevelShape { normalizer: json!({"type": "NFC"}), ..shape(split_then_bytes(QWEN2_REGEX)) }
         }
-        "qwen2" | "deepseek-r1-qwen" | "megrez" | "stablelm2" => ByteLevelShape {
-            normalizer: json!({"type": "NFC"}),
-            ..shape(split_then_bytes(QWEN2_REGEX))
-        },
-        "qwen35" => ByteLevelShape {
-            normalizer: json!({"type": "NFC"}),
-            ..shape(split_then_bytes(QWEN35_REGEX))
-        },
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "lfm2" => ByteLevelShape {
-            ignore_merges: true,
-            add_bos: true,
-            ..shape(split_then_bytes(LLAMA3_REGEX))
-        },
+        "qwen35" => ByteLevelShape { normalizer: json!({"type": "NFC"}), ..shape(split_then_bytes(QWEN35_REGEX)) },
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "lfm2" => {
+            ByteLevelShape { ignore_merges: true, add_bos: true, ..shape(split_then_bytes(LLAMA3_REGEX)) }
+        }
         "dbrx" | "smaug-bpe" => shape(split_then_bytes(LLAMA3_REGEX)),
-        "tekken" => ByteLevelShape {
-            ignore_merges: true,
-            add_bos: true,
-            ..shape(split_then_bytes(TEKKEN_REGEX))
-        },
+        "tekken" => ByteLevelShape { ignore_merges: true, add_bos: true, ..shape(split_then_bytes(TEKKEN_REGEX)) },
         _ => return None,
     })
 }
@@ -160,44 +146,27 @@ fn problem(text: impl Into<String>) -> TextError {
 fn check(vocab: &GgufVocab) -> Result<HashMap<&str, u32>> {
     let count = vocab.tokens.len();
     if count == 0 || u32::try_from(count).is_err() {
-        return Err(problem(format!(
-            "expected between 1 and 2^32-1 tokens, found {count}"
-        )));
+        return Err(problem(format!("expected between 1 and 2^32-1 tokens, found {count}")));
     }
-    for (name, length) in [
-        ("scores", vocab.scores.as_ref().map(Vec::len)),
-        ("token types", vocab.token_types.as_ref().map(Vec::len)),
-    ] {
+    for (name, length) in
+        [("scores", vocab.scores.as_ref().map(Vec::len)), ("token types", vocab.token_types.as_ref().map(Vec::len))]
+    {
         if let Some(length) = length.filter(|length| *length != count) {
-            return Err(problem(format!(
-                "expected {count} {name}, one a token, found {length}"
-            )));
+            return Err(problem(format!("expected {count} {name}, one a token, found {length}")));
         }
     }
-    for (name, id) in [
-        ("bos", vocab.bos),
-        ("eos", vocab.eos),
-        ("unknown", vocab.unknown),
-        ("padding", vocab.pad),
-    ] {
+    for (name, id) in [("bos", vocab.bos), ("eos", vocab.eos), ("unknown", vocab.unknown), ("padding", vocab.pad)] {
         if let Some(id) = id.filter(|id| *id as usize >= count) {
-            return Err(problem(format!(
-                "the {name} token is {id}, but there are {count} tokens"
-            )));
+            return Err(problem(format!("the {name} token is {id}, but there are {count} tokens")));
         }
     }
     let mut ids = HashMap::with_capacity(count);
     for (id, token) in (0u32..).zip(&vocab.tokens) {
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(problem(format!(
-                "token {id} is {} bytes long, the longest accepted is {MAX_TOKEN_BYTES}",
-                token.len()
-            )));
+            return Err(problem(format!("token {id} is {} bytes long, the longest accepted is {MAX_TOKEN_BYTES}", token.len())));
         }
         if let Some(first) = ids.insert(token.as_str(), id) {
-            return Err(problem(format!(
-                "tokens {first} and {id} are both {token:?}; expected unique tokens"
-            )));
+            return Err(problem(format!("tokens {first} and {id} are both {token:?}; expected unique tokens")));
         }
     }
     Ok(ids)
@@ -231,8 +200,7 @@ fn added_tokens(vocab: &GgufVocab) -> Value {
     for (id, token) in vocab.tokens.iter().enumerate() {
         let kind = token_type(vocab, id);
         // Without types, at least the named special tokens are known to be special.
-        let named = vocab.token_types.is_none()
-            && [vocab.bos, vocab.eos, vocab.pad].contains(&u32::try_from(id).ok());
+        let named = vocab.token_types.is_none() && [vocab.bos, vocab.eos, vocab.pad].contains(&u32::try_from(id).ok());
         let special = matches!(kind, CONTROL | UNKNOWN) || named;
         if (special || kind == USER_DEFINED) && !token.is_empty() {
             added.push(json!({
@@ -252,24 +220,16 @@ fn byte_level_json(vocab: &GgufVocab, ids: &HashMap<&str, u32>) -> Result<(Value
             KNOWN_PRE_TOKENIZERS.join(", ")
         ))
     })?;
-    let lines = vocab.merges.as_ref().ok_or_else(|| {
-        problem("tokenizer.ggml.merges is missing; byte-level BPE (\"gpt2\") needs it")
-    })?;
+    let lines =
+        vocab.merges.as_ref().ok_or_else(|| problem("tokenizer.ggml.merges is missing; byte-level BPE (\"gpt2\") needs it"))?;
     let mut merges = Vec::with_capacity(lines.len());
     for (rank, line) in lines.iter().enumerate() {
-        let pair = line
-            .split_once(' ')
-            .filter(|(left, right)| !left.is_empty() && !right.is_empty() && !right.contains(' '));
-        let (left, right) = pair.ok_or_else(|| {
-            problem(format!(
-                "merge {rank} is {line:?}; expected two tokens with one space between"
-            ))
-        })?;
+        let pair = line.split_once(' ').filter(|(left, right)| !left.is_empty() && !right.is_empty() && !right.contains(' '));
+        let (left, right) =
+            pair.ok_or_else(|| problem(format!("merge {rank} is {line:?}; expected two tokens with one space between")))?;
         for part in [left, right, &format!("{left}{right}")] {
             if !ids.contains_key(part) {
-                return Err(problem(format!(
-                    "merge {rank} ({line:?}) names {part:?}, which is not a token"
-                )));
+                return Err(problem(format!("merge {rank} ({line:?}) names {part:?}, which is not a token")));
             }
         }
         merges.push(json!([left, right]));
@@ -291,23 +251,17 @@ fn byte_level_json(vocab: &GgufVocab, ids: &HashMap<&str, u32>) -> Result<(Value
 
 fn ids_by_token(vocab: &GgufVocab) -> Value {
     let pairs = (0u32..).zip(&vocab.tokens);
-    Value::Object(
-        pairs
-            .map(|(id, token)| (token.clone(), Value::from(id)))
-            .collect(),
-    )
+    Value::Object(pairs.map(|(id, token)| (token.clone(), Value::from(id))).collect())
 }
 
 fn sentence_piece_json(vocab: &GgufVocab, ids: &HashMap<&str, u32>) -> Result<(Value, bool)> {
-    let scores = vocab.scores.as_ref().ok_or_else(|| {
-        problem("tokenizer.ggml.scores is missing; a SentencePiece vocabulary (\"llama\") needs it")
-    })?;
-    let unknown = vocab.unknown.or_else(|| {
-        (0u32..)
-            .zip(&vocab.tokens)
-            .find(|(id, _)| token_type(vocab, *id as usize) == UNKNOWN)
-            .map(|(id, _)| id)
-    });
+    let scores = vocab
+        .scores
+        .as_ref()
+        .ok_or_else(|| problem("tokenizer.ggml.scores is missing; a SentencePiece vocabulary (\"llama\") needs it"))?;
+    let unknown = vocab
+        .unknown
+        .or_else(|| (0u32..).zip(&vocab.tokens).find(|(id, _)| token_type(vocab, *id as usize) == UNKNOWN).map(|(id, _)| id));
     let space_first = vocab.add_space_prefix.unwrap_or(true);
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
     let mut decoders = vec![
@@ -355,10 +309,7 @@ fn merges_from_scores(vocab: &GgufVocab, scores: &[f32], ids: &HashMap<&str, u32
     }
     // Stable, so that equal scores keep the order of ids: the file alone decides.
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| b.1.len().cmp(&a.1.len())));
-    merges
-        .into_iter()
-        .map(|(_, left, right)| json!([left, right]))
-        .collect()
+    merges.into_iter().map(|(_, left, right)| json!([left, right])).collect()
 }
 
 #[cfg(test)]
@@ -369,24 +320,15 @@ mod tests {
     #[test]
     fn every_listed_pre_tokenizer_builds_and_round_trips() {
         for name in KNOWN_PRE_TOKENIZERS {
-            let vocab = GgufVocab {
-                pre: Some((*name).into()),
-                ..bytes_vocab()
-            };
+            let vocab = GgufVocab { pre: Some((*name).into()), ..bytes_vocab() };
             let tokenizer = Tokenizer::from_gguf(vocab).expect(name);
             let text = "It's 1234 caf\u{e9} \u{65e5}\u{672c}\n\n  x";
             let ids = tokenizer.encode(text, false).unwrap();
             assert_eq!(tokenizer.decode(&ids, true), text, "{name}");
         }
-        let vocab = GgufVocab {
-            pre: Some("nonsense".into()),
-            ..bytes_vocab()
-        };
+        let vocab = GgufVocab { pre: Some("nonsense".into()), ..bytes_vocab() };
         let message = Tokenizer::from_gguf(vocab).unwrap_err().to_string();
-        assert!(
-            message.contains("nonsense") && message.contains("smollm"),
-            "{message}"
-        );
+        assert!(message.contains("nonsense") && message.contains("smollm"), "{message}");
     }
 
     #[test]
@@ -396,15 +338,8 @@ mod tests {
         vocab.merges = Some(vec!["1 2".into(), "12 3".into()]);
         vocab.token_types = None;
         let count = |pre: &str| {
-            let vocab = GgufVocab {
-                pre: Some(pre.into()),
-                ..vocab.clone()
-            };
-            Tokenizer::from_gguf(vocab)
-                .unwrap()
-                .encode("123123", false)
-                .unwrap()
-                .len()
+            let vocab = GgufVocab { pre: Some(pre.into()), ..vocab.clone() };
+            Tokenizer::from_gguf(vocab).unwrap().encode("123123", false).unwrap().len()
         };
         assert_eq!(count("starcoder"), 6);
         assert_eq!(count("qwen2"), 6);
@@ -420,15 +355,8 @@ mod tests {
         vocab.merges = Some(vec!["\u{120} \u{120}".into()]);
         vocab.token_types = None;
         let count = |pre: &str| {
-            let vocab = GgufVocab {
-                pre: Some(pre.into()),
-                ..vocab.clone()
-            };
-            Tokenizer::from_gguf(vocab)
-                .unwrap()
-                .encode("a  2", false)
-                .unwrap()
-                .len()
+            let vocab = GgufVocab { pre: Some(pre.into()), ..vocab.clone() };
+            Tokenizer::from_gguf(vocab).unwrap().encode("a  2", false).unwrap().len()
         };
         // "a", " ", " ", "2" against "a", "  ", "2".
         assert_eq!((count("smollm"), count("starcoder")), (4, 3));
@@ -442,15 +370,9 @@ mod tests {
         types.resize(tokens.len(), 6);
         let mut scores = vec![0.0; tokens.len()];
         // "ab" beats "bc" by score, so "abc" is ab+c and never a+bc.
-        for (piece, score) in [
-            ("\u{2581}", -1e3),
-            ("a", -1e3),
-            ("b", -1e3),
-            ("c", -1e3),
-            ("bc", -2.0),
-            ("ab", -1.0),
-            ("\u{2581}ab", -3.0),
-        ] {
+        for (piece, score) in
+            [("\u{2581}", -1e3), ("a", -1e3), ("b", -1e3), ("c", -1e3), ("bc", -2.0), ("ab", -1.0), ("\u{2581}ab", -3.0)]
+        {
             tokens.push(piece.into());
             types.push(NORMAL);
             scores.push(score);
@@ -472,25 +394,16 @@ mod tests {
         let tokenizer = Tokenizer::from_gguf(pieces()).unwrap();
         let words = |text: &str, special| {
             let ids = tokenizer.encode(text, special).unwrap();
-            ids.iter()
-                .map(|id| tokenizer.id_to_token(*id).unwrap())
-                .collect::<Vec<_>>()
+            ids.iter().map(|id| tokenizer.id_to_token(*id).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(words("abc", false), ["\u{2581}ab", "c"]);
         assert_eq!(words("cabc", true), ["<s>", "\u{2581}", "c", "ab", "c"]);
         assert_eq!(words("\u{e9}", false), ["\u{2581}", "<0xC3>", "<0xA9>"]);
         assert_eq!(words("ab</s>", false), ["\u{2581}ab", "</s>"]);
         for text in ["abc", " ab", "\u{e9}t\u{e9} \u{65e5}", "a\nb"] {
-            assert_eq!(
-                tokenizer.decode(&tokenizer.encode(text, true).unwrap(), true),
-                text
-            );
+            assert_eq!(tokenizer.decode(&tokenizer.encode(text, true).unwrap(), true), text);
         }
-        let plain = Tokenizer::from_gguf(GgufVocab {
-            add_space_prefix: Some(false),
-            add_bos: Some(false),
-            ..pieces()
-        });
+        let plain = Tokenizer::from_gguf(GgufVocab { add_space_prefix: Some(false), add_bos: Some(false), ..pieces() });
         assert_eq!(plain.unwrap().encode("ab", true).unwrap().len(), 1);
     }
 
@@ -498,52 +411,16 @@ mod tests {
     fn lying_vocabularies_are_refused() {
         let good = bytes_vocab();
         let cases = [
-            GgufVocab {
-                tokens: vec![],
-                ..good.clone()
-            },
-            GgufVocab {
-                model: "bert".into(),
-                ..good.clone()
-            },
-            GgufVocab {
-                eos: Some(99_999),
-                ..good.clone()
-            },
-            GgufVocab {
-                token_types: Some(vec![1]),
-                ..good.clone()
-            },
-            GgufVocab {
-                merges: None,
-                ..good.clone()
-            },
-            GgufVocab {
-                merges: Some(vec!["ab".into()]),
-                ..good.clone()
-            },
-            GgufVocab {
-                merges: Some(vec!["a b".into()]),
-                ..good.clone()
-            },
-            GgufVocab {
-                tokens: vec!["a".into(), "a".into()],
-                token_types: None,
-                bos: None,
-                eos: None,
-                ..good.clone()
-            },
-            GgufVocab {
-                tokens: vec!["x".repeat(5000)],
-                token_types: None,
-                bos: None,
-                eos: None,
-                ..good.clone()
-            },
-            GgufVocab {
-                scores: None,
-                ..pieces()
-            },
+            GgufVocab { tokens: vec![], ..good.clone() },
+            GgufVocab { model: "bert".into(), ..good.clone() },
+            GgufVocab { eos: Some(99_999), ..good.clone() },
+            GgufVocab { token_types: Some(vec![1]), ..good.clone() },
+            GgufVocab { merges: None, ..good.clone() },
+            GgufVocab { merges: Some(vec!["ab".into()]), ..good.clone() },
+            GgufVocab { merges: Some(vec!["a b".into()]), ..good.clone() },
+            GgufVocab { tokens: vec!["a".into(), "a".into()], token_types: None, bos: None, eos: None, ..good.clone() },
+            GgufVocab { tokens: vec!["x".repeat(5000)], token_types: None, bos: None, eos: None, ..good.clone() },
+            GgufVocab { scores: None, ..pieces() },
         ];
         for (number, case) in cases.into_iter().enumerate() {
             assert!(Tokenizer::from_gguf(case).is_err(), "case {number}");

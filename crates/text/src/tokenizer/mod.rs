@@ -26,16 +26,8 @@ use crate::files::sha256_hex;
 
 /// Tokens that end a turn or a text in the families read here, for sources that name one end
 /// token where the model uses two (a base model's and a chat's).
-const END_TOKENS: &[&str] = &[
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|eom_id|>",
-    "</s>",
-];
+const END_TOKENS: &[&str] =
+    &["<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "</s>"];
 /// Tokens put between documents, most specific first.
 const SEPARATOR_TOKENS: &[&str] = &["<|endoftext|>", "<|end_of_text|>", "</s>"];
 const BEGIN_TOKENS: &[&str] = &["<|begin_of_text|>", "<s>", "<bos>"];
@@ -102,21 +94,14 @@ impl Tokenizer {
     }
 
     fn from_json(origin: &str, bytes: &[u8]) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| {
-            TextError::tokenizer(origin, format!("expected a tokenizer.json, but {error}"))
-        })?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|error| TextError::tokenizer(origin, format!("expected a tokenizer.json, but {error}")))?;
         // A file saved after training may carry a length limit, which would silently cut
         // documents here, or padding, which would silently lengthen them.
-        inner
-            .with_truncation(None)
-            .map_err(|error| TextError::tokenizer(origin, error.to_string()))?;
+        inner.with_truncation(None).map_err(|error| TextError::tokenizer(origin, error.to_string()))?;
         inner.with_padding(None);
         let added = inner.get_added_tokens_decoder();
-        let special: HashSet<u32> = added
-            .iter()
-            .filter(|(_, token)| token.special)
-            .map(|(id, _)| *id)
-            .collect();
+        let special: HashSet<u32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         let mut tokenizer = Self {
             inner: Arc::new(inner),
             fingerprint: Arc::default(),
@@ -129,13 +114,8 @@ impl Tokenizer {
             chat_template: None,
             original: Arc::default(),
         };
-        tokenizer.bos = BEGIN_TOKENS
-            .iter()
-            .find_map(|name| tokenizer.special_id(name));
-        tokenizer.eos = END_TOKENS
-            .iter()
-            .filter_map(|name| tokenizer.special_id(name))
-            .collect();
+        tokenizer.bos = BEGIN_TOKENS.iter().find_map(|name| tokenizer.special_id(name));
+        tokenizer.eos = END_TOKENS.iter().filter_map(|name| tokenizer.special_id(name)).collect();
         Ok(tokenizer)
     }
 
@@ -167,10 +147,7 @@ impl Tokenizer {
         for id in bos.iter().chain(&eos) {
             if self.id_to_token(*id).is_none() {
                 let size = self.vocab_size();
-                return Err(TextError::tokenizer(
-                    "special tokens",
-                    format!("{id} is not one of its {size} ids"),
-                ));
+                return Err(TextError::tokenizer("special tokens", format!("{id} is not one of its {size} ids")));
             }
         }
         (self.bos, self.eos, self.original) = (bos, eos, Arc::default());
@@ -186,8 +163,7 @@ impl Tokenizer {
     }
 
     fn special_id(&self, name: &str) -> Option<u32> {
-        self.token_to_id(name)
-            .filter(|id| self.special.contains(id))
+        self.token_to_id(name).filter(|id| self.special.contains(id))
     }
 
     /// Tokens of a text. `add_special` adds what the tokenizer puts around a text (a begin token,
@@ -196,10 +172,7 @@ impl Tokenizer {
     /// # Errors
     /// When the model has no token for a part of the text and no unknown token.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
-            .map_err(|error| TextError::Tokenize(error.to_string()))?;
+        let encoding = self.inner.encode_fast(text, add_special).map_err(|error| TextError::Tokenize(error.to_string()))?;
         Ok(self.settle_bos(encoding.get_ids().to_vec(), text, add_special))
     }
 
@@ -207,16 +180,10 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Self::encode`].
-    pub fn encode_batch<S: AsRef<str> + Sync>(
-        &self,
-        texts: &[S],
-        add_special: bool,
-    ) -> Result<Vec<Vec<u32>>> {
+    pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S], add_special: bool) -> Result<Vec<Vec<u32>>> {
         let inputs: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        let encodings = self
-            .inner
-            .encode_batch_fast(inputs, add_special)
-            .map_err(|error| TextError::Tokenize(error.to_string()))?;
+        let encodings =
+            self.inner.encode_batch_fast(inputs, add_special).map_err(|error| TextError::Tokenize(error.to_string()))?;
         let settle = |(encoding, text): (&tokenizers::Encoding, &S)| {
             self.settle_bos(encoding.get_ids().to_vec(), text.as_ref(), add_special)
         };
@@ -228,9 +195,7 @@ impl Tokenizer {
     fn settle_bos(&self, mut ids: Vec<u32>, text: &str, add_special: bool) -> Vec<u32> {
         if let (true, Some(wanted), Some(bos)) = (add_special, self.add_bos, self.bos) {
             // A text that spells the begin token itself has it from there, not from outside.
-            let spelled = self
-                .id_to_token(bos)
-                .is_some_and(|token| text.starts_with(&token));
+            let spelled = self.id_to_token(bos).is_some_and(|token| text.starts_with(&token));
             let present = ids.first() == Some(&bos);
             if wanted && !present {
                 ids.insert(0, bos);
@@ -292,9 +257,7 @@ impl Tokenizer {
     /// The token that training data has between documents: `<|endoftext|>` or its like where the
     /// vocabulary has it, else the end token. A chat model's end token ends a turn, not a text.
     pub fn document_separator(&self) -> Option<u32> {
-        let named = SEPARATOR_TOKENS
-            .iter()
-            .find_map(|name| self.special_id(name));
+        let named = SEPARATOR_TOKENS.iter().find_map(|name| self.special_id(name));
         named.or_else(|| self.eos.first().copied())
     }
 
@@ -311,28 +274,18 @@ impl Tokenizer {
         let spelled = |id: Option<u32>| id.and_then(|id| self.id_to_token(id)).unwrap_or_default();
         self.chat_template
             .as_ref()
-            .map(|source| {
-                ChatTemplate::new(
-                    source.clone(),
-                    spelled(self.bos),
-                    spelled(self.eos.first().copied()),
-                )
-            })
+            .map(|source| ChatTemplate::new(source.clone(), spelled(self.bos), spelled(self.eos.first().copied())))
             .transpose()
     }
 
     /// The `tokenizer.json` of this tokenizer, normalised: no truncation, no padding.
     fn serialised(&self) -> String {
-        self.inner
-            .to_string(false)
-            .expect("a tokenizer built from JSON serialises to JSON")
+        self.inner.to_string(false).expect("a tokenizer built from JSON serialises to JSON")
     }
 
     /// SHA-256, in hexadecimal, of the serialised tokenizer: equal fingerprints, equal tokens.
     pub fn fingerprint(&self) -> String {
-        self.fingerprint
-            .get_or_init(|| sha256_hex(self.serialised().as_bytes()))
-            .clone()
+        self.fingerprint.get_or_init(|| sha256_hex(self.serialised().as_bytes())).clone()
     }
 }
 
@@ -342,13 +295,9 @@ pub(crate) mod tests {
 
     /// A GPT-2 kind of vocabulary of the 256 byte letters and three control tokens.
     pub(crate) fn bytes_vocab() -> GgufVocab {
-        let mut letters: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet()
-            .into_iter()
-            .collect();
+        let mut letters: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
         letters.sort_unstable();
-        let mut tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-            .map(String::from)
-            .to_vec();
+        let mut tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from).to_vec();
         let mut token_types = vec![3; 3];
         tokens.extend(letters.into_iter().map(String::from));
         token_types.resize(tokens.len(), 1);
@@ -371,10 +320,7 @@ pub(crate) mod tests {
     #[test]
     fn special_tokens_are_found_and_skipped() {
         let tokenizer = Tokenizer::from_gguf(bytes_vocab()).unwrap();
-        assert_eq!(
-            (tokenizer.bos(), tokenizer.eos_ids(), tokenizer.pad()),
-            (Some(1), &[2, 0][..], Some(2))
-        );
+        assert_eq!((tokenizer.bos(), tokenizer.eos_ids(), tokenizer.pad()), (Some(1), &[2, 0][..], Some(2)));
         assert_eq!(tokenizer.document_separator(), Some(0));
         let ids = tokenizer.encode("<|im_start|>a<|im_end|>", true).unwrap();
         assert_eq!((ids.len(), ids[0], ids[2]), (3, 1, 2));
@@ -385,11 +331,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_batch_is_its_rows() {
-        let tokenizer = Tokenizer::from_gguf(GgufVocab {
-            add_bos: Some(true),
-            ..bytes_vocab()
-        })
-        .unwrap();
+        let tokenizer = Tokenizer::from_gguf(GgufVocab { add_bos: Some(true), ..bytes_vocab() }).unwrap();
         let texts = ["", "one", "\u{e9}\u{e9}", "<|im_start|>x"];
         let batch = tokenizer.encode_batch(&texts, true).unwrap();
         for (row, text) in batch.iter().zip(texts) {
@@ -400,12 +342,9 @@ pub(crate) mod tests {
 
     #[test]
     fn truncation_and_padding_in_the_file_are_not_applied() {
-        let mut json: Value =
-            serde_json::from_str(&Tokenizer::from_gguf(bytes_vocab()).unwrap().serialised())
-                .unwrap();
+        let mut json: Value = serde_json::from_str(&Tokenizer::from_gguf(bytes_vocab()).unwrap().serialised()).unwrap();
         let reference = Tokenizer::from_json_bytes(json.to_string().as_bytes()).unwrap();
-        json["truncation"] =
-            json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+        json["truncation"] = json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
         json["padding"] = json!({"strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": null,
             "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"});
         let tokenizer = Tokenizer::from_json_bytes(json.to_string().as_bytes()).unwrap();
@@ -416,28 +355,15 @@ pub(crate) mod tests {
     #[test]
     fn fingerprints_tell_vocabularies_apart() {
         let one = Tokenizer::from_gguf(bytes_vocab()).unwrap();
-        let two = Tokenizer::from_gguf(GgufVocab {
-            pre: Some("qwen2".into()),
-            ..bytes_vocab()
-        })
-        .unwrap();
-        assert_eq!(
-            one.fingerprint(),
-            Tokenizer::from_gguf(bytes_vocab()).unwrap().fingerprint()
-        );
+        let two = Tokenizer::from_gguf(GgufVocab { pre: Some("qwen2".into()), ..bytes_vocab() }).unwrap();
+        assert_eq!(one.fingerprint(), Tokenizer::from_gguf(bytes_vocab()).unwrap().fingerprint());
         assert_ne!(one.fingerprint(), two.fingerprint());
         assert_eq!(one.fingerprint().len(), 64);
     }
 
     #[test]
     fn bytes_that_are_no_tokenizer_are_an_error() {
-        for bytes in [
-            &b""[..],
-            b"{}",
-            b"[1,2",
-            b"\xff\xfe",
-            b"{\"model\": {\"type\": \"BPE\"}}",
-        ] {
+        for bytes in [&b""[..], b"{}", b"[1,2", b"\xff\xfe", b"{\"model\": {\"type\": \"BPE\"}}"] {
             assert!(Tokenizer::from_json_bytes(bytes).is_err());
         }
     }

@@ -37,16 +37,10 @@ impl Tokenizer {
             .min_frequency(2)
             .show_progress(false)
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-            .special_tokens(
-                special_tokens
-                    .iter()
-                    .map(|token| AddedToken::from(*token, true))
-                    .collect(),
-            )
+            .special_tokens(special_tokens.iter().map(|token| AddedToken::from(*token, true)).collect())
             .build();
         let pre_tokenizer: tokenizers::PreTokenizerWrapper =
-            serde_json::from_value(super::digits_then_bytes())
-                .map_err(|error| failed(error.into()))?;
+            serde_json::from_value(super::digits_then_bytes()).map_err(|error| failed(error.into()))?;
         let mut training: TokenizerImpl<
             BPE,
             tokenizers::NormalizerWrapper,
@@ -80,22 +74,15 @@ mod tests {
         assert!(tokenizer.vocab_size() <= 300 && tokenizer.vocab_size() > 259);
         assert_eq!(tokenizer.token_to_id("<|im_end|>"), Some(2));
         assert!(tokenizer.eos_ids().contains(&2) && tokenizer.eos_ids().contains(&0));
-        let the = tokenizer
-            .token_to_id("\u{120}the")
-            .expect("a frequent word is one token");
+        let the = tokenizer.token_to_id("\u{120}the").expect("a frequent word is one token");
         assert_eq!(tokenizer.encode(" the the", false).unwrap(), [the, the]);
         let text = "unseen \u{65e5}\u{672c} \u{1f600} 42\n";
-        assert_eq!(
-            tokenizer.decode(&tokenizer.encode(text, false).unwrap(), false),
-            text
-        );
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text, false).unwrap(), false), text);
     }
 
     #[test]
     fn a_vocabulary_too_small_for_bytes_is_refused() {
-        let message = Tokenizer::train_bpe(texts(), 200, SPECIAL)
-            .unwrap_err()
-            .to_string();
+        let message = Tokenizer::train_bpe(texts(), 200, SPECIAL).unwrap_err().to_string();
         assert!(message.contains("259"), "{message}");
     }
 }

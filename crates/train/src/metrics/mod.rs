@@ -92,7 +92,15 @@ impl Metrics {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn step(&mut self, stage: &str, at: &Position, loss: &Loss, rates: &[f64], norm: f64, speed: f64) -> Result<(), TrainError> {
+    pub fn step(
+        &mut self,
+        stage: &str,
+        at: &Position,
+        loss: &Loss,
+        rates: &[f64],
+        norm: f64,
+        speed: f64,
+    ) -> Result<(), TrainError> {
         let scalars = [("loss", loss.value), ("rate", rates[0]), ("norm", norm), ("tokens_per_second", speed)];
         self.scalars(stage, at, &scalars)?;
         self.line(&Line {

@@ -9,10 +9,10 @@ use super::{Loss, MicroBatch};
 use crate::error::TrainError;
 use crate::optimizer::Gradients;
 use burn::tensor::Tensor;
-use recast_models::sight::Sight;
 use recast_models::Model;
 use recast_models::mixers::{Call, Shared};
 use recast_models::param::Named;
+use recast_models::sight::Sight;
 use recast_ops::row_distance::row_distance;
 
 /// The layer whose values the later ones use, waiting for their gradients.
@@ -43,7 +43,8 @@ pub fn gradients(
     let mut first_value: Option<Tensor<4>> = None;
     for (l, (t, s)) in teacher.blocks().iter().zip(student.blocks()).enumerate() {
         let u = t.mixer_input(x.clone());
-        let call = |shared| Call { x: u.clone(), states: None, shared, positions: &[], documents, sight: Sight::Causal, lengths: None };
+        let call =
+            |shared| Call { x: u.clone(), states: None, shared, positions: &[], documents, sight: Sight::Causal, lengths: None };
         let wanted = t.mixer().forward(call(&mut teacher_shared));
 
         // Later layers get the first values as a leaf of their own graph.

@@ -6,11 +6,11 @@ use super::{Loss, MicroBatch};
 use crate::error::TrainError;
 use crate::optimizer::Gradients;
 use burn::tensor::Tensor;
-use recast_models::sight::Sight;
 use recast_models::Model;
 use recast_models::block::Block;
 use recast_models::mixers::{Call, Shared};
 use recast_models::param::{Named, track};
+use recast_models::sight::Sight;
 use recast_models::state::Documents;
 
 /// Adds the gradients of `loss(normed hidden states)` with respect to `trainable`, which must not be
@@ -38,9 +38,7 @@ pub fn gradients(
     let first_value = shared.first_value;
 
     let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
-    let of_layer = |l: Option<usize>| -> Vec<Named> {
-        trainable.iter().filter(|(name, _)| layer(name) == l).cloned().collect()
-    };
+    let of_layer = |l: Option<usize>| -> Vec<Named> { trainable.iter().filter(|(name, _)| layer(name) == l).cloned().collect() };
     // Norm, head, and the embedding where the head is tied to it.
     let end = of_layer(None);
     let leaf = x.autodiff().require_grad();
@@ -67,7 +65,8 @@ pub fn gradients(
         let mut shared = Shared { first_value: first.clone() };
         let y = forward(&student.blocks()[l], leaf.clone(), &mut shared, documents);
         let mut total = (y * gradient).sum();
-        if let (true, Some(made), Some(g)) = (maker == Some(l), shared.first_value, first_gradient.take_if(|_| maker == Some(l))) {
+        if let (true, Some(made), Some(g)) = (maker == Some(l), shared.first_value, first_gradient.take_if(|_| maker == Some(l)))
+        {
             total = total + (made * g).sum();
         }
         let mut gradients = total.backward();
@@ -93,7 +92,15 @@ pub fn gradients(
 }
 
 fn forward(block: &Block, x: Tensor<3>, shared: &mut Shared, documents: Option<&Documents>) -> Tensor<3> {
-    let call = Call { x: block.mixer_input(x.clone()), states: None, shared, positions: &[], documents, sight: Sight::Causal, lengths: None };
+    let call = Call {
+        x: block.mixer_input(x.clone()),
+        states: None,
+        shared,
+        positions: &[],
+        documents,
+        sight: Sight::Causal,
+        lengths: None,
+    };
     let y = block.mixer().forward(call);
     block.after_mixer(x, y)
 }

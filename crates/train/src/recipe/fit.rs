@@ -63,9 +63,8 @@ impl<'a> Schema<'a> {
         if let Some(choices) = self.get("oneOf").and_then(Value::as_array) {
             return choose(value, choices, path);
         }
-        let expected = |what: &str, found: &Toml| {
-            Err(TrainError::Recipe(format!("`{path}`: expected {what}, found {}", describe(found))))
-        };
+        let expected =
+            |what: &str, found: &Toml| Err(TrainError::Recipe(format!("`{path}`: expected {what}, found {}", describe(found))));
         match (self.kind(), &mut *value) {
             ("object", Toml::Table(table)) => self.table(table, path),
             ("object", Toml::String(name)) if self.here.pointer("/properties/kind").is_some() => {
@@ -138,7 +137,10 @@ fn choose(value: &Toml, choices: &[Value], path: &str) -> Result<(), TrainError>
     match value {
         Toml::String(word) if words.contains(word) => Ok(()),
         other => {
-            let hint = other.as_str().and_then(|word| nearest(word, &words)).map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
+            let hint = other
+                .as_str()
+                .and_then(|word| nearest(word, &words))
+                .map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
             Err(TrainError::Recipe(format!("`{path}`: expected one of {}, found {}{hint}", words.join(", "), describe(other))))
         }
     }

@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn sets_and_defaults() {
-        let recipe = load_text(RECIPE, &sets(&["stages.align.tokens=50", "stages.0.batch=4", "seed=7", "teacher.path=a/b.gguf"])).expect("loads");
+        let recipe = load_text(RECIPE, &sets(&["stages.align.tokens=50", "stages.0.batch=4", "seed=7", "teacher.path=a/b.gguf"]))
+            .expect("loads");
         assert_eq!((recipe.stages[0].tokens, recipe.stages[0].batch, recipe.seed), (50, 4, 7));
         assert_eq!(recipe.stages[0].steps(), 2);
         assert_eq!(recipe.stages[0].beta2, 0.95);
@@ -136,7 +137,8 @@ mod tests {
 
     #[test]
     fn forms_that_people_write() {
-        let recipe = load_text(RECIPE, &sets(&["text.train=b.txt", "stages.align.tokens=1e6", "student.mixer=rwkv6"])).expect("loads");
+        let recipe =
+            load_text(RECIPE, &sets(&["text.train=b.txt", "stages.align.tokens=1e6", "student.mixer=rwkv6"])).expect("loads");
         assert_eq!(recipe.text.train, [Path::new("b.txt")]);
         assert_eq!(recipe.stages[0].tokens, 1_000_000);
         let mixer = recipe.student.mixer.expect("mixer");
@@ -171,14 +173,27 @@ mod tests {
 
     #[test]
     fn diffusion_is_a_table_of_student_and_stage() {
-        let recipe = load_text(RECIPE, &sets(&["student.diffusion={ block = 16, shift = true }", "stages.align.objective=masked-diffusion", "stages.align.diffusion={ next_token = 0.5, blocks = [1, 4, 16] }"])).expect("loads");
+        let recipe = load_text(
+            RECIPE,
+            &sets(&[
+                "student.diffusion={ block = 16, shift = true }",
+                "stages.align.objective=masked-diffusion",
+                "stages.align.diffusion={ next_token = 0.5, blocks = [1, 4, 16] }",
+            ]),
+        )
+        .expect("loads");
         let noise = recipe.stages[0].diffusion.clone().expect("noise");
         assert_eq!((noise.epsilon, noise.next_token, noise.random_length), (1e-3, 0.5, 0.01));
         let model = recast_models::Diffusion { mask_token: 3, block: Some(16), shift: true };
         assert_eq!([0, 3, 4, 9].map(|step| noise.block_at(&model, step, 10)), [Some(1), Some(1), Some(4), Some(16)]);
         assert!(noise.check(&model).is_ok());
         let text = noise.describe(&model);
-        assert!(text.contains("blocks of 1, then 4, then 16") && text.contains("next-token loss times 0.5") && text.contains("shifted"), "{text}");
+        assert!(
+            text.contains("blocks of 1, then 4, then 16")
+                && text.contains("next-token loss times 0.5")
+                && text.contains("shifted"),
+            "{text}"
+        );
         let again = load_text(&recipe.to_toml(), &[]).expect("reads back");
         assert_eq!(again.hash(), recipe.hash());
         for (set, wanted) in [

@@ -207,9 +207,9 @@ impl Text {
     /// # Errors
     /// When the name is unknown.
     pub fn shuffle(&self) -> Result<Shuffle, TrainError> {
-        self.shuffle.parse().map_err(|_| {
-            TrainError::Recipe(format!("text.shuffle is `{}`, expected feistel, cubic or none", self.shuffle))
-        })
+        self.shuffle
+            .parse()
+            .map_err(|_| TrainError::Recipe(format!("text.shuffle is `{}`, expected feistel, cubic or none", self.shuffle)))
     }
 }
 

@@ -2,8 +2,8 @@
 //! the weights, so any model stands for one of its sizes that was trained to denoise.
 
 use super::Timing;
-use crate::commands::generate::arguments::keep;
 use crate::arguments::Quantize;
+use crate::commands::generate::arguments::keep;
 use crate::{Global, output};
 use anyhow::Context;
 use recast_infer::samplers::denoising::{Canvas, Counters, Denoising, Ends, Keep, Masked, Row, Rule, step};

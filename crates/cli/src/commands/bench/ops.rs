@@ -160,7 +160,15 @@ fn cpu_products() -> (f64, Option<f64>) {
 impl Bench<'_> {
     /// Times `f` of random inputs of these shapes. `flop` and `bytes` are those of forward and
     /// backward together; a product's operations go to its precision's peak.
-    fn row(&mut self, name: &str, tokens: usize, flop: f64, bytes: f64, shapes: &[&[usize]], f: impl Fn(&[Tensor<1>]) -> Tensor<1>) {
+    fn row(
+        &mut self,
+        name: &str,
+        tokens: usize,
+        flop: f64,
+        bytes: f64,
+        shapes: &[&[usize]],
+        f: impl Fn(&[Tensor<1>]) -> Tensor<1>,
+    ) {
         if self.args.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             return;
         }
@@ -210,9 +218,7 @@ fn elementwise(bench: &mut Bench<'_>) {
     bench.row("group_norm", rows, 0.0, pass(5.0, stream), &[&stream, &[HIDDEN], &[HIDDEN]], |x| {
         group_norm::group_norm(four(&x[0], TOKENS, HEADS), x[1].clone(), x[2].clone(), 1e-5).reshape([-1])
     });
-    bench.row("swiglu", rows, 0.0, pass(8.0, inner), &[&inner, &inner], |x| {
-        swiglu::swiglu(x[0].clone(), x[1].clone())
-    });
+    bench.row("swiglu", rows, 0.0, pass(8.0, inner), &[&inner, &inner], |x| swiglu::swiglu(x[0].clone(), x[1].clone()));
     let frequencies: Vec<f32> = (0..HEAD / 2).map(|i| 1e4f32.powf(-(i as f32) / (HEAD / 2) as f32)).collect();
     let table = rope::RopeTable::new(&frequencies, TOKENS, 1.0);
     bench.row("rope", rows, 0.0, pass(4.0, stream), &[&stream], |x| {
@@ -226,7 +232,9 @@ fn elementwise(bench: &mut Bench<'_>) {
 
 fn products(bench: &mut Bench<'_>) {
     let rows = BATCH * TOKENS;
-    for (name, input, output) in [("linear 576 x 576", HIDDEN, HIDDEN), ("linear 576 x 1536", HIDDEN, INNER), ("linear 1536 x 576", INNER, HIDDEN)] {
+    for (name, input, output) in
+        [("linear 576 x 576", HIDDEN, HIDDEN), ("linear 576 x 1536", HIDDEN, INNER), ("linear 1536 x 576", INNER, HIDDEN)]
+    {
         let flop = 6.0 * (rows * input * output) as f64;
         bench.row(name, rows, flop, 0.0, &[&[rows, input], &[output, input]], |x| {
             linear::linear(x[0].clone().reshape([rows, input]), x[1].clone().reshape([output, input]), None).reshape([-1])
@@ -246,9 +254,8 @@ fn losses(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let head = [VOCABULARY, HIDDEN];
     let product = 2.0 * (rows * VOCABULARY * HIDDEN) as f64;
     let targets: Arc<[u32]> = (0..rows).map(|row| (row * 7919 % VOCABULARY) as u32).collect();
-    let shape = |x: &[Tensor<1>], i: usize| {
-        (x[i].clone().reshape([rows, HIDDEN]), x[i + 1].clone().reshape([VOCABULARY, HIDDEN]))
-    };
+    let shape =
+        |x: &[Tensor<1>], i: usize| (x[i].clone().reshape([rows, HIDDEN]), x[i + 1].clone().reshape([VOCABULARY, HIDDEN]));
     bench.row("cross_entropy", rows, 3.0 * product, 0.0, &[&[rows, HIDDEN], &head], |x| {
         let (hidden, weight) = shape(x, 0);
         vocab_loss::cross_entropy(hidden, weight, targets.clone(), None, None).expect("targets are in the vocabulary")
@@ -280,8 +287,7 @@ fn recurrences(bench: &mut Bench<'_>, tokens: usize) {
         let of = |i: usize| four(&x[i], tokens, HEADS);
         // Directions of length about one and learning rates below one keep the state bounded.
         let kap = of(4).mul_scalar(0.4);
-        delta_rule_outputs(of(0), decays(&x[1]), of(2), of(3), kap.clone().neg(), kap.mul_scalar(0.5), None, form)
-            .reshape([-1])
+        delta_rule_outputs(of(0), decays(&x[1]), of(2), of(3), kap.clone().neg(), kap.mul_scalar(0.5), None, form).reshape([-1])
     });
     bench.row("rwkv6", rows, flop(4.0), 0.0, &[&r, &r, &channels, &kv, &kv, &r], |x| {
         let inputs = rwkv6::Inputs {

@@ -5,12 +5,12 @@ mod rival;
 
 use crate::arguments::Quantize;
 use crate::{Global, output};
+use anyhow::Context;
 use recast_eval::table::{Align, Table};
 use recast_infer::engine::{Limits, Message, Request};
 use recast_infer::samplers::Event;
 use recast_infer::{CHUNK, Engine, Loaded, Sampling, Snapshot, prefill};
 use recast_models::Model;
-use anyhow::Context;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,7 +70,12 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(path)?, &device)?;
         // A text that ends by itself would end the measurement.
         let tokenizer = tokenizer.with_special_tokens(None, Vec::new())?;
-        let limits = Limits { slots: args.batches.iter().copied().max().unwrap_or(1), state_bytes: usize::MAX, prefix_bytes: 0, ..Limits::default() };
+        let limits = Limits {
+            slots: args.batches.iter().copied().max().unwrap_or(1),
+            state_bytes: usize::MAX,
+            prefix_bytes: 0,
+            ..Limits::default()
+        };
         let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?;
         for &context in &args.contexts {
             let one = engine.model().state_bytes(context + args.tokens);

@@ -161,12 +161,7 @@ fn stage(args: &Args, path: &PathBuf, device: &Device) -> anyhow::Result<Work> {
         student,
         teacher: Some(teacher),
         objective: stage.objective,
-        adamw: AdamW {
-            beta1: stage.beta1,
-            beta2: stage.beta2,
-            epsilon: stage.epsilon,
-            weight_decay: stage.weight_decay,
-        },
+        adamw: AdamW { beta1: stage.beta1, beta2: stage.beta2, epsilon: stage.epsilon, weight_decay: stage.weight_decay },
         clip: stage.clip,
         rate: stage.learning_rate,
         batch,

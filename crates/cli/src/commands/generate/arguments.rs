@@ -195,7 +195,9 @@ impl DenoisingArgs {
         if let Some((option, _)) = misplaced.into_iter().find(|(_, wrong)| *wrong) {
             return Err(wrong(option, "the rule that it belongs to (see --help)", &format!("the rule {name:?}").to_lowercase()));
         }
-        let steps = || self.steps.ok_or_else(|| wrong("--steps", "the number of steps for the whole text, which this rule needs", "nothing"));
+        let steps = || {
+            self.steps.ok_or_else(|| wrong("--steps", "the number of steps for the whole text, which this rule needs", "nothing"))
+        };
         Ok(match name {
             Name::Threshold => Rule::Threshold { at: self.threshold.unwrap_or(0.9) },
             Name::Fixed => Rule::Fixed { steps: steps()? },
@@ -221,8 +223,14 @@ pub fn infilling(text: &str, tokenizer: &Tokenizer) -> anyhow::Result<Canvas> {
     let mut first = true;
     let mut holes = 0;
     while let Some((before, after)) = rest.split_once("[[") {
-        let (count, after) = after.split_once("]]").with_context(|| format!("--infill: expected ]] behind [[, found {after:?}"))?;
-        let count: usize = count.trim().parse().ok().filter(|n| *n > 0).ok_or_else(|| wrong("--infill", "a number of tokens from 1 between [[ and ]]", count))?;
+        let (count, after) =
+            after.split_once("]]").with_context(|| format!("--infill: expected ]] behind [[, found {after:?}"))?;
+        let count: usize = count
+            .trim()
+            .parse()
+            .ok()
+            .filter(|n| *n > 0)
+            .ok_or_else(|| wrong("--infill", "a number of tokens from 1 between [[ and ]]", count))?;
         canvas.text(&tokenizer.encode(before, first)?);
         canvas.holes(count);
         (rest, first, holes) = (after, false, holes + 1);

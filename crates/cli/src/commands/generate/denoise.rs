@@ -5,9 +5,9 @@ use super::watch::Screen;
 use super::{Args, encode, show};
 use crate::Global;
 use anyhow::Context;
+use recast_infer::samplers::Finish;
 use recast_infer::samplers::denoising::trace::Recorder;
 use recast_infer::samplers::denoising::{Canvas, Counters, Denoiser, Denoising, Filler, Masked};
-use recast_infer::samplers::Finish;
 use recast_infer::{Event, InferError};
 use recast_models::Model;
 use recast_text::Tokenizer;
@@ -46,10 +46,15 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
     }
     let sampling = args.sampling.sampling_with(0.0)?;
     let settings = args.denoising.settings(sampling.temperature, sampling.top_p, sampling.seed)?;
-    let canvas = if args.denoising.infill { infilling(&prompt, tokenizer)? } else { Canvas::after(&encode(tokenizer, prompt, args)?, args.max_tokens) };
+    let canvas = if args.denoising.infill {
+        infilling(&prompt, tokenizer)?
+    } else {
+        Canvas::after(&encode(tokenizer, prompt, args)?, args.max_tokens)
+    };
     let masked = Masked::new(model)?;
     canvas.check(&masked.shape(), &settings)?;
-    let name = args.model.file_name().map_or_else(|| args.model.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let name =
+        args.model.file_name().map_or_else(|| args.model.display().to_string(), |name| name.to_string_lossy().into_owned());
     let mut recorder = match &args.denoising.trace {
         Some(path) => {
             let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;

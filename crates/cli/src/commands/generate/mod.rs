@@ -187,9 +187,9 @@ fn encode(tokenizer: &Tokenizer, prompt: String, args: &Args) -> anyhow::Result<
         // In the middle of a text stands no begin token.
         return Ok(tokenizer.encode(&prompt, args.load_state.is_none())?);
     }
-    let template = tokenizer.chat_template()?.with_context(|| {
-        format!("{} has no chat template: expected a chat model; leave out --chat", args.model.display())
-    })?;
+    let template = tokenizer
+        .chat_template()?
+        .with_context(|| format!("{} has no chat template: expected a chat model; leave out --chat", args.model.display()))?;
     let system = args.system.iter().map(|text| Message::new("system", text));
     let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
     Ok(tokenizer.encode(&template.render(&messages, true, None)?, false)?)

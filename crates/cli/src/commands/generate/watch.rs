@@ -94,7 +94,13 @@ impl<'a> Screen<'a> {
             self.last = Some(Instant::now());
         } else {
             let changes = step.changes.len();
-            self.say(&format!("step {}, pass {}: {changes} changed, {} | {}", step.step, step.forwards, self.count(), self.plain()));
+            self.say(&format!(
+                "step {}, pass {}: {changes} changed, {} | {}",
+                step.step,
+                step.forwards,
+                self.count(),
+                self.plain()
+            ));
         }
     }
 

@@ -68,7 +68,8 @@ fn last_text(trace: &Trace) -> String {
     trace.begin.given.iter().for_each(|(index, token)| cells[*index] = Some(*token));
     trace.steps.iter().flat_map(|step| &step.changes).for_each(|change| cells[change.0] = change.2);
     let written = trace.end.as_ref().map_or(cells.len(), |end| end.written.min(cells.len()));
-    let text: String = cells[..written].iter().map(|cell| cell.and_then(|token| pieces.get(&token)).map_or("░", String::as_str)).collect();
+    let text: String =
+        cells[..written].iter().map(|cell| cell.and_then(|token| pieces.get(&token)).map_or("░", String::as_str)).collect();
     trace.begin.prompt.clone() + &text
 }
 

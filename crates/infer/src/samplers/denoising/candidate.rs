@@ -105,9 +105,9 @@ impl Draw<'_> {
                     let nucleus = Sampling { temperature: self.settings.temperature, top_p: Some(top_p), ..Sampling::default() };
                     noise.race(nucleus.kept(logits).into_iter())
                 }
-                None => noise.race(logits.iter().enumerate().map(|(token, x)| {
-                    (token as u32, (f64::from(x - largest) / temperature).exp())
-                })),
+                None => noise.race(
+                    logits.iter().enumerate().map(|(token, x)| (token as u32, (f64::from(x - largest) / temperature).exp())),
+                ),
             };
             drawn.unwrap_or_else(first)
         };

@@ -54,7 +54,9 @@ impl Canvas {
         settings.check()?;
         let (mask, vocabulary) = (shape.mask_token, shape.vocabulary);
         if mask as usize >= vocabulary {
-            let expected = format!("an id below the model's {vocabulary} tokens; set the mask token in its config.json, or add a row for it");
+            let expected = format!(
+                "an id below the model's {vocabulary} tokens; set the mask token in its config.json, or add a row for it"
+            );
             return refuse("mask token", expected, mask.to_string());
         }
         for (at, token) in self.positions.iter().enumerate().filter_map(|(at, token)| Some((at, (*token)?))) {
@@ -62,7 +64,9 @@ impl Canvas {
                 return refuse("prompt", format!("tokens below {vocabulary}"), format!("{token} at position {at}"));
             }
             if token == mask {
-                let expected = format!("no mask token ({mask}), which stands for what is to be written; leave it out, or use infilling with holes");
+                let expected = format!(
+                    "no mask token ({mask}), which stands for what is to be written; leave it out, or use infilling with holes"
+                );
                 return refuse("prompt", expected, format!("one at position {at}"));
             }
         }
@@ -71,10 +75,18 @@ impl Canvas {
         // A hole more than the text has cannot be settled together with the others.
         let most = self.positions.len() - self.prompt();
         if holes > 0 && block > most {
-            return refuse("block", format!("at most the {most} positions that are written; give a smaller block or write more tokens"), block.to_string());
+            return refuse(
+                "block",
+                format!("at most the {most} positions that are written; give a smaller block or write more tokens"),
+                block.to_string(),
+            );
         }
         if let Some(trained) = shape.block.filter(|trained| block > *trained) {
-            return refuse("block", format!("at most {trained}, the positions that the model denoises together"), block.to_string());
+            return refuse(
+                "block",
+                format!("at most {trained}, the positions that the model denoises together"),
+                block.to_string(),
+            );
         }
         Ok(())
     }

@@ -149,7 +149,12 @@ mod tests {
     fn what_comes_last_is_left_unless_nothing_else_is_there() {
         let mut all = placed(&[0.5, 0.99, 0.4]);
         all[1].last = true;
-        for rule in [Rule::Threshold { at: 0.9 }, Rule::Factor { at: 0.1 }, Rule::Entropy { at: 0.01 }, Rule::Hierarchical { high: 0.9, low: 0.9 }] {
+        for rule in [
+            Rule::Threshold { at: 0.9 },
+            Rule::Factor { at: 0.1 },
+            Rule::Entropy { at: 0.01 },
+            Rule::Hierarchical { high: 0.9, low: 0.9 },
+        ] {
             assert_eq!(by(rule, &all), [0], "{rule:?}");
             assert_eq!(by(rule, &all[1..2]), [0], "{rule:?}");
         }

@@ -161,7 +161,13 @@ impl<'a, D: Denoiser> Filler<'a, D> {
     }
 
     /// Tells of a step and of what is final since.
-    fn tell(&self, row: &mut Row<D::State>, text: &mut Text, step: Option<Step>, listen: &mut dyn FnMut(Event) -> ControlFlow<()>) {
+    fn tell(
+        &self,
+        row: &mut Row<D::State>,
+        text: &mut Text,
+        step: Option<Step>,
+        listen: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) {
         if let Some(step) = step
             && listen(Event::Step(step)).is_break()
         {

@@ -99,10 +99,8 @@ impl<'a> Masked<'a> {
             let lengths: Vec<usize> = members.iter().map(|&i| rows[i].0.len()).collect();
             let columns = lengths.iter().copied().max().unwrap_or(0);
             // Nobody sees what stands in the padding.
-            let tokens: Vec<u32> = members
-                .iter()
-                .flat_map(|&i| rows[i].0.iter().copied().chain(std::iter::repeat(0)).take(columns))
-                .collect();
+            let tokens: Vec<u32> =
+                members.iter().flat_map(|&i| rows[i].0.iter().copied().chain(std::iter::repeat(0)).take(columns)).collect();
             let hidden = if fresh {
                 self.model.unfinished_seeing(&tokens, members.len(), Sight::Whole, None, Some(&lengths))?
             } else {
@@ -130,7 +128,11 @@ impl<'a> Masked<'a> {
         match (wanted, last) {
             // The token before the block predicts its first one.
             ([0, rest @ ..], Some(last)) if self.diffusion.shift => {
-                if rest.is_empty() { last.clone() } else { Tensor::cat(vec![last.clone(), pick(rest)], 0) }
+                if rest.is_empty() {
+                    last.clone()
+                } else {
+                    Tensor::cat(vec![last.clone(), pick(rest)], 0)
+                }
             }
             _ => pick(wanted),
         }
@@ -166,8 +168,11 @@ impl Denoiser for Masked<'_> {
 
     fn advance(&self, tokens: &[&[u32]], states: &mut [&mut Carried]) -> Result<(), InferError> {
         // Rows that have read something apart from those that have not.
-        let (begun, new): (Vec<_>, Vec<_>) =
-            tokens.iter().zip(states.iter_mut()).map(|(own, carried)| (*own, &mut **carried)).partition(|(_, c)| c.state.position > 0);
+        let (begun, new): (Vec<_>, Vec<_>) = tokens
+            .iter()
+            .zip(states.iter_mut())
+            .map(|(own, carried)| (*own, &mut **carried))
+            .partition(|(_, c)| c.state.position > 0);
         for group in [begun, new] {
             if !group.is_empty() {
                 let (own, rows): (Vec<&[u32]>, Vec<&mut Carried>) = group.into_iter().unzip();

@@ -95,7 +95,13 @@ impl<S: Clone> Row<S> {
     ///
     /// # Errors
     /// As [`Canvas::check`], and when the canvas is empty.
-    pub fn new<D: Denoiser<State = S>>(denoiser: &D, canvas: &Canvas, settings: Denoising, ends: &[u32], stream: u64) -> Result<Self, InferError> {
+    pub fn new<D: Denoiser<State = S>>(
+        denoiser: &D,
+        canvas: &Canvas,
+        settings: Denoising,
+        ends: &[u32],
+        stream: u64,
+    ) -> Result<Self, InferError> {
         let shape = denoiser.shape();
         canvas.check(&shape, &settings)?;
         let positions = canvas.positions();
@@ -336,7 +342,11 @@ impl<S: Clone> Row<S> {
             if taken.next_if_eq(&index).is_some() {
                 self.put(position, Some(candidate.token), &candidate, &mut step);
             } else {
-                step.ghosts.push(Ghost { index: position - self.start, token: candidate.token, confidence: candidate.confidence });
+                step.ghosts.push(Ghost {
+                    index: position - self.start,
+                    token: candidate.token,
+                    confidence: candidate.confidence,
+                });
             }
         }
         self.step += 1;
@@ -404,7 +414,8 @@ impl<S: Clone> Row<S> {
         // Nothing may be left open by the last step.
         if s > 0.0 {
             for position in again {
-                let candidate = Candidate { token: self.tokens[position], confidence: self.confidence[position], entropy: 0.0, margin: 0.0 };
+                let candidate =
+                    Candidate { token: self.tokens[position], confidence: self.confidence[position], entropy: 0.0, margin: 0.0 };
                 self.put(position, None, &candidate, step);
             }
         }

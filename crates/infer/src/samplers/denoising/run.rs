@@ -1,9 +1,9 @@
 //! Steps: one forward pass for all rows.
 
+use super::candidate::Draw;
 use super::denoiser::{Blind, Denoiser, View};
 use super::record::Step;
 use super::row::Row;
-use super::candidate::Draw;
 use crate::error::InferError;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -39,7 +39,8 @@ pub fn read<D: Denoiser>(denoiser: &D, rows: &mut [&mut Row<D::State>], chunk: u
             rows.iter_mut().enumerate().filter(|(index, _)| members.contains(index)).map(|(_, row)| &mut **row).collect();
         let range = |row: &Row<D::State>| -> Range<usize> { row.unread().start..row.unread().start + length };
         let pieces: Vec<Vec<u32>> = group.iter().map(|row| row.tokens[range(row)].to_vec()).collect();
-        let blind: Vec<Vec<u32>> = group.iter().filter(|row| row.blind.is_some()).map(|row| row.blind_tokens(range(row))).collect();
+        let blind: Vec<Vec<u32>> =
+            group.iter().filter(|row| row.blind.is_some()).map(|row| row.blind_tokens(range(row))).collect();
         let tokens: Vec<&[u32]> = pieces.iter().chain(&blind).map(Vec::as_slice).collect();
         let mut states = Vec::with_capacity(tokens.len());
         let mut blind_states = Vec::new();

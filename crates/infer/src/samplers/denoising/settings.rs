@@ -208,7 +208,9 @@ impl Denoising {
                 return refuse("threshold", "a probability (0.9 is usual; above 1 is one token a step)", at.to_string());
             }
             Rule::Factor { at } if !(at >= 0.0 && at.is_finite()) => return refuse("factor", "a number from 0", at.to_string()),
-            Rule::Entropy { at } if at.is_nan() || at < 0.0 => return refuse("entropy bound", "a number from 0 (nats)", at.to_string()),
+            Rule::Entropy { at } if at.is_nan() || at < 0.0 => {
+                return refuse("entropy bound", "a number from 0 (nats)", at.to_string());
+            }
             Rule::Hierarchical { high, low } if !(high >= 0.0 && low >= 0.0 && high >= low) => {
                 return refuse("hierarchical", "two probabilities, the first not below the second", format!("{high} and {low}"));
             }

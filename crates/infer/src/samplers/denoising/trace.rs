@@ -4,11 +4,11 @@
 //! The first line says what there was, each step what changed, the last how it ended. Positions count
 //! from the end of the prompt; the text of a token stands in the first line that names it.
 
+use super::canvas::Canvas;
 use super::denoiser::Shape;
 use super::filler::Denoised;
 use super::record::{Change, Ghost, Step};
 use super::settings::Denoising;
-use super::canvas::Canvas;
 use recast_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -94,7 +94,14 @@ impl<'a, W: Write> Recorder<'a, W> {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn begin(mut out: W, tokenizer: &'a Tokenizer, model: &str, canvas: &Canvas, shape: Shape, settings: &Denoising) -> std::io::Result<Self> {
+    pub fn begin(
+        mut out: W,
+        tokenizer: &'a Tokenizer,
+        model: &str,
+        canvas: &Canvas,
+        shape: Shape,
+        settings: &Denoising,
+    ) -> std::io::Result<Self> {
         let start = canvas.prompt();
         let positions = canvas.positions();
         let prompt: Vec<u32> = positions[..start].iter().flatten().copied().collect();
@@ -189,7 +196,8 @@ impl Trace {
             if text.trim().is_empty() {
                 continue;
             }
-            let wrong = |e: serde_json::Error| format!("line {}: {e}; expected a trace that `recast generate --trace` wrote", number + 1);
+            let wrong =
+                |e: serde_json::Error| format!("line {}: {e}; expected a trace that `recast generate --trace` wrote", number + 1);
             if begin.is_none() {
                 let first: Begin = serde_json::from_str(&text).map_err(wrong)?;
                 if first.recast_trace != VERSION {

@@ -37,10 +37,7 @@ impl Keys<'_> {
             Some(super::reader::Value::Array(array)) => {
                 let values = array
                     .numbers(self.file, super::reader::Value::unsigned)
-                    .ok_or_else(|| {
-                        self.file
-                            .malformed(format!("{key}: expected non-negative integers"))
-                    })?;
+                    .ok_or_else(|| self.file.malformed(format!("{key}: expected non-negative integers")))?;
                 match values.as_slice() {
                     [first, rest @ ..] if rest.iter().all(|v| v == first) => Some(*first),
                     _ => {
@@ -71,9 +68,7 @@ impl Keys<'_> {
         match self.integer(rest)? {
             Some(0) => Err(self.file.malformed(format!("{} is 0", self.key(rest)))),
             Some(value) => Ok(value),
-            None => Err(self
-                .file
-                .malformed(format!("no {} in the metadata", self.key(rest)))),
+            None => Err(self.file.malformed(format!("no {} in the metadata", self.key(rest)))),
         }
     }
 
@@ -82,11 +77,7 @@ impl Keys<'_> {
     }
 
     pub(super) fn unsupported(&self, what: String, advice: &'static str) -> WeightsError {
-        WeightsError::Unsupported {
-            path: self.file.path.clone(),
-            what,
-            advice,
-        }
+        WeightsError::Unsupported { path: self.file.path.clone(), what, advice }
     }
 
     /// Base of the rotary frequencies.
@@ -101,9 +92,7 @@ impl Keys<'_> {
             None => heads,
             Some(kv) if kv > 0 && heads.is_multiple_of(kv) => kv,
             Some(kv) => {
-                return Err(self
-                    .file
-                    .malformed(format!("{heads} query heads do not share {kv} key heads")));
+                return Err(self.file.malformed(format!("{heads} query heads do not share {kv} key heads")));
             }
         };
         let head_dim = match self.integer("attention.key_length")? {
@@ -117,28 +106,17 @@ impl Keys<'_> {
                 )));
             }
         };
-        for (rest, what) in [
-            ("attention.value_length", "values"),
-            ("rope.dimension_count", "rotated part"),
-        ] {
+        for (rest, what) in [("attention.value_length", "values"), ("rope.dimension_count", "rotated part")] {
             if let Some(other) = self.integer(rest)?
                 && other != head_dim
             {
                 return Err(self.unsupported(
-                    format!(
-                        "heads of {head_dim} with {what} of {other} ({})",
-                        self.key(rest)
-                    ),
+                    format!("heads of {head_dim} with {what} of {other} ({})", self.key(rest)),
                     "heads of one size, rotated whole, are read",
                 ));
             }
         }
-        Ok(Sizes {
-            hidden,
-            heads,
-            kv_heads,
-            head_dim,
-        })
+        Ok(Sizes { hidden, heads, kv_heads, head_dim })
     }
 
     /// Refuses numbers that change what the model computes and have no place in these families.
@@ -154,10 +132,7 @@ impl Keys<'_> {
             if let Some(value) = self.number(rest)?
                 && value != neutral
             {
-                return Err(self.unsupported(
-                    format!("{} = {value}", self.key(rest)),
-                    "use the model's own safetensors",
-                ));
+                return Err(self.unsupported(format!("{} = {value}", self.key(rest)), "use the model's own safetensors"));
             }
         }
         Ok(())
@@ -171,12 +146,7 @@ pub(super) fn config(keys: &Keys<'_>, vocab: Option<&GgufVocab>) -> Result<Value
     let sizes = keys.sizes()?;
     let epsilon = keys
         .number("attention.layer_norm_rms_epsilon")?
-        .ok_or_else(|| {
-            file.malformed(format!(
-                "no {} in the metadata",
-                keys.key("attention.layer_norm_rms_epsilon")
-            ))
-        })?;
+        .ok_or_else(|| file.malformed(format!("no {} in the metadata", keys.key("attention.layer_norm_rms_epsilon"))))?;
     let embedding = header
         .tensors
         .iter()
@@ -189,36 +159,18 @@ pub(super) fn config(keys: &Keys<'_>, vocab: Option<&GgufVocab>) -> Result<Value
     put("model_type", json!(keys.architecture.name()));
     put("hidden_act", json!("silu"));
     put("hidden_size", json!(sizes.hidden));
-    put(
-        "intermediate_size",
-        json!(keys.size("feed_forward_length")?),
-    );
+    put("intermediate_size", json!(keys.size("feed_forward_length")?));
     put("num_hidden_layers", json!(keys.size("block_count")?));
     put("num_attention_heads", json!(sizes.heads));
     put("num_key_value_heads", json!(sizes.kv_heads));
     put("head_dim", json!(sizes.head_dim));
     put("rms_norm_eps", json!(epsilon));
     put("rope_theta", json!(keys.rope_theta()?));
-    put(
-        "rope_scaling",
-        rope_scaling(keys, sizes.head_dim)?.unwrap_or(Value::Null),
-    );
-    put(
-        "max_position_embeddings",
-        json!(keys.size("context_length")?),
-    );
-    put(
-        "vocab_size",
-        json!(embedding.shape.first().copied().unwrap_or(0)),
-    );
-    put(
-        "tie_word_embeddings",
-        json!(!header.has_tensor("output.weight")),
-    );
-    put(
-        "attention_bias",
-        json!(header.has_tensor("blk.0.attn_q.bias")),
-    );
+    put("rope_scaling", rope_scaling(keys, sizes.head_dim)?.unwrap_or(Value::Null));
+    put("max_position_embeddings", json!(keys.size("context_length")?));
+    put("vocab_size", json!(embedding.shape.first().copied().unwrap_or(0)));
+    put("tie_word_embeddings", json!(!header.has_tensor("output.weight")));
+    put("attention_bias", json!(header.has_tensor("blk.0.attn_q.bias")));
     if keys.architecture == Architecture::Llama {
         put("mlp_bias", json!(header.has_tensor("blk.0.ffn_up.bias")));
     }
@@ -226,11 +178,7 @@ pub(super) fn config(keys: &Keys<'_>, vocab: Option<&GgufVocab>) -> Result<Value
         put("sliding_window", json!(window));
     }
     if let Some(vocab) = vocab {
-        for (key, id) in [
-            ("bos_token_id", vocab.bos),
-            ("eos_token_id", vocab.eos),
-            ("pad_token_id", vocab.pad),
-        ] {
+        for (key, id) in [("bos_token_id", vocab.bos), ("eos_token_id", vocab.eos), ("pad_token_id", vocab.pad)] {
             if let Some(id) = id {
                 put(key, json!(id));
             }

@@ -18,11 +18,7 @@ pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), Wei
     if dtype.bytes_for(out.len()) != Some(bytes.len()) {
         return Err(WeightsError::BadTensor {
             name: String::new(),
-            what: format!(
-                "{} bytes are not {} elements of {dtype}",
-                bytes.len(),
-                out.len()
-            ),
+            what: format!("{} bytes are not {} elements of {dtype}", bytes.len(), out.len()),
         });
     }
     match dtype {
@@ -42,18 +38,9 @@ pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), Wei
 }
 
 /// Runs `block` on every block of `B` bytes and `E` elements.
-fn blocks<const B: usize, const E: usize>(
-    bytes: &[u8],
-    out: &mut [f32],
-    block: impl Fn(&[u8; B], &mut [f32; E]) + Sync,
-) {
+fn blocks<const B: usize, const E: usize>(bytes: &[u8], out: &mut [f32], block: impl Fn(&[u8; B], &mut [f32; E]) + Sync) {
     let share = |out: &mut [f32], bytes: &[u8]| {
-        for (o, b) in out
-            .as_chunks_mut::<E>()
-            .0
-            .iter_mut()
-            .zip(bytes.as_chunks::<B>().0)
-        {
+        for (o, b) in out.as_chunks_mut::<E>().0.iter_mut().zip(bytes.as_chunks::<B>().0) {
             block(b, o);
         }
     };
@@ -61,9 +48,7 @@ fn blocks<const B: usize, const E: usize>(
         // Not worth waking another thread.
         return share(out, bytes);
     }
-    out.par_chunks_mut(CHUNK)
-        .zip(bytes.par_chunks(CHUNK / E * B))
-        .for_each(|(out, bytes)| share(out, bytes));
+    out.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK / E * B)).for_each(|(out, bytes)| share(out, bytes));
 }
 
 /// The half at `at`.

@@ -44,30 +44,18 @@ impl Header {
         if magic != b"GGUF" {
             return Err(WeightsError::NotACheckpoint {
                 path: file.path.clone(),
-                reason: format!(
-                    "a .gguf file starts with the bytes GGUF, this one with {magic:02x?}"
-                ),
+                reason: format!("a .gguf file starts with the bytes GGUF, this one with {magic:02x?}"),
             });
         }
         let version = reader.u32("the version")?;
-        let unsupported = |what: String, advice| WeightsError::Unsupported {
-            path: file.path.clone(),
-            what,
-            advice,
-        };
+        let unsupported = |what: String, advice| WeightsError::Unsupported { path: file.path.clone(), what, advice };
         match version {
             2 | 3 => {}
             _ if matches!(version.swap_bytes(), 1..=3) => {
-                return Err(unsupported(
-                    "big-endian GGUF".into(),
-                    "convert it to little-endian",
-                ));
+                return Err(unsupported("big-endian GGUF".into(), "convert it to little-endian"));
             }
             _ => {
-                return Err(unsupported(
-                    format!("GGUF version {version}"),
-                    "versions 2 and 3 are read; convert it again",
-                ));
+                return Err(unsupported(format!("GGUF version {version}"), "versions 2 and 3 are read; convert it again"));
             }
         }
         let tensor_count = reader.u64("the number of tensors")?;
@@ -89,27 +77,17 @@ impl Header {
     }
 
     /// A metadata value that must be a non-negative integer if it is there.
-    pub(super) fn unsigned(
-        &self,
-        file: &MappedFile,
-        key: &str,
-    ) -> Result<Option<u64>, WeightsError> {
+    pub(super) fn unsigned(&self, file: &MappedFile, key: &str) -> Result<Option<u64>, WeightsError> {
         self.typed(file, key, "a non-negative integer", Value::unsigned)
     }
 
     /// A metadata value that must be a finite number if it is there.
     pub(super) fn number(&self, file: &MappedFile, key: &str) -> Result<Option<f64>, WeightsError> {
-        self.typed(file, key, "a finite number", |v| {
-            v.number().filter(|n| n.is_finite())
-        })
+        self.typed(file, key, "a finite number", |v| v.number().filter(|n| n.is_finite()))
     }
 
     /// A metadata value that must be a boolean if it is there.
-    pub(super) fn boolean(
-        &self,
-        file: &MappedFile,
-        key: &str,
-    ) -> Result<Option<bool>, WeightsError> {
+    pub(super) fn boolean(&self, file: &MappedFile, key: &str) -> Result<Option<bool>, WeightsError> {
         self.typed(file, key, "a boolean", |v| match v {
             Value::Bool(b) => Some(*b),
             _ => None,
@@ -117,11 +95,7 @@ impl Header {
     }
 
     /// A metadata value that must be a string if it is there.
-    pub(super) fn string(
-        &self,
-        file: &MappedFile,
-        key: &str,
-    ) -> Result<Option<String>, WeightsError> {
+    pub(super) fn string(&self, file: &MappedFile, key: &str) -> Result<Option<String>, WeightsError> {
         self.typed(file, key, "a string", |v| match v {
             Value::String(s) => Some(s.clone()),
             _ => None,
@@ -129,17 +103,11 @@ impl Header {
     }
 
     /// A metadata value that must be an array if it is there.
-    pub(super) fn array(
-        &self,
-        file: &MappedFile,
-        key: &str,
-    ) -> Result<Option<&Array>, WeightsError> {
+    pub(super) fn array(&self, file: &MappedFile, key: &str) -> Result<Option<&Array>, WeightsError> {
         match self.metadata.get(key) {
             None => Ok(None),
             Some(Value::Array(array)) => Ok(Some(array)),
-            Some(other) => {
-                Err(file.malformed(format!("{key} is {}; expected an array", other.kind())))
-            }
+            Some(other) => Err(file.malformed(format!("{key} is {}; expected an array", other.kind()))),
         }
     }
 
@@ -165,11 +133,7 @@ impl Header {
     }
 }
 
-fn parse_metadata(
-    file: &MappedFile,
-    reader: &mut Reader<'_>,
-    count: u64,
-) -> Result<BTreeMap<String, Value>, WeightsError> {
+fn parse_metadata(file: &MappedFile, reader: &mut Reader<'_>, count: u64) -> Result<BTreeMap<String, Value>, WeightsError> {
     // A key's length, a type and a byte of value.
     reader.expect_room("the metadata", count, 13)?;
     let mut metadata = BTreeMap::new();
@@ -199,11 +163,7 @@ fn parse_tensors(
     for _ in 0..count {
         let name = reader.string("a tensor name's length in bytes", MAX_NAME)?;
         if !names.insert(name.clone()) {
-            return Err(WeightsError::Duplicate {
-                name,
-                path: file.path.clone(),
-                other: file.path.clone(),
-            });
+            return Err(WeightsError::Duplicate { name, path: file.path.clone(), other: file.path.clone() });
         }
         let axes = reader.u32("a tensor's number of axes")?;
         if axes > MAX_AXES {
@@ -237,9 +197,7 @@ fn parse_tensors(
         }
         shape.reverse();
         let Some(bytes) = elements_of(&shape).and_then(|n| dtype.bytes_for(n)) else {
-            return Err(file.malformed(format!(
-                "tensor \"{name}\" has shape {shape:?}, more than can be addressed"
-            )));
+            return Err(file.malformed(format!("tensor \"{name}\" has shape {shape:?}, more than can be addressed")));
         };
         if !offset.is_multiple_of(alignment) {
             return Err(file.malformed(format!(
@@ -247,12 +205,7 @@ fn parse_tensors(
             )));
         }
         offsets.push((offset, bytes as u64));
-        tensors.push(GgufTensor {
-            name,
-            shape,
-            dtype,
-            range: 0..0,
-        });
+        tensors.push(GgufTensor { name, shape, dtype, range: 0..0 });
     }
 
     // Data begin at the first aligned byte after the list.
@@ -269,11 +222,7 @@ fn parse_tensors(
                 available: length.saturating_sub(start),
             });
         }
-        tensor.range = if bytes == 0 {
-            0..0
-        } else {
-            start as usize..end as usize
-        };
+        tensor.range = if bytes == 0 { 0..0 } else { start as usize..end as usize };
     }
     check_overlap(file, &tensors)?;
     Ok(tensors)
@@ -284,10 +233,7 @@ fn check_overlap(file: &MappedFile, tensors: &[GgufTensor]) -> Result<(), Weight
     order.sort_by_key(|t| t.range.start);
     for pair in order.windows(2) {
         if pair[1].range.start < pair[0].range.end {
-            return Err(file.malformed(format!(
-                "the bytes of \"{}\" and \"{}\" overlap",
-                pair[0].name, pair[1].name
-            )));
+            return Err(file.malformed(format!("the bytes of \"{}\" and \"{}\" overlap", pair[0].name, pair[1].name)));
         }
     }
     Ok(())

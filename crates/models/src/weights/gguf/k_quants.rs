@@ -22,11 +22,7 @@ pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     let d = half_at(block, 108);
     let packed = &block[96..108];
     for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let low = if group < 8 {
-            packed[group] & 15
-        } else {
-            packed[group - 8] >> 4
-        };
+        let low = if group < 8 { packed[group] & 15 } else { packed[group - 8] >> 4 };
         let high = (packed[8 + group % 4] >> (2 * (group / 4))) & 3;
         let scale = d * (i32::from(low | high << 4) - 32) as f32;
         let (bytes, shift) = two_bit_place(group);
@@ -42,10 +38,7 @@ pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
 /// shifted: 32 bytes hold 128 elements, 32 at each shift.
 #[inline]
 fn two_bit_place(group: usize) -> (usize, u32) {
-    (
-        32 * (group / 8) + 16 * (group % 2),
-        2 * ((group / 2) % 4) as u32,
-    )
+    (32 * (group / 8) + 16 * (group % 2), 2 * ((group / 2) % 4) as u32)
 }
 
 /// Scale and minimum of group `j` of 8, 6 bits each, packed in 12 bytes: the first four groups lie
@@ -56,10 +49,7 @@ fn scale_and_min(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {
-        (
-            packed[j + 4] & 15 | (packed[j - 4] >> 6) << 4,
-            packed[j + 4] >> 4 | (packed[j] >> 6) << 4,
-        )
+        (packed[j + 4] & 15 | (packed[j - 4] >> 6) << 4, packed[j + 4] >> 4 | (packed[j] >> 6) << 4)
     };
     (f32::from(scale), f32::from(min))
 }
@@ -84,11 +74,7 @@ pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
         let (scale, min) = scale_and_min(&block[4..16], group);
         let (scale, min) = (d * scale, d_min * min);
         let shift = 4 * (group % 2) as u32;
-        for ((o, q), fifth) in out
-            .iter_mut()
-            .zip(&block[48 + 32 * (group / 2)..])
-            .zip(&block[16..48])
-        {
+        for ((o, q), fifth) in out.iter_mut().zip(&block[48 + 32 * (group / 2)..]).zip(&block[16..48]) {
             let fifth = ((fifth >> group) & 1) << 4;
             *o = scale * f32::from((q >> shift) & 15 | fifth) - min;
         }

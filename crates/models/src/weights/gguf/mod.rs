@@ -55,12 +55,7 @@ impl GgufCheckpoint {
             });
         }
         let architecture = Architecture::of(&file, &header)?;
-        let sizes = Keys {
-            file: &file,
-            header: &header,
-            architecture,
-        }
-        .sizes()?;
+        let sizes = Keys { file: &file, header: &header, architecture }.sizes()?;
         let vocab = vocab::vocab(&file, &header)?;
 
         let mut entries = Vec::new();
@@ -70,14 +65,9 @@ impl GgufCheckpoint {
                 continue;
             };
             if by_name.insert(name.clone(), i).is_some() {
-                return Err(WeightsError::Duplicate {
-                    name,
-                    path: path.to_owned(),
-                    other: path.to_owned(),
-                });
+                return Err(WeightsError::Duplicate { name, path: path.to_owned(), other: path.to_owned() });
             }
-            if let Some(heads) =
-                names::interleaved_heads(architecture, &name, sizes.heads, sizes.kv_heads)
+            if let Some(heads) = names::interleaved_heads(architecture, &name, sizes.heads, sizes.kv_heads)
                 && tensor.shape.first() != Some(&(heads * sizes.head_dim))
             {
                 return Err(file.malformed(format!(
@@ -88,28 +78,13 @@ impl GgufCheckpoint {
             entries.push((name, i));
         }
         if sizes.head_dim % 2 != 0 {
-            return Err(file.malformed(format!(
-                "heads of {} elements cannot be rotated in pairs",
-                sizes.head_dim
-            )));
+            return Err(file.malformed(format!("heads of {} elements cannot be rotated in pairs", sizes.head_dim)));
         }
-        Ok(Self {
-            file,
-            header,
-            architecture,
-            sizes,
-            vocab,
-            entries,
-            by_name,
-        })
+        Ok(Self { file, header, architecture, sizes, vocab, entries, by_name })
     }
 
     fn keys(&self) -> Keys<'_> {
-        Keys {
-            file: &self.file,
-            header: &self.header,
-            architecture: self.architecture,
-        }
+        Keys { file: &self.file, header: &self.header, architecture: self.architecture }
     }
 
     /// Heads whose rows the file has interleaved.
@@ -119,11 +94,7 @@ impl GgufCheckpoint {
 
     fn info_of(&self, name: &str, tensor: usize) -> TensorInfo {
         let tensor = &self.header.tensors[tensor];
-        TensorInfo {
-            name: name.to_owned(),
-            shape: tensor.shape.clone(),
-            dtype: tensor.dtype,
-        }
+        TensorInfo { name: name.to_owned(), shape: tensor.shape.clone(), dtype: tensor.dtype }
     }
 }
 
@@ -133,10 +104,7 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn infos(&self) -> Vec<TensorInfo> {
-        self.entries
-            .iter()
-            .map(|(name, i)| self.info_of(name, *i))
-            .collect()
+        self.entries.iter().map(|(name, i)| self.info_of(name, *i)).collect()
     }
 
     fn info(&self, name: &str) -> Option<TensorInfo> {
@@ -145,20 +113,12 @@ impl Checkpoint for GgufCheckpoint {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
         let Some(&i) = self.by_name.get(name) else {
-            return Err(missing(
-                &self.file.path,
-                name,
-                self.entries.iter().map(|(name, _)| name.as_str()),
-            ));
+            return Err(missing(&self.file.path, name, self.entries.iter().map(|(name, _)| name.as_str())));
         };
         let tensor = &self.header.tensors[i];
         let elements = super::dtype::elements_of(&tensor.shape).expect("checked at opening");
         let mut values = vec![0f32; elements];
-        dequantize(
-            tensor.dtype,
-            &self.file.bytes()[tensor.range.clone()],
-            &mut values,
-        )?;
+        dequantize(tensor.dtype, &self.file.bytes()[tensor.range.clone()], &mut values)?;
         match self.interleaved_heads(name) {
             // Opening has checked that there are heads * head_dim rows, so this divides.
             Some(heads) if elements > 0 => {

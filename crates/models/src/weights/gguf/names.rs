@@ -21,11 +21,7 @@ impl Architecture {
         let name = header
             .string(file, "general.architecture")?
             .ok_or_else(|| file.malformed("no general.architecture in the metadata"))?;
-        let unsupported = |what: String, advice| WeightsError::Unsupported {
-            path: file.path.clone(),
-            what,
-            advice,
-        };
+        let unsupported = |what: String, advice| WeightsError::Unsupported { path: file.path.clone(), what, advice };
         let this = match name.as_str() {
             "llama" => Self::Llama,
             "qwen2" => Self::Qwen2,
@@ -38,15 +34,8 @@ impl Architecture {
             }
         };
         // Mixtral calls itself llama and has another feed-forward.
-        if header
-            .unsigned(file, &format!("{name}.expert_count"))?
-            .unwrap_or(0)
-            > 0
-        {
-            return Err(unsupported(
-                "a mixture of experts".into(),
-                "dense models are read",
-            ));
+        if header.unsigned(file, &format!("{name}.expert_count"))?.unwrap_or(0) > 0 {
+            return Err(unsupported("a mixture of experts".into(), "dense models are read"));
         }
         Ok(this)
     }
@@ -117,18 +106,11 @@ pub(super) fn hugging_face_name(gguf: &str) -> Option<String> {
 
 /// Whether llama.cpp has interleaved the rows of this tensor (Hugging Face name), and if so by how
 /// many heads.
-pub(super) fn interleaved_heads(
-    architecture: Architecture,
-    name: &str,
-    heads: usize,
-    kv_heads: usize,
-) -> Option<usize> {
+pub(super) fn interleaved_heads(architecture: Architecture, name: &str, heads: usize, kv_heads: usize) -> Option<usize> {
     if architecture != Architecture::Llama {
         return None;
     }
-    let stem = name
-        .strip_suffix(".weight")
-        .or_else(|| name.strip_suffix(".bias"))?;
+    let stem = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias"))?;
     if stem.ends_with("self_attn.q_proj") {
         Some(heads)
     } else if stem.ends_with("self_attn.k_proj") {
@@ -166,33 +148,18 @@ mod tests {
     fn names_of_blocks_and_of_the_top() {
         let name = |gguf| hugging_face_name(gguf).expect("a weight");
         assert_eq!(name("token_embd.weight"), "model.embed_tokens.weight");
-        assert_eq!(
-            name("blk.12.attn_q.bias"),
-            "model.layers.12.self_attn.q_proj.bias"
-        );
-        assert_eq!(
-            name("blk.0.attn_k_norm.weight"),
-            "model.layers.0.self_attn.k_norm.weight"
-        );
-        assert_eq!(
-            name("blk.3.ffn_down.weight"),
-            "model.layers.3.mlp.down_proj.weight"
-        );
+        assert_eq!(name("blk.12.attn_q.bias"), "model.layers.12.self_attn.q_proj.bias");
+        assert_eq!(name("blk.0.attn_k_norm.weight"), "model.layers.0.self_attn.k_norm.weight");
+        assert_eq!(name("blk.3.ffn_down.weight"), "model.layers.3.mlp.down_proj.weight");
         assert_eq!(name("blk.+3.ffn_down.weight"), "blk.+3.ffn_down.weight");
-        assert_eq!(
-            name("blk.3.ffn_gate_exps.weight"),
-            "blk.3.ffn_gate_exps.weight"
-        );
+        assert_eq!(name("blk.3.ffn_gate_exps.weight"), "blk.3.ffn_gate_exps.weight");
         assert_eq!(hugging_face_name(ROPE_FACTORS), None);
     }
 
     #[test]
     fn interleaved_rows_go_back() {
         // Two heads of four rows, two elements wide; the model's row r holds r.
-        let stored: Vec<f32> = [0, 2, 1, 3, 4, 6, 5, 7]
-            .iter()
-            .flat_map(|&r| [r as f32, r as f32 + 0.5])
-            .collect();
+        let stored: Vec<f32> = [0, 2, 1, 3, 4, 6, 5, 7].iter().flat_map(|&r| [r as f32, r as f32 + 0.5]).collect();
         let model: Vec<f32> = (0..8).flat_map(|r| [r as f32, r as f32 + 0.5]).collect();
         assert_eq!(undo_interleave(&stored, 2, 2), model);
     }

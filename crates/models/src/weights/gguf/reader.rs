@@ -36,18 +36,9 @@ impl<'a> Reader<'a> {
 
     /// Fails unless `count` things of at least `size` bytes each can still follow. Called before
     /// anything is allocated for them.
-    pub(super) fn expect_room(
-        &self,
-        what: &str,
-        count: u64,
-        size: u64,
-    ) -> Result<(), WeightsError> {
+    pub(super) fn expect_room(&self, what: &str, count: u64, size: u64) -> Result<(), WeightsError> {
         let needed = count.saturating_mul(size);
-        if needed > self.left() {
-            Err(self.truncated(what, needed))
-        } else {
-            Ok(())
-        }
+        if needed > self.left() { Err(self.truncated(what, needed)) } else { Ok(()) }
     }
 
     pub(super) fn take(&mut self, count: u64, what: &str) -> Result<&'a [u8], WeightsError> {
@@ -58,10 +49,7 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], WeightsError> {
-        Ok(self
-            .take(N as u64, what)?
-            .try_into()
-            .expect("take gives as many bytes as asked"))
+        Ok(self.take(N as u64, what)?.try_into().expect("take gives as many bytes as asked"))
     }
 
     pub(super) fn u32(&mut self, what: &str) -> Result<u32, WeightsError> {
@@ -79,11 +67,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string of at most `limit` bytes.
-    pub(super) fn string(
-        &mut self,
-        what: &'static str,
-        limit: usize,
-    ) -> Result<String, WeightsError> {
+    pub(super) fn string(&mut self, what: &'static str, limit: usize) -> Result<String, WeightsError> {
         let at = self.at;
         let bytes = self.blob(what)?;
         if bytes.len() > limit {
@@ -117,9 +101,7 @@ impl<'a> Reader<'a> {
             11 => Value::Signed(i64::from_le_bytes(self.array(what)?)),
             12 => Value::F64(f64::from_le_bytes(self.array(what)?)),
             other => {
-                return Err(self
-                    .file
-                    .malformed(format!("{what} has type {other}; GGUF has types 0 to 12")));
+                return Err(self.file.malformed(format!("{what} has type {other}; GGUF has types 0 to 12")));
             }
         })
     }
@@ -148,9 +130,7 @@ impl<'a> Reader<'a> {
             }
             9 => {
                 if depth + 1 >= MAX_DEPTH {
-                    return Err(self
-                        .file
-                        .malformed(format!("{what} nests arrays more than {MAX_DEPTH} deep")));
+                    return Err(self.file.malformed(format!("{what} nests arrays more than {MAX_DEPTH} deep")));
                 }
                 self.expect_room(what, count, 12)?;
                 for _ in 0..count {
@@ -158,24 +138,14 @@ impl<'a> Reader<'a> {
                 }
             }
             other => {
-                return Err(self.file.malformed(format!(
-                    "{what} is an array of type {other}; GGUF has types 0 to 12"
-                )));
+                return Err(self.file.malformed(format!("{what} is an array of type {other}; GGUF has types 0 to 12")));
             }
         }
-        Ok(Array {
-            kind,
-            count: count as usize,
-            range: start..self.at,
-        })
+        Ok(Array { kind, count: count as usize, range: start..self.at })
     }
 }
 
-fn utf8(
-    file: &MappedFile,
-    bytes: &[u8],
-    what: impl FnOnce() -> String,
-) -> Result<String, WeightsError> {
+fn utf8(file: &MappedFile, bytes: &[u8], what: impl FnOnce() -> String) -> Result<String, WeightsError> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
         Err(e) => Err(file.malformed(format!("{} is not UTF-8: {e}", what()))),
@@ -238,11 +208,7 @@ pub(super) struct Array {
 
 impl Array {
     /// The strings, if these are strings.
-    pub(super) fn strings(
-        &self,
-        file: &MappedFile,
-        what: &str,
-    ) -> Result<Option<Vec<String>>, WeightsError> {
+    pub(super) fn strings(&self, file: &MappedFile, what: &str) -> Result<Option<Vec<String>>, WeightsError> {
         if self.kind != 8 {
             return Ok(None);
         }
@@ -256,17 +222,11 @@ impl Array {
     }
 
     /// The numbers as `T`, if these are numbers; `None` too if one does not fit into `T`.
-    pub(super) fn numbers<T>(
-        &self,
-        file: &MappedFile,
-        convert: impl Fn(&Value) -> Option<T>,
-    ) -> Option<Vec<T>> {
+    pub(super) fn numbers<T>(&self, file: &MappedFile, convert: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
         if matches!(self.kind, 8 | 9) {
             return None;
         }
         let mut reader = Reader::new(file, self.range.start);
-        (0..self.count)
-            .map(|_| convert(&reader.value(self.kind, "an array").ok()?))
-            .collect()
+        (0..self.count).map(|_| convert(&reader.value(self.kind, "an array").ok()?)).collect()
     }
 }

@@ -28,26 +28,20 @@ pub(super) fn vocab(file: &MappedFile, header: &Header) -> Result<Option<GgufVoc
         if count == tokens.len() {
             Ok(())
         } else {
-            Err(file.malformed(format!(
-                "{key} has {count} entries for {} tokens",
-                tokens.len()
-            )))
+            Err(file.malformed(format!("{key} has {count} entries for {} tokens", tokens.len())))
         }
     };
-    let scores =
-        match header.array(file, "tokenizer.ggml.scores")? {
-            None => None,
-            Some(array) => {
-                per_token("tokenizer.ggml.scores", array.count)?;
-                let scores = array.numbers(file, |v| match v {
-                    Value::F32(v) => Some(*v),
-                    _ => None,
-                });
-                Some(scores.ok_or_else(|| {
-                    file.malformed("tokenizer.ggml.scores: expected an array of f32")
-                })?)
-            }
-        };
+    let scores = match header.array(file, "tokenizer.ggml.scores")? {
+        None => None,
+        Some(array) => {
+            per_token("tokenizer.ggml.scores", array.count)?;
+            let scores = array.numbers(file, |v| match v {
+                Value::F32(v) => Some(*v),
+                _ => None,
+            });
+            Some(scores.ok_or_else(|| file.malformed("tokenizer.ggml.scores: expected an array of f32"))?)
+        }
+    };
     let token_types = match header.array(file, "tokenizer.ggml.token_type")? {
         None => None,
         Some(array) => {
@@ -57,9 +51,7 @@ pub(super) fn vocab(file: &MappedFile, header: &Header) -> Result<Option<GgufVoc
                 Value::Unsigned(v) => v.try_into().ok(),
                 _ => None,
             });
-            Some(types.ok_or_else(|| {
-                file.malformed("tokenizer.ggml.token_type: expected an array of i32")
-            })?)
+            Some(types.ok_or_else(|| file.malformed("tokenizer.ggml.token_type: expected an array of i32"))?)
         }
     };
     let id = |key: &str| token_id(file, header, key, tokens.len());
@@ -81,12 +73,7 @@ pub(super) fn vocab(file: &MappedFile, header: &Header) -> Result<Option<GgufVoc
 }
 
 /// A token id of the metadata. llama.cpp writes 2^32 - 1 for "none".
-fn token_id(
-    file: &MappedFile,
-    header: &Header,
-    key: &str,
-    tokens: usize,
-) -> Result<Option<u32>, WeightsError> {
+fn token_id(file: &MappedFile, header: &Header, key: &str, tokens: usize) -> Result<Option<u32>, WeightsError> {
     match header.unsigned(file, key)? {
         None => Ok(None),
         Some(id) if id == u64::from(u32::MAX) => Ok(None),

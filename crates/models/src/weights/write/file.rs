@@ -49,51 +49,26 @@ pub(super) struct Plan<'a> {
 pub(super) fn checked_bytes(tensor: &NamedTensor<'_>) -> Result<u64, WeightsError> {
     let info = &tensor.info;
     if info.name.is_empty() || info.name == "__metadata__" || info.name.len() > MAX_NAME {
-        return Err(bad(
-            &info.name,
-            format!("not a name; expected 1 to {MAX_NAME} bytes and not __metadata__"),
-        ));
+        return Err(bad(&info.name, format!("not a name; expected 1 to {MAX_NAME} bytes and not __metadata__")));
     }
     if !info.dtype.is_plain() {
-        return Err(bad(
-            &info.name,
-            format!(
-                "{} cannot be written; expected F32, F16 or BF16",
-                info.dtype
-            ),
-        ));
+        return Err(bad(&info.name, format!("{} cannot be written; expected F32, F16 or BF16", info.dtype)));
     }
     let (Some(elements), Some(bytes)) = (info.elements(), info.bytes()) else {
-        return Err(bad(
-            &info.name,
-            format!("shape {:?} is more than can be addressed", info.shape),
-        ));
+        return Err(bad(&info.name, format!("shape {:?} is more than can be addressed", info.shape)));
     };
     match &tensor.data {
         TensorData::Raw(raw) if raw.len() != bytes => Err(bad(
             &info.name,
-            format!(
-                "shape {:?} in {} needs {bytes} bytes, {} were given",
-                info.shape,
-                info.dtype,
-                raw.len()
-            ),
+            format!("shape {:?} in {} needs {bytes} bytes, {} were given", info.shape, info.dtype, raw.len()),
         )),
-        TensorData::F32(values) if values.len() != elements => {
-            Err(wrong_count(tensor, elements, values.len()))
-        }
+        TensorData::F32(values) if values.len() != elements => Err(wrong_count(tensor, elements, values.len())),
         _ => Ok(bytes as u64),
     }
 }
 
 fn wrong_count(tensor: &NamedTensor<'_>, elements: usize, given: usize) -> WeightsError {
-    bad(
-        &tensor.info.name,
-        format!(
-            "shape {:?} needs {elements} values, {given} were given",
-            tensor.info.shape
-        ),
-    )
+    bad(&tensor.info.name, format!("shape {:?} needs {elements} values, {given} were given", tensor.info.shape))
 }
 
 impl<'a> Plan<'a> {
@@ -106,9 +81,7 @@ impl<'a> Plan<'a> {
         // Larger elements first: the header's length is a multiple of 8, so every tensor is aligned.
         tensors.sort_by(|a, b| {
             let size = |t: &NamedTensor<'_>| std::cmp::Reverse(t.info.dtype.block().1);
-            size(a)
-                .cmp(&size(b))
-                .then_with(|| order::by_name(&a.info.name, &b.info.name))
+            size(a).cmp(&size(b)).then_with(|| order::by_name(&a.info.name, &b.info.name))
         });
         let mut header = Map::new();
         if !metadata.is_empty() {
@@ -117,30 +90,19 @@ impl<'a> Plan<'a> {
         let mut at = 0u64;
         for tensor in &tensors {
             let info = &tensor.info;
-            let end = at
-                .checked_add(checked_bytes(tensor)?)
-                .ok_or_else(|| bad(&info.name, "ends beyond what can be addressed"))?;
-            let entry =
-                json!({"dtype": info.dtype.name(), "shape": info.shape, "data_offsets": [at, end]});
+            let end =
+                at.checked_add(checked_bytes(tensor)?).ok_or_else(|| bad(&info.name, "ends beyond what can be addressed"))?;
+            let entry = json!({"dtype": info.dtype.name(), "shape": info.shape, "data_offsets": [at, end]});
             if header.insert(info.name.clone(), entry).is_some() {
-                return Err(WeightsError::Duplicate {
-                    name: info.name.clone(),
-                    path: path.to_owned(),
-                    other: path.to_owned(),
-                });
+                return Err(WeightsError::Duplicate { name: info.name.clone(), path: path.to_owned(), other: path.to_owned() });
             }
             at = end;
         }
-        let mut json =
-            serde_json::to_vec(&Value::Object(header)).expect("a JSON value always has a text");
+        let mut json = serde_json::to_vec(&Value::Object(header)).expect("a JSON value always has a text");
         json.resize(json.len().next_multiple_of(8), b' ');
         let mut head = (json.len() as u64).to_le_bytes().to_vec();
         head.extend(json);
-        Ok(Self {
-            head,
-            tensors,
-            tensor_bytes: at,
-        })
+        Ok(Self { head, tensors, tensor_bytes: at })
     }
 
     /// Bytes of the tensors.
@@ -154,11 +116,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Writes the file, one tensor after another.
-    pub(super) fn write(
-        &self,
-        sink: &mut impl Write,
-        non_finite: NonFinite,
-    ) -> Result<(), WriteError> {
+    pub(super) fn write(&self, sink: &mut impl Write, non_finite: NonFinite) -> Result<(), WriteError> {
         let mut sink = BufWriter::with_capacity(1 << 20, sink);
         sink.write_all(&self.head).map_err(WriteError::Io)?;
         for tensor in &self.tensors {
@@ -184,11 +142,7 @@ fn write_values(
     let info = &tensor.info;
     let elements = info.elements().expect("checked by Plan::new");
     if values.len() != elements {
-        return Err(WriteError::Weights(wrong_count(
-            tensor,
-            elements,
-            values.len(),
-        )));
+        return Err(WriteError::Weights(wrong_count(tensor, elements, values.len())));
     }
     if non_finite == NonFinite::Refuse {
         check_finite(&info.name, values).map_err(WriteError::Weights)?;
@@ -222,11 +176,7 @@ mod tests {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let written = bytes.len().min(self.0);
             self.0 -= written;
-            if written == 0 {
-                Err(io::ErrorKind::StorageFull.into())
-            } else {
-                Ok(written)
-            }
+            if written == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(written) }
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -241,15 +191,11 @@ mod tests {
                 NamedTensor::f32("a", &[100], Dtype::F32, vec![1.0; 100]),
                 NamedTensor::lazy("b", &[50], Dtype::BF16, || Ok(vec![2.0; 50])),
             ];
-            Plan::new(Path::new("out"), tensors, &BTreeMap::new())
-                .map_err(|e| e.to_string())
-                .expect("a good plan")
+            Plan::new(Path::new("out"), tensors, &BTreeMap::new()).map_err(|e| e.to_string()).expect("a good plan")
         };
         let total = plan().total_bytes();
         for room in (0..total).step_by(7).chain([total - 1]) {
-            let error = plan()
-                .write(&mut SmallDisk(room as usize), NonFinite::Refuse)
-                .expect_err("no room");
+            let error = plan().write(&mut SmallDisk(room as usize), NonFinite::Refuse).expect_err("no room");
             match error.at(Path::new("out"), total) {
                 WeightsError::StorageFull { path, needed } => {
                     assert_eq!((path.as_path(), needed), (Path::new("out"), total));
@@ -257,10 +203,6 @@ mod tests {
                 other => panic!("{other}"),
             }
         }
-        assert!(
-            plan()
-                .write(&mut SmallDisk(total as usize), NonFinite::Refuse)
-                .is_ok()
-        );
+        assert!(plan().write(&mut SmallDisk(total as usize), NonFinite::Refuse).is_ok());
     }
 }

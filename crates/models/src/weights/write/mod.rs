@@ -45,29 +45,13 @@ pub enum TensorData<'a> {
 
 impl<'a> NamedTensor<'a> {
     /// From bytes.
-    pub fn raw(
-        name: impl Into<String>,
-        shape: &[usize],
-        dtype: Dtype,
-        bytes: impl Into<Cow<'a, [u8]>>,
-    ) -> Self {
-        Self {
-            info: info(name, shape, dtype),
-            data: TensorData::Raw(bytes.into()),
-        }
+    pub fn raw(name: impl Into<String>, shape: &[usize], dtype: Dtype, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self { info: info(name, shape, dtype), data: TensorData::Raw(bytes.into()) }
     }
 
     /// From values.
-    pub fn f32(
-        name: impl Into<String>,
-        shape: &[usize],
-        dtype: Dtype,
-        values: impl Into<Cow<'a, [f32]>>,
-    ) -> Self {
-        Self {
-            info: info(name, shape, dtype),
-            data: TensorData::F32(values.into()),
-        }
+    pub fn f32(name: impl Into<String>, shape: &[usize], dtype: Dtype, values: impl Into<Cow<'a, [f32]>>) -> Self {
+        Self { info: info(name, shape, dtype), data: TensorData::F32(values.into()) }
     }
 
     /// From a function that gives the values.
@@ -77,10 +61,7 @@ impl<'a> NamedTensor<'a> {
         dtype: Dtype,
         values: impl Fn() -> Result<Vec<f32>, WeightsError> + Send + Sync + 'a,
     ) -> Self {
-        Self {
-            info: info(name, shape, dtype),
-            data: TensorData::Lazy(Box::new(values)),
-        }
+        Self { info: info(name, shape, dtype), data: TensorData::Lazy(Box::new(values)) }
     }
 
     /// From a checkpoint: the same bytes if it stores `dtype`, else rounded. `None` for `dtype`
@@ -88,49 +69,27 @@ impl<'a> NamedTensor<'a> {
     ///
     /// # Errors
     /// Those of [`Checkpoint::read_f32`], if the name is not there.
-    pub fn copied(
-        checkpoint: &'a dyn Checkpoint,
-        name: &str,
-        dtype: Option<Dtype>,
-    ) -> Result<Self, WeightsError> {
+    pub fn copied(checkpoint: &'a dyn Checkpoint, name: &str, dtype: Option<Dtype>) -> Result<Self, WeightsError> {
         let Some(stored) = checkpoint.info(name) else {
-            return Err(checkpoint
-                .read_f32(name)
-                .err()
-                .unwrap_or_else(|| bad(name, "has values and no shape")));
+            return Err(checkpoint.read_f32(name).err().unwrap_or_else(|| bad(name, "has values and no shape")));
         };
-        let dtype = dtype.unwrap_or(if stored.dtype.is_plain() {
-            stored.dtype
-        } else {
-            Dtype::F32
-        });
+        let dtype = dtype.unwrap_or(if stored.dtype.is_plain() { stored.dtype } else { Dtype::F32 });
         match checkpoint.raw(name) {
-            Some((same, bytes)) if same == dtype => {
-                Ok(Self::raw(name, &stored.shape, dtype, bytes))
-            }
+            Some((same, bytes)) if same == dtype => Ok(Self::raw(name, &stored.shape, dtype, bytes)),
             _ => {
                 let owned = name.to_owned();
-                Ok(Self::lazy(name, &stored.shape, dtype, move || {
-                    checkpoint.read_f32(&owned)
-                }))
+                Ok(Self::lazy(name, &stored.shape, dtype, move || checkpoint.read_f32(&owned)))
             }
         }
     }
 }
 
 fn info(name: impl Into<String>, shape: &[usize], dtype: Dtype) -> TensorInfo {
-    TensorInfo {
-        name: name.into(),
-        shape: shape.to_vec(),
-        dtype,
-    }
+    TensorInfo { name: name.into(), shape: shape.to_vec(), dtype }
 }
 
 fn bad(name: &str, what: impl Into<String>) -> WeightsError {
-    WeightsError::BadTensor {
-        name: name.to_owned(),
-        what: what.into(),
-    }
+    WeightsError::BadTensor { name: name.to_owned(), what: what.into() }
 }
 
 /// Writes one safetensors file, atomically: `path` is either what it was or complete.
@@ -192,13 +151,7 @@ impl<'a> ModelWriter<'a> {
         let target = place::resolve_folder(target)?;
         place::check_replaceable(&target)?;
         let temporary = place::temporary_folder(&target)?;
-        Ok(Self {
-            target,
-            temporary,
-            max_shard: MAX_SHARD,
-            tensors: Vec::new(),
-            other_bytes: 0,
-        })
+        Ok(Self { target, temporary, max_shard: MAX_SHARD, tensors: Vec::new(), other_bytes: 0 })
     }
 
     /// Sets the size above which weights go into several files. A tensor is never divided, so a
@@ -230,14 +183,9 @@ impl<'a> ModelWriter<'a> {
     /// # Errors
     /// As [`ModelWriter::write_json`].
     pub fn write_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), WeightsError> {
-        let plain =
-            !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']);
-        if !plain || name == INDEX || (name.starts_with("model") && name.ends_with(".safetensors"))
-        {
-            return Err(bad(
-                name,
-                "expected a file name without a path, and not one of the weights' own",
-            ));
+        let plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']);
+        if !plain || name == INDEX || (name.starts_with("model") && name.ends_with(".safetensors")) {
+            return Err(bad(name, "expected a file name without a path, and not one of the weights' own"));
         }
         self.other_bytes += bytes.len() as u64;
         self.put(name, bytes, self.other_bytes)
@@ -251,10 +199,7 @@ impl<'a> ModelWriter<'a> {
         let bytes = std::fs::read(from).map_err(WeightsError::io(from, "read it"))?;
         match from.file_name().and_then(|n| n.to_str()) {
             Some(name) => self.write_bytes(name, &bytes),
-            None => Err(bad(
-                &from.to_string_lossy(),
-                "expected a file name in UTF-8",
-            )),
+            None => Err(bad(&from.to_string_lossy(), "expected a file name in UTF-8")),
         }
     }
 
@@ -274,11 +219,7 @@ impl<'a> ModelWriter<'a> {
         let mut weight_map = Vec::new();
         let mut tensor_bytes = 0;
         for (i, tensors) in shards.into_iter().enumerate() {
-            let name = if count == 1 {
-                SINGLE.to_owned()
-            } else {
-                format!("model-{:05}-of-{count:05}.safetensors", i + 1)
-            };
+            let name = if count == 1 { SINGLE.to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", i + 1) };
             weight_map.extend(tensors.iter().map(|t| (t.info.name.clone(), name.clone())));
             let plan = Plan::new(&self.target.join(&name), tensors, &metadata)?;
             tensor_bytes += plan.tensor_bytes();
@@ -295,23 +236,15 @@ impl<'a> ModelWriter<'a> {
                 .and_then(|()| place::sync(&file, &self.target, needed))?;
         }
         if count > 1 {
-            let map: Map<String, Value> = weight_map
-                .into_iter()
-                .map(|(t, f)| (t, Value::String(f)))
-                .collect();
+            let map: Map<String, Value> = weight_map.into_iter().map(|(t, f)| (t, Value::String(f))).collect();
             let index = json!({"metadata": {"total_size": tensor_bytes}, "weight_map": map});
-            let mut text =
-                serde_json::to_vec_pretty(&index).expect("a JSON value always has a text");
+            let mut text = serde_json::to_vec_pretty(&index).expect("a JSON value always has a text");
             text.push(b'\n');
             self.put(INDEX, &text, needed + text.len() as u64)?;
         }
         place::check_replaceable(&self.target)?;
         place::persist_folder(self.temporary, &self.target)?;
-        Ok(Written {
-            folder: self.target,
-            weights,
-            tensor_bytes,
-        })
+        Ok(Written { folder: self.target, weights, tensor_bytes })
     }
 
     /// Divides the tensors, in the order of their names, into shards.
@@ -335,10 +268,7 @@ impl<'a> ModelWriter<'a> {
                 filled = 0;
             }
             filled += bytes;
-            shards
-                .last_mut()
-                .expect("there is always a shard")
-                .push(tensor);
+            shards.last_mut().expect("there is always a shard").push(tensor);
         }
         Ok(shards)
     }

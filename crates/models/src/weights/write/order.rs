@@ -24,10 +24,7 @@ pub(super) fn by_name(a: &str, b: &str) -> Ordering {
 
 /// Takes the leading digits, and gives them without leading zeros.
 fn digits<'a>(text: &mut &'a [u8]) -> &'a [u8] {
-    let end = text
-        .iter()
-        .position(|b| !b.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(end);
     *text = rest;
     let zeros = number.iter().take_while(|b| **b == b'0').count();
@@ -40,15 +37,8 @@ mod tests {
 
     #[test]
     fn numbers_count_as_numbers() {
-        let mut names = vec![
-            "l.10.a", "l.2.b", "l.2", "k", "l.02.a", "l.2.a", "l.1", "", "l.x",
-        ];
+        let mut names = vec!["l.10.a", "l.2.b", "l.2", "k", "l.02.a", "l.2.a", "l.1", "", "l.x"];
         names.sort_by(|a, b| by_name(a, b));
-        assert_eq!(
-            names,
-            [
-                "", "k", "l.1", "l.2", "l.02.a", "l.2.a", "l.2.b", "l.10.a", "l.x"
-            ]
-        );
+        assert_eq!(names, ["", "k", "l.1", "l.2", "l.02.a", "l.2.a", "l.2.b", "l.10.a", "l.x"]);
     }
 }

@@ -9,22 +9,10 @@ use tempfile::{NamedTempFile, TempDir};
 use crate::weights::WeightsError;
 
 /// An operating-system error as one of ours; a full disk has its own.
-pub(super) fn io_or_full(
-    path: &Path,
-    action: &'static str,
-    needed: u64,
-    source: io::Error,
-) -> WeightsError {
+pub(super) fn io_or_full(path: &Path, action: &'static str, needed: u64, source: io::Error) -> WeightsError {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WeightsError::StorageFull {
-            path: path.to_owned(),
-            needed,
-        },
-        _ => WeightsError::Io {
-            path: path.to_owned(),
-            action,
-            source,
-        },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WeightsError::StorageFull { path: path.to_owned(), needed },
+        _ => WeightsError::Io { path: path.to_owned(), action, source },
     }
 }
 
@@ -48,15 +36,10 @@ fn resolve(path: &Path) -> Result<PathBuf, WeightsError> {
                     reason: "it is a link that leads nowhere, or not a name".into(),
                 });
             }
-            fs::create_dir_all(parent(path))
-                .map_err(WeightsError::io(parent(path), "create it"))?;
+            fs::create_dir_all(parent(path)).map_err(WeightsError::io(parent(path), "create it"))?;
             Ok(path.to_owned())
         }
-        Err(e) => Err(WeightsError::Io {
-            path: path.to_owned(),
-            action: "resolve it",
-            source: e,
-        }),
+        Err(e) => Err(WeightsError::Io { path: path.to_owned(), action: "resolve it", source: e }),
     }
 }
 
@@ -64,10 +47,7 @@ fn resolve(path: &Path) -> Result<PathBuf, WeightsError> {
 pub(super) fn resolve_file(path: &Path) -> Result<PathBuf, WeightsError> {
     let path = resolve(path)?;
     if path.exists() && !path.is_file() {
-        return Err(WeightsError::WillNotReplace {
-            path,
-            reason: "expected a file there, or nothing".into(),
-        });
+        return Err(WeightsError::WillNotReplace { path, reason: "expected a file there, or nothing".into() });
     }
     Ok(path)
 }
@@ -78,21 +58,13 @@ pub(super) fn resolve_folder(path: &Path) -> Result<PathBuf, WeightsError> {
     // A new folder named "a/b/" or "a/.." has no plain last part to put a sibling beside.
     match path.file_name() {
         Some(_) => Ok(path),
-        None => Err(WeightsError::WillNotReplace {
-            path,
-            reason: "it has no name".into(),
-        }),
+        None => Err(WeightsError::WillNotReplace { path, reason: "it has no name".into() }),
     }
 }
 
 /// Refuses a target that holds something other than a model: replacing it would delete that.
 pub(super) fn check_replaceable(target: &Path) -> Result<(), WeightsError> {
-    let refuse = |reason: String| {
-        Err(WeightsError::WillNotReplace {
-            path: target.to_owned(),
-            reason,
-        })
-    };
+    let refuse = |reason: String| Err(WeightsError::WillNotReplace { path: target.to_owned(), reason });
     if !target.exists() {
         return Ok(());
     }
@@ -104,11 +76,7 @@ pub(super) fn check_replaceable(target: &Path) -> Result<(), WeightsError> {
         let entry = entry.map_err(WeightsError::io(target, "list it"))?;
         any = true;
         config |= entry.file_name() == "config.json";
-        if entry
-            .file_type()
-            .map_err(WeightsError::io(entry.path(), "look at it"))?
-            .is_dir()
-        {
+        if entry.file_type().map_err(WeightsError::io(entry.path(), "look at it"))?.is_dir() {
             return refuse(format!(
                 "it has a folder \"{}\" inside, so it is more than a model",
                 entry.file_name().to_string_lossy()
@@ -123,12 +91,7 @@ pub(super) fn check_replaceable(target: &Path) -> Result<(), WeightsError> {
 
 /// The start of a temporary sibling's name.
 fn prefix(path: &Path) -> String {
-    format!(
-        ".{}.",
-        path.file_name()
-            .map(|n| n.to_string_lossy())
-            .unwrap_or_default()
-    )
+    format!(".{}.", path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default())
 }
 
 /// A builder of siblings with the permissions of an ordinary new file or folder: `tempfile` would
@@ -157,8 +120,7 @@ pub(super) fn temporary_folder(path: &Path) -> Result<TempDir, WeightsError> {
 
 /// Waits until a file is on the disk. Some file systems only find out here that they are full.
 pub(super) fn sync(file: &File, path: &Path, needed: u64) -> Result<(), WeightsError> {
-    file.sync_all()
-        .map_err(|e| io_or_full(path, "write it to the disk", needed, e))
+    file.sync_all().map_err(|e| io_or_full(path, "write it to the disk", needed, e))
 }
 
 /// Writes a small file to the disk.
@@ -181,11 +143,7 @@ pub(super) fn persist_file(temporary: NamedTempFile, path: &Path) -> Result<(), 
 /// Puts a finished folder into its place, and removes the one that was there.
 pub(super) fn persist_folder(temporary: TempDir, target: &Path) -> Result<(), WeightsError> {
     sync_folder(temporary.path())?;
-    let failed = |source| WeightsError::Io {
-        path: target.to_owned(),
-        action: "put the finished folder there",
-        source,
-    };
+    let failed = |source| WeightsError::Io { path: target.to_owned(), action: "put the finished folder there", source };
     if !target.exists() {
         fs::rename(temporary.path(), target).map_err(failed)?;
         // Not there any more, so nothing may be removed when it is dropped.
@@ -205,11 +163,7 @@ pub(super) fn persist_folder(temporary: TempDir, target: &Path) -> Result<(), We
 /// For systems without an exchange: there is a moment without a model at the target, but never a
 /// half one, and a failure puts the old one back.
 fn replace_in_two_steps(temporary: TempDir, target: &Path) -> Result<(), WeightsError> {
-    let failed = |source| WeightsError::Io {
-        path: target.to_owned(),
-        action: "put the finished folder there",
-        source,
-    };
+    let failed = |source| WeightsError::Io { path: target.to_owned(), action: "put the finished folder there", source };
     let aside = temporary_folder(target)?;
     let old = aside.path().join("old");
     fs::rename(target, &old).map_err(failed)?;
@@ -231,23 +185,13 @@ fn replace_in_two_steps(temporary: TempDir, target: &Path) -> Result<(), Weights
 fn exchange(a: &Path, b: &Path) -> bool {
     use std::ffi::CString;
     use std::os::unix::ffi::OsStrExt;
-    let (Ok(a), Ok(b)) = (
-        CString::new(a.as_os_str().as_bytes()),
-        CString::new(b.as_os_str().as_bytes()),
-    ) else {
+    let (Ok(a), Ok(b)) = (CString::new(a.as_os_str().as_bytes()), CString::new(b.as_os_str().as_bytes())) else {
         return false;
     };
     // SAFETY: both paths are strings that end in NUL and live until the call returns. The call is
     // made by number because not every C library has a function for it.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_renameat2,
-            libc::AT_FDCWD,
-            a.as_ptr(),
-            libc::AT_FDCWD,
-            b.as_ptr(),
-            libc::RENAME_EXCHANGE,
-        )
+        libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, a.as_ptr(), libc::AT_FDCWD, b.as_ptr(), libc::RENAME_EXCHANGE)
     };
     result == 0
 }
@@ -260,9 +204,7 @@ fn exchange(_a: &Path, _b: &Path) -> bool {
 /// Makes a folder's entries durable. Only Unix lets a folder be opened for that.
 fn sync_folder(folder: &Path) -> Result<(), WeightsError> {
     #[cfg(unix)]
-    File::open(folder)
-        .and_then(|f| f.sync_all())
-        .map_err(WeightsError::io(folder, "write its entries to the disk"))?;
+    File::open(folder).and_then(|f| f.sync_all()).map_err(WeightsError::io(folder, "write its entries to the disk"))?;
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())

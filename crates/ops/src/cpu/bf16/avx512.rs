@@ -85,8 +85,7 @@ pub unsafe fn pack<const P: usize>(from: Matrix<'_>, start: usize, count: usize,
         assert_eq!(from.row_stride, 1, "one stride of a matrix is one");
         for (i, to) in to.chunks_exact_mut(P).enumerate() {
             let first = &from.data[2 * i * from.column_stride + start..][..count];
-            let second =
-                if 2 * i + 1 < k { &from.data[(2 * i + 1) * from.column_stride + start..][..count] } else { &[] };
+            let second = if 2 * i + 1 < k { &from.data[(2 * i + 1) * from.column_stride + start..][..count] } else { &[] };
             if count == P && !second.is_empty() {
                 // SAFETY: P floats of each are read, P words written, in steps that divide P.
                 unsafe {
@@ -99,10 +98,8 @@ pub unsafe fn pack<const P: usize>(from: Matrix<'_>, start: usize, count: usize,
                         for p in (0..P).step_by(8) {
                             let low = narrow8(_mm256_loadu_ps(first.as_ptr().add(p)));
                             let high = narrow8(_mm256_loadu_ps(second.as_ptr().add(p)));
-                            let woven = _mm256_or_si256(
-                                _mm256_cvtepu16_epi32(low),
-                                _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(high)),
-                            );
+                            let woven =
+                                _mm256_or_si256(_mm256_cvtepu16_epi32(low), _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(high)));
                             _mm256_storeu_si256(to.as_mut_ptr().add(p).cast(), woven);
                         }
                     }
@@ -219,4 +216,3 @@ unsafe fn tile(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, strid
         }
     }
 }
-

@@ -243,13 +243,7 @@ impl Left {
     ///
     /// # Panics
     /// When the sizes do not fit together, or there is no room for as many keys.
-    pub fn weigh(
-        &mut self,
-        scores: Matrix<'_>,
-        seen: &[Range<usize>],
-        scale: f32,
-        [largest, total, y]: [&mut [f32]; 3],
-    ) {
+    pub fn weigh(&mut self, scores: Matrix<'_>, seen: &[Range<usize>], scale: f32, [largest, total, y]: [&mut [f32]; 3]) {
         // SAFETY: `new` looked for the instructions.
         #[cfg(target_arch = "x86_64")]
         unsafe {
@@ -319,16 +313,25 @@ mod tests {
             eprintln!("skipped: no AVX512-BF16 here");
             return;
         }
-        for (m, n, k) in [(1, 1, 1), (8, 48, 2), (7, 47, 31), (9, 49, 33), (65, 100, 67), (31, 33, 64), (33, 65, 1030), (40, 200, 4099), (300, 7, 64)] {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (8, 48, 2),
+            (7, 47, 31),
+            (9, 49, 33),
+            (65, 100, 67),
+            (31, 33, 64),
+            (33, 65, 1030),
+            (40, 200, 4099),
+            (300, 7, 64),
+        ] {
             let (a, b) = (values(m * k, 0.3), values(k * n, 7.7));
             let at: Vec<f32> = (0..k * m).map(|i| a[(i % m) * k + i / m]).collect();
             let bt: Vec<f32> = (0..n * k).map(|i| b[(i % k) * n + i / k]).collect();
             let mut expected = vec![0.0f64; m * n];
             for i in 0..m {
                 for j in 0..n {
-                    expected[i * n + j] = (0..k)
-                        .map(|l| f64::from(round_to_bf16(a[i * k + l])) * f64::from(round_to_bf16(b[l * n + j])))
-                        .sum();
+                    expected[i * n + j] =
+                        (0..k).map(|l| f64::from(round_to_bf16(a[i * k + l])) * f64::from(round_to_bf16(b[l * n + j]))).sum();
                 }
             }
             let tolerance = 2e-6 * k as f64 * 4.0;
@@ -337,18 +340,18 @@ mod tests {
             for (left, right) in lefts.into_iter().flat_map(|l| rights.map(|r| (l, r))) {
                 let stride = n + 3;
                 for (name, product) in kernels() {
-                let mut out = vec![5.0f32; m * stride];
-                product(&mut out, stride, false, left, right);
-                for (i, row) in out.chunks(stride).enumerate() {
-                    for j in 0..n {
-                        let difference = (f64::from(row[j]) - expected[i * n + j]).abs();
-                        assert!(difference < tolerance, "{name} {m}x{n}x{k} at {i},{j}: off by {difference}");
+                    let mut out = vec![5.0f32; m * stride];
+                    product(&mut out, stride, false, left, right);
+                    for (i, row) in out.chunks(stride).enumerate() {
+                        for j in 0..n {
+                            let difference = (f64::from(row[j]) - expected[i * n + j]).abs();
+                            assert!(difference < tolerance, "{name} {m}x{n}x{k} at {i},{j}: off by {difference}");
+                        }
+                        assert_eq!(row[n..], [5.0; 3], "nothing outside the result is written");
                     }
-                    assert_eq!(row[n..], [5.0; 3], "nothing outside the result is written");
-                }
-                product(&mut out, stride, true, left, right);
-                let difference = (f64::from(out[0]) - 2.0 * expected[0]).abs();
-                assert!(difference < 2.0 * tolerance, "{name} {m}x{n}x{k}: accumulated, off by {difference}");
+                    product(&mut out, stride, true, left, right);
+                    let difference = (f64::from(out[0]) - 2.0 * expected[0]).abs();
+                    assert!(difference < 2.0 * tolerance, "{name} {m}x{n}x{k}: accumulated, off by {difference}");
                 }
             }
         }

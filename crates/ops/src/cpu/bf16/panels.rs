@@ -303,7 +303,16 @@ unsafe fn pass<K: Kernel>(out: Out<'_>, stride: usize, keep: bool, left: Matrix<
 ///
 /// # Safety
 /// After [`Kernel::enter`]; the panels hold `pairs` steps, and `out` has room for `m` rows of `n`, of values with `keep`.
-pub unsafe fn sweep<K: Kernel>(pairs: usize, rows: &[u32], columns: &[u32], out: *mut f32, stride: usize, keep: bool, m: usize, n: usize) {
+pub unsafe fn sweep<K: Kernel>(
+    pairs: usize,
+    rows: &[u32],
+    columns: &[u32],
+    out: *mut f32,
+    stride: usize,
+    keep: bool,
+    m: usize,
+    n: usize,
+) {
     for (j, columns) in columns.chunks(pairs * K::COLUMNS).enumerate() {
         let column = j * K::COLUMNS;
         for (i, panel) in rows.chunks(pairs * K::ROWS).enumerate() {

@@ -38,7 +38,10 @@ pub struct Left {
 impl Left {
     /// Room for `rows` rows of `k` elements.
     pub fn new<K: Whole>(rows: usize, k: usize) -> Self {
-        assert!(k.is_multiple_of(2 * K::PAIRS) && rows.is_multiple_of(K::ROWS), "a left operand of {rows} x {k} is not whole tiles");
+        assert!(
+            k.is_multiple_of(2 * K::PAIRS) && rows.is_multiple_of(K::ROWS),
+            "a left operand of {rows} x {k} is not whole tiles"
+        );
         // Of a few sizes only, and not of any, so that what is kept stays little.
         Self { words: Scratch::take((rows * k / 2).next_power_of_two()), rows, k }
     }
@@ -62,7 +65,13 @@ impl Left {
     ///
     /// # Safety
     /// The processor has the instructions of `K`.
-    pub unsafe fn weigh<K: Whole>(&mut self, scores: Matrix<'_>, seen: &[Range<usize>], scale: f32, [largest, total, y]: [&mut [f32]; 3]) {
+    pub unsafe fn weigh<K: Whole>(
+        &mut self,
+        scores: Matrix<'_>,
+        seen: &[Range<usize>],
+        scale: f32,
+        [largest, total, y]: [&mut [f32]; 3],
+    ) {
         assert!(scores.rows <= self.rows && scores.columns.is_multiple_of(32), "weights of other sizes");
         assert!(scores.rows == seen.len() && scores.column_stride == 1, "a range of keys a row of scores");
         assert!(self.rows * scores.columns / 2 <= self.words.words().len(), "more weights than there is room for");
@@ -78,7 +87,13 @@ impl Left {
                 let step = K::row_words(pairs, 0, 1);
                 if row < scores.rows {
                     let scores = &scores.data[row * scores.row_stride..][..scores.columns];
-                    softmax::rescale(&scores[seen[row].clone()], scale, &mut largest[row], &mut total[row], &mut y[row * size..][..size]);
+                    softmax::rescale(
+                        &scores[seen[row].clone()],
+                        scale,
+                        &mut largest[row],
+                        &mut total[row],
+                        &mut y[row * size..][..size],
+                    );
                     total[row] += softmax::weights(scores, &seen[row], scale, largest[row], to, step);
                 } else {
                     (0..pairs / 16).for_each(|at| to.add(at * step).write_bytes(0, 16));
@@ -97,8 +112,14 @@ pub unsafe fn product<K: Whole>(out: &mut [f32], stride: usize, keep: bool, left
     const { assert!(K::COLUMNS == pairs::COLUMNS && K::PAIRS == 16, "the panels of other tiles") };
     let (m, pairs) = (left.rows, left.k / 2 / right.len());
     let n = right[0].len() / pairs;
-    assert!(right.len() <= PIECES && right.iter().all(|piece| piece.len() == n * pairs), "right operands of one size, {PIECES} at most");
-    assert!(left.k == 2 * pairs * right.len() && n.is_multiple_of(K::COLUMNS) && pairs.is_multiple_of(K::PAIRS), "operands of whole tiles");
+    assert!(
+        right.len() <= PIECES && right.iter().all(|piece| piece.len() == n * pairs),
+        "right operands of one size, {PIECES} at most"
+    );
+    assert!(
+        left.k == 2 * pairs * right.len() && n.is_multiple_of(K::COLUMNS) && pairs.is_multiple_of(K::PAIRS),
+        "operands of whole tiles"
+    );
     assert!(m == 0 || (m - 1) * stride + n <= out.len(), "an output without room for {m} rows of {n}");
     let mut columns = [&[][..]; PIECES];
     // SAFETY: by the caller, and `out` has room.
@@ -178,8 +199,10 @@ mod tests {
             let scale = f64::from(largest[row]).exp();
             assert!((f64::from(total[row]) * scale / sum - 1.0).abs() < 1e-3, "row {row}: a total of {}", total[row]);
             for column in 0..n {
-                let expected: f64 =
-                    parts.iter().flat_map(|(k, scores, b)| weights(*k, scores).into_iter().map(|(key, w)| w * f64::from(b[key * n + column]))).sum();
+                let expected: f64 = parts
+                    .iter()
+                    .flat_map(|(k, scores, b)| weights(*k, scores).into_iter().map(|(key, w)| w * f64::from(b[key * n + column])))
+                    .sum();
                 let found = f64::from(y[row * n + column]) * scale;
                 assert!((found - expected).abs() < 8e-3 * sum, "row {row}, {column}: {found} for {expected}");
             }
@@ -207,7 +230,12 @@ mod tests {
             // The same as three pieces of 32 `k`.
             let pieces = |b: &[f32]| -> Vec<Vec<u32>> {
                 let columns = panels(b);
-                let piece = |at: usize| columns.chunks(k / 2 * K::COLUMNS).flat_map(|panel| panel[at * 16 * K::COLUMNS..][..16 * K::COLUMNS].to_vec()).collect();
+                let piece = |at: usize| {
+                    columns
+                        .chunks(k / 2 * K::COLUMNS)
+                        .flat_map(|panel| panel[at * 16 * K::COLUMNS..][..16 * K::COLUMNS].to_vec())
+                        .collect()
+                };
                 (0..3).map(piece).collect()
             };
             for (i, b) in b.iter().enumerate() {

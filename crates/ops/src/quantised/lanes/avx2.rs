@@ -128,9 +128,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     unsafe fn halves(at: *const u8) -> Self::Floats {
-        unsafe {
-            both!(i: _mm256_cvtph_ps(_mm_loadu_si128(at.add(16 * i).cast())))
-        }
+        unsafe { both!(i: _mm256_cvtph_ps(_mm_loadu_si128(at.add(16 * i).cast()))) }
     }
 
     #[inline(always)]

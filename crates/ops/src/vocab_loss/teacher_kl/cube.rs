@@ -5,10 +5,7 @@ use crate::cube::{CubeTensor, UNITS, nothing, sum};
 use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp, losses, row_weights, scaled, total};
 use cubecl::prelude::*;
 
-pub fn forward(
-    options: &Options,
-    [hidden, weight, teacher_hidden, teacher_weight]: [CubeTensor; 4],
-) -> (CubeTensor, CubeTensor) {
+pub fn forward(options: &Options, [hidden, weight, teacher_hidden, teacher_weight]: [CubeTensor; 4]) -> (CubeTensor, CubeTensor) {
     let head = Head { hidden, weight };
     let teacher = Head { hidden: teacher_hidden, weight: teacher_weight };
     let weights = row_weights(&head, options.weights.as_deref());

@@ -4,10 +4,7 @@ use super::Options;
 use crate::cpu::{Array, View, exp, simd, split_rows};
 use crate::vocab_loss::blocks::{Head, active_rows, block_rows, log_sum_exp, room};
 
-pub fn forward(
-    options: &Options,
-    [hidden, weight, teacher_hidden, teacher_weight]: [View<'_>; 4],
-) -> (Array, Array) {
+pub fn forward(options: &Options, [hidden, weight, teacher_hidden, teacher_weight]: [View<'_>; 4]) -> (Array, Array) {
     let vocabulary = weight.shape[0];
     let active = active_rows(hidden.shape[0], options.weights.as_deref());
     let size = block_rows(vocabulary).min(active.len());
@@ -28,8 +25,7 @@ pub fn forward(
                 let (log_sum, _) = log_sum_exp(logits);
                 let (teacher_log_sum, _) = log_sum_exp(teacher_logits);
                 let scale = row_weight / options.denominator;
-                total += f64::from(row_weight)
-                    * divergence(logits, log_sum, teacher_logits, teacher_log_sum, scale);
+                total += f64::from(row_weight) * divergence(logits, log_sum, teacher_logits, teacher_log_sum, scale);
             }
             total
         });

@@ -23,8 +23,14 @@ pub struct Options {
 }
 
 operator!(
-    TeacherKlBackend, Options, teacher_kl_forward, teacher_kl_backward, flex, 4,
-    [hidden, weight, teacher_hidden, teacher_weight], cube
+    TeacherKlBackend,
+    Options,
+    teacher_kl_forward,
+    teacher_kl_backward,
+    flex,
+    4,
+    [hidden, weight, teacher_hidden, teacher_weight],
+    cube
 );
 
 /// `sum_i weights[i] * KL(p_i || q_i) / denominator`, in nats, with the teacher's
@@ -51,8 +57,7 @@ pub fn teacher_kl(
 ) -> Result<Tensor<1>, VocabLossError> {
     let Operand { weight: teacher_weight, packed: teacher_packed } = teacher_weight.into();
     let ([rows, width], [vocabulary, inner]) = (hidden.dims(), weight.dims());
-    let ([teacher_rows, teacher_width], [teacher_vocabulary, teacher_inner]) =
-        (teacher_hidden.dims(), teacher_weight.dims());
+    let ([teacher_rows, teacher_width], [teacher_vocabulary, teacher_inner]) = (teacher_hidden.dims(), teacher_weight.dims());
     assert_eq!(width, inner, "teacher_kl: inner sizes of hidden states and vocabulary weight");
     assert_eq!(teacher_width, teacher_inner, "teacher_kl: inner sizes on the teacher's side");
     length("teacher's hidden states", rows, teacher_rows)?;

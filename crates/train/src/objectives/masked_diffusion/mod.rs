@@ -117,12 +117,7 @@ fn loss(student: &Model, batch: &MicroBatch, options: &Noise) -> Result<(Tensor<
         false => rows.clean.clone(),
         true => rows.clean.chunks(rows.columns).step_by(2).flatten().copied().collect(),
     };
-    let shape = Shape {
-        columns: rows.columns,
-        block,
-        mask_token: diffusion.mask_token,
-        vocabulary: student.config.vocabulary,
-    };
+    let shape = Shape { columns: rows.columns, block, mask_token: diffusion.mask_token, vocabulary: student.config.vocabulary };
     let noisy = noise(&single, kept.as_deref(), options, shape, batch.draw);
     let (predictions, clean) = predict(student, &rows, &noisy, &diffusion, block)?;
     // All positions of the batch; of a response, its own.
@@ -155,7 +150,8 @@ fn loss(student: &Model, batch: &MicroBatch, options: &Noise) -> Result<(Tensor<
         let bound = options.source == Source::Uniform && options.loss == Weighting::Bound;
         let hidden = hidden(&picked);
         if bound {
-            let (value, loss) = generalised_kl(student, hidden, &picked, &targets(&rows.clean), &targets(&noisy.tokens), denominator)?;
+            let (value, loss) =
+                generalised_kl(student, hidden, &picked, &targets(&rows.clean), &targets(&noisy.tokens), denominator)?;
             add("diffusion", value, loss);
         } else {
             let weights = Some(picked.weights.clone().into());

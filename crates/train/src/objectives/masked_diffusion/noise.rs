@@ -99,8 +99,7 @@ pub fn noise(clean: &[u32], kept: Option<&[bool]>, options: &Noise, shape: Shape
         out.row(tokens, &noised, &times, &free, options, shape, &mut random);
         if options.complementary {
             let other: Vec<bool> = (0..columns).map(|i| free(i) && !noised[i]).collect();
-            let complement: Vec<f64> =
-                times.iter().map(|&t| options.schedule.time(1.0 - options.schedule.rate(t))).collect();
+            let complement: Vec<f64> = times.iter().map(|&t| options.schedule.time(1.0 - options.schedule.rate(t))).collect();
             out.row(tokens, &other, &complement, &free, options, shape, &mut random);
         }
     }

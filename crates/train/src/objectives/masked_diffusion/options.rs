@@ -210,9 +210,9 @@ impl Noise {
         }
         match (model.block, self.blocks.last()) {
             (None, Some(_)) => Err("blocks: the model has none; set student.diffusion.block".into()),
-            (Some(block), Some(&last)) if last != block => {
-                Err(format!("blocks ends with {last}, the model denoises blocks of {block}; samplers would use a size it was not trained at last"))
-            }
+            (Some(block), Some(&last)) if last != block => Err(format!(
+                "blocks ends with {last}, the model denoises blocks of {block}; samplers would use a size it was not trained at last"
+            )),
             _ if self.blocks.contains(&0) => Err("blocks of 0 tokens".into()),
             (None, None) if self.time_per == Some(Per::Block) => Err("time_per is block, and the model has no blocks".into()),
             _ => Ok(()),

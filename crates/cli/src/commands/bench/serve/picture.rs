@@ -38,11 +38,8 @@ pub(super) fn svg(rows: &[Row]) -> String {
     for (index, model) in models.iter().enumerate() {
         let (y, colour) = (PANEL_HEIGHT + 96.0 + 18.0 * index as f64, COLOURS[index % COLOURS.len()]);
         let model = model.replace('&', "&amp;").replace('<', "&lt;");
-        let _ = writeln!(
-            out,
-            "<path d=\"M60 {:.1}h26\" stroke=\"{colour}\"/><text x=\"94\" y=\"{y:.1}\">{model}</text>",
-            y - 4.0
-        );
+        let _ =
+            writeln!(out, "<path d=\"M60 {:.1}h26\" stroke=\"{colour}\"/><text x=\"94\" y=\"{y:.1}\">{model}</text>", y - 4.0);
     }
     out.push_str("</svg>\n");
     out
@@ -79,10 +76,21 @@ impl Panel {
         }
         let mut tick = xs.0;
         while tick <= xs.1 * 1.01 {
-            let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", x(tick), bottom + 18.0, plain(tick));
+            let _ = writeln!(
+                out,
+                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                x(tick),
+                bottom + 18.0,
+                plain(tick)
+            );
             tick *= 2.0;
         }
-        let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">tokens that each has read</text>", at + PANEL_WIDTH, bottom + 35.0);
+        let _ = writeln!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">tokens that each has read</text>",
+            at + PANEL_WIDTH,
+            bottom + 35.0
+        );
         for (index, line) in lines.iter().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
             let mut path = String::new();
