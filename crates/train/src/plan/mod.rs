@@ -1,6 +1,6 @@
 //! What a recipe will cost, before it costs anything.
 //!
-//! Parameters, tokens and steps are exact. Memory and time are estimates ([`cost`]).
+//! Parameters, tokens and steps are exact. Memory and time are estimates (`cost.rs`).
 
 mod cost;
 
@@ -30,6 +30,7 @@ pub struct Plan {
     /// Measured speed of this device's matrix products.
     pub gflops: f64,
     /// Measured seconds of an elementwise operator for a value.
+    #[serde(default)]
     pub seconds_per_value: f64,
 }
 
