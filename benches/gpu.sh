@@ -17,12 +17,16 @@ device=${DEVICE:-cuda} python=${PYTHON:-python3} batch=${BATCH:-32} tokens=${TOK
 here=$(cd "$(dirname "$0")" && pwd)
 recipe=$here/../recipes/smollm2-rwkv7.toml
 mkdir -p "$out"
-missed=()
+missed=() running=
+# Stopped itself, it leaves nothing behind.
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null; exit 130' INT TERM
 
 part() { # NAME SECONDS COMMAND...
   local name=$1 limit=$2 began=$SECONDS
   shift 2
-  timeout "$limit" "$@" >"$out/$name.log" 2>&1
+  timeout "$limit" "$@" >"$out/$name.log" 2>&1 &
+  running=$!
+  wait "$running"
   local code=$?
   printf '%-22s exit %3d, %4d s\n' "$name" "$code" $((SECONDS - began))
   [ "$code" = 0 ] || missed+=("$name")

@@ -20,12 +20,11 @@ const PRODUCTS: f64 = 1.34;
 const VALUE: f64 = 4.9;
 /// Seconds of an optimizer step for a parameter, in the same units.
 const UPDATE: f64 = 4.6;
-/// Values that a layer's mixer touches for a token, forward and backward, in widths of the mixer.
-const MIXER: f64 = 45.0;
-/// Of a softmax layer, whose scores never leave the cache.
-const ATTENTION: f64 = 6.0;
-/// Values a token that a mixer keeps for its backward pass, in widths of the mixer.
-const KEPT: f64 = 18.0;
+/// Values that a layer's mixer touches for a token, forward and backward, and those of them that it keeps for its
+/// backward pass, in widths of the mixer.
+const RECURRENT: [f64; 2] = [45.0, 18.0];
+/// The same of softmax attention, whose scores never leave the cache.
+const ATTENTION: [f64; 2] = [6.0, 10.0];
 /// The program, its buffers and its text.
 const PROGRAM: f64 = (64 << 20) as f64;
 /// Rows and columns of the trial's products at most.
@@ -127,12 +126,14 @@ pub struct Models<'a> {
 }
 
 impl Models<'_> {
-    /// Values that a token's mixers touch, forward and backward.
-    fn mixers(&self) -> f64 {
+    /// Values that a token's mixers touch, forward and backward, and those that they keep.
+    fn mixers(&self) -> [f64; 2] {
         let config = &self.student.config;
-        let of = |kind: &str| if kind == "softmax" { ATTENTION } else { MIXER };
-        let widths: f64 = config.mixers.iter().map(|mixer| of(&mixer.kind)).sum();
-        widths * config.mixer_width() as f64 + (4 * config.layers * config.hidden) as f64
+        [0, 1].map(|which| {
+            let of = |kind: &str| if kind == "softmax" { ATTENTION[which] } else { RECURRENT[which] };
+            let widths: f64 = config.mixers.iter().map(|mixer| of(&mixer.kind)).sum();
+            widths * config.mixer_width() as f64 + (4 * config.layers * config.hidden) as f64
+        })
     }
 
     /// A forward and backward pass of the student.
@@ -141,7 +142,7 @@ impl Models<'_> {
         let table = config.vocabulary * config.hidden;
         // Looking up an embedding costs nothing; the head is a product whether tied or not.
         let products = (count(self.params) - table + if config.tied { table } else { 0 }) as f64;
-        let values = self.mixers() + (4 * config.layers * config.intermediate) as f64;
+        let values = self.mixers()[0] + (4 * config.layers * config.intermediate) as f64;
         Work { flops: 6.0 * products, values }
     }
 
@@ -169,7 +170,7 @@ impl Models<'_> {
         let student = if stage.recompute { self.student().times(4.0 / 3.0) } else { self.student() };
         match stage.objective {
             // Teacher's body forward, the student's mixers forward and backward.
-            Objective::OutputAlignment => self.body().plus(Work { flops: 6.0 * self.mixing as f64, values: self.mixers() }),
+            Objective::OutputAlignment => self.body().plus(Work { flops: 6.0 * self.mixing as f64, values: self.mixers()[0] }),
             Objective::LogitKl => student.plus(self.body()).plus(self.head()),
             Objective::NextToken => student,
             Objective::MaskedDiffusion => {
@@ -194,11 +195,11 @@ impl Models<'_> {
         let config = &self.student.config;
         let (c, f) = (config.hidden as f64, config.intermediate as f64);
         let (rows, layers) = (rows(stage) as f64, config.layers as f64);
-        let mixer = KEPT * config.mixer_width() as f64 + 4.0 * c;
+        let mixers = self.mixers()[1];
         let activations = match stage.objective {
-            Objective::OutputAlignment => rows * (mixer + 6.0 * c + 3.0 * f),
-            _ if stage.recompute => rows * (layers * c + mixer + 3.0 * f),
-            _ => rows * layers * (mixer + 3.0 * f),
+            Objective::OutputAlignment => rows * (mixers / layers + 6.0 * c + 3.0 * f),
+            _ if stage.recompute => rows * (layers * c + mixers / layers + 3.0 * f),
+            _ => rows * (mixers + 3.0 * layers * f),
         };
         // Losses hold a block of logits for the student and one for the teacher.
         let logits = 512.0 * config.vocabulary as f64;
