@@ -31,6 +31,8 @@ parser.add_argument("--only", choices=["step", "align", "distil", "recurrence"])
 parser.add_argument("--precision", choices=["f32", "bf16"], help="default both")
 parser.add_argument("--json", action="store_true")
 args = parser.parse_args()
+if args.only == "recurrence" and args.device != "cpu":
+    parser.error("recurrences alone are compared on the processor only")
 size = ["--batch", str(args.batch or max(1, 1024 // args.context)), "--context", str(args.context), "--repeats", str(args.repeats)]
 
 
