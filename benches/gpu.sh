@@ -4,16 +4,19 @@
 #
 #   benches/gpu.sh RECAST TEACHER.gguf TEXT.jsonl.zst OUT [EVALUATION_DATA]
 #
-# DEVICE (cuda), PYTHON (python3; without torch there the rival is left out), BATCH (32), TOKENS of each stage
-# (2e7), and TESTS, a folder with the test programs fused, elementwise and recurrences as
-# `cargo test --features cuda --no-run` leaves them, may be set. No Rust is needed on the machine itself.
+# May be set: DEVICE (cuda); PYTHON (python3; without torch there the rival is left out); BATCH (32); TOKENS of each
+# stage (2e7); TESTS, a folder with the test programs fused, elementwise and recurrences as
+# `cargo test --features cuda --no-run` leaves them; PARTS, of "tests ops step align distil convert eval"; BUDGET,
+# seconds for everything: a part gets what is left, and the conversion as many tokens as fit by the steps measured
+# before it. No Rust is needed on the machine itself.
 set -uo pipefail
 if [ $# -lt 4 ]; then
-  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 recast=$1 teacher=$2 text=$3 out=$4 data=${5:-}
-device=${DEVICE:-cuda} python=${PYTHON:-python3} batch=${BATCH:-32} tokens=${TOKENS:-2e7}
+device=${DEVICE:-cuda} python=${PYTHON:-python3} batch=${BATCH:-32} tokens=${TOKENS:-2e7} budget=${BUDGET:-1000000}
+parts=" ${PARTS:-tests ops step align distil convert eval} "
 here=$(cd "$(dirname "$0")" && pwd)
 recipe=$here/../recipes/smollm2-rwkv7.toml
 mkdir -p "$out"
@@ -21,9 +24,17 @@ missed=() running=
 # Stopped itself, it leaves nothing behind.
 trap '[ -z "$running" ] || kill "$running" 2>/dev/null; exit 130' INT TERM
 
+wanted() { [[ $parts == *" $1 "* ]]; }
+
 part() { # NAME SECONDS COMMAND...
-  local name=$1 limit=$2 began=$SECONDS
+  local name=$1 limit=$2 began=$SECONDS left=$((budget - SECONDS))
   shift 2
+  if [ "$left" -lt 10 ]; then
+    printf '%-22s no time left\n' "$name"
+    missed+=("$name")
+    return
+  fi
+  [ "$limit" -lt "$left" ] || limit=$left
   timeout "$limit" "$@" >"$out/$name.log" 2>&1 &
   running=$!
   wait "$running"
@@ -32,30 +43,42 @@ part() { # NAME SECONDS COMMAND...
   [ "$code" = 0 ] || missed+=("$name")
 }
 
-if [ -n "${TESTS:-}" ]; then
+# Tokens of each stage, so that both take half of the time that is left; TOKENS where there is no budget. Steps
+# that were measured before say how long a token takes.
+fitting() {
+  [ -n "${BUDGET:-}" ] || { echo "$tokens"; return; }
+  awk -v left=$((budget - SECONDS)) -v most="$tokens" '
+    match($0, /^[0-9.,]+ tokens\/s/) { rate = $1; gsub(",", "", rate); seconds += 1 / rate; stages++ }
+    END { n = stages == 2 ? left / 2 / seconds : 0; printf "%d", n < most ? n : most }' "$out"/{align,distil}.log
+}
+
+if [ -n "${TESTS:-}" ] && wanted tests; then
   for test in fused elementwise recurrences; do
     RECAST_TEST_DEVICE=$device part "test-$test" 240 "$TESTS/$test" --test-threads 1
   done
 fi
-part ops 180 "$recast" bench ops --device "$device" --precision bf16
+fla=() rival=
 if "$python" -c 'import torch' 2>/dev/null; then
-  fla=()
+  rival=yes
   [ "$device" = cuda ] && "$python" -c 'import fla' 2>/dev/null && fla=(--fla)
-  for what in step align distil; do
-    part "against-torch-$what" 240 "$python" "$here/compare.py" --recast "$recast" --teacher "$teacher" --python "$python" \
-      --only "$what" --device "$device" --precision bf16 --batch "$batch" --rounds 1 "${fla[@]}"
-  done
-else
-  part step 120 "$recast" bench step --device "$device" --precision bf16 --batch "$batch"
-  for what in align distil; do
-    part "$what" 120 "$recast" bench step --device "$device" --precision bf16 --batch "$batch" --recipe "$recipe" \
-      --stage "$what" --set "teacher.path=$teacher"
-  done
 fi
-part convert 3600 "$recast" convert "$recipe" --device "$device" --precision bf16 --out "$out/run" --no-progress \
-  --set "teacher.path=$teacher" --set "text.train=[\"$text\"]" --set "stages.align.batch=$batch" \
-  --set "stages.distil.batch=$batch" --set "stages.align.tokens=$tokens" --set "stages.distil.tokens=$tokens"
-if [ -n "$data" ] && [ -e "$out/run/model" ]; then
+for what in step align distil; do
+  wanted "$what" || continue
+  of=()
+  [ "$what" = step ] || of=(--recipe "$recipe" --stage "$what" --set "teacher.path=$teacher")
+  part "$what" 120 "$recast" bench step --device "$device" --precision bf16 --batch "$batch" "${of[@]}"
+  [ -z "$rival" ] || part "against-torch-$what" 240 "$python" "$here/compare.py" --recast "$recast" --teacher "$teacher" \
+    --python "$python" --only "$what" --device "$device" --precision bf16 --batch "$batch" --rounds 1 "${fla[@]}"
+done
+wanted ops && part ops 180 "$recast" bench ops --device "$device" --precision bf16
+if wanted convert; then
+  tokens=$(fitting)
+  echo "converting with $tokens tokens a stage"
+  part convert 3600 "$recast" convert "$recipe" --device "$device" --precision bf16 --out "$out/run" --no-progress \
+    --set "teacher.path=$teacher" --set "text.train=[\"$text\"]" --set "stages.align.batch=$batch" \
+    --set "stages.distil.batch=$batch" --set "stages.align.tokens=$tokens" --set "stages.distil.tokens=$tokens"
+fi
+if wanted eval && [ -n "$data" ] && [ -e "$out/run/model" ]; then
   part eval 900 "$recast" eval "$out/run/model" --against "$teacher" --device "$device" --precision bf16 --data "$data" \
     --tasks lambada,arc_easy,arc_challenge,hellaswag,piqa,winogrande,mmlu --limit 200
 fi

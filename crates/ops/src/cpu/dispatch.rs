@@ -26,8 +26,8 @@ pub enum Level {
 
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
-/// The level in use: the widest this processor has, or the lower one that the environment
-/// variable `RECAST_CPU` (`baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`) asks for. Read once.
+/// The level in use: the fastest this processor has, or the one that the environment variable `RECAST_CPU`
+/// (`baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`) asks for, [`widest`] at most. Read once.
 #[inline]
 pub fn level() -> Level {
     match CHOSEN.load(Ordering::Relaxed) {
@@ -40,19 +40,32 @@ pub fn level() -> Level {
     }
 }
 
+/// The widest level this processor has, whether it is used or not.
+pub fn widest() -> Level {
+    static WIDEST: std::sync::LazyLock<Level> = std::sync::LazyLock::new(detect);
+    *WIDEST
+}
+
+/// The fastest of the levels up to `widest`: `vdpbf16ps` has twice the rate of f32 on AMD and half of it on
+/// Intel, where bf16 is for AMX.
+fn fastest(widest: Level, amd: bool) -> Level {
+    if widest == Level::Avx512Bf16 && !amd { Level::Avx512 } else { widest }
+}
+
 #[cold]
 fn choose() -> Level {
-    let widest = detect();
+    let widest = widest();
+    let fastest = fastest(widest, amd());
     let level = match std::env::var("RECAST_CPU") {
-        Err(_) => widest,
-        Ok(name) if name.is_empty() => widest,
+        Err(_) => fastest,
+        Ok(name) if name.is_empty() => fastest,
         Ok(name) => match parse(&name) {
             Some(wanted) => wanted.min(widest),
             None => {
                 eprintln!(
-                    "RECAST_CPU is `{name}`: expected `baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`; using {widest:?}"
+                    "RECAST_CPU is `{name}`: expected `baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`; using {fastest:?}"
                 );
-                widest
+                fastest
             }
         },
     };
@@ -92,6 +105,21 @@ fn detect() -> Level {
     }
     #[cfg(not(target_arch = "x86_64"))]
     Level::Baseline
+}
+
+/// Whether the processor is AMD's.
+pub(super) fn amd() -> bool {
+    // Asked once: a virtual machine leaves to its host what `cpuid` answers.
+    #[cfg(target_arch = "x86_64")]
+    {
+        static AMD: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+            let name = std::arch::x86_64::__cpuid(0);
+            [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+        });
+        *AMD
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Compiles functions for every [`Level`] and dispatches at run time.
@@ -297,6 +325,13 @@ mod tests {
     fn names_of_levels() {
         assert_eq!(parse("avx2"), Some(Level::Avx2));
         assert_eq!(parse("AVX2"), None);
-        assert!(level() <= detect());
+        assert!(level() <= widest());
+    }
+
+    #[test]
+    fn bf16_is_for_processors_that_gain_by_it() {
+        use Level::{Amx, Avx2, Avx512, Avx512Bf16};
+        assert_eq!([Avx2, Avx512, Avx512Bf16, Amx].map(|widest| fastest(widest, false)), [Avx2, Avx512, Avx512, Amx]);
+        assert_eq!(fastest(Avx512Bf16, true), Avx512Bf16);
     }
 }

@@ -20,7 +20,7 @@ mod softmax;
 mod whole;
 
 use super::matmul::{Matrix, assume_written, written};
-use super::{Level, level};
+use super::{Level, amd, level};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -41,7 +41,7 @@ macro_rules! with_tile {
     };
 }
 
-/// Whether this processor has the instructions (and `RECAST_CPU` does not forbid them).
+/// Whether this processor has the instructions and gains by them, or is made to take them by `RECAST_CPU`.
 pub fn available() -> bool {
     cfg!(target_arch = "x86_64") && level() >= Level::Avx512Bf16
 }
@@ -167,20 +167,6 @@ pub fn tiles_pay() -> bool {
         Level::Avx512Bf16 => amd(),
         _ => false,
     }
-}
-
-fn amd() -> bool {
-    // Asked once: a virtual machine leaves to its host what `cpuid` answers.
-    #[cfg(target_arch = "x86_64")]
-    {
-        static AMD: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
-            let name = std::arch::x86_64::__cpuid(0);
-            [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
-        });
-        *AMD
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 /// Rows of [`product_of_tiles`] are multiples of it.
