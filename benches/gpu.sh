@@ -43,13 +43,16 @@ part() { # NAME SECONDS COMMAND...
   [ "$code" = 0 ] || missed+=("$name")
 }
 
-# Tokens of each stage, so that both take half of the time that is left; TOKENS where there is no budget. Steps
-# that were measured before say how long a token takes.
+# Tokens of each stage, so that both take half of the time that is left by the steps measured before; TOKENS
+# where there is no budget or nothing was measured.
 fitting() {
-  [ -n "${BUDGET:-}" ] || { echo "$tokens"; return; }
+  if [ -z "${BUDGET:-}" ] || [ ! -e "$out/align.log" ] || [ ! -e "$out/distil.log" ]; then
+    echo "$tokens"
+    return
+  fi
   awk -v left=$((budget - SECONDS)) -v most="$tokens" '
     match($0, /^[0-9.,]+ tokens\/s/) { rate = $1; gsub(",", "", rate); seconds += 1 / rate; stages++ }
-    END { n = stages == 2 ? left / 2 / seconds : 0; printf "%d", n < most ? n : most }' "$out"/{align,distil}.log
+    END { n = stages == 2 ? left / 2 / seconds : most + 0; printf "%d", n < most + 0 ? n : most + 0 }' "$out"/{align,distil}.log
 }
 
 if [ -n "${TESTS:-}" ] && wanted tests; then

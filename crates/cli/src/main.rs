@@ -40,7 +40,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<std::num::NonZeroUsize>,
     /// Precision of matrix products: f32, or bf16 operands with f32 accumulation (and keys and values
-    /// held in bf16) where the processor has instructions for it.
+    /// held in bf16) where the processor has instructions for it that are faster.
     #[arg(long, global = true, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Device to compute on: cpu, cuda, rocm, metal, vulkan or wgpu (those the binary was built for).

@@ -23,7 +23,7 @@ pub enum Precision {
     /// f32 operands.
     F32,
     /// Operands rounded to bfloat16, forward and backward, where the processor has instructions
-    /// for it ([`bf16::available`]), and caches of keys and values too; f32 operands elsewhere.
+    /// for it that are faster ([`bf16::available`]), and caches of keys and values too; f32 operands elsewhere.
     Bf16,
 }
 
