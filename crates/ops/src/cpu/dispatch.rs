@@ -46,8 +46,8 @@ pub fn widest() -> Level {
     *WIDEST
 }
 
-/// The fastest of the levels up to `widest`: `vdpbf16ps` has twice the rate of f32 on AMD and half of it on
-/// Intel, where bf16 is for AMX.
+/// The fastest of the levels up to `widest`: `vdpbf16ps` has twice the rate of f32 on AMD and less than
+/// f32's on Intel, where bf16 is for AMX.
 fn fastest(widest: Level, amd: bool) -> Level {
     if widest == Level::Avx512Bf16 && !amd { Level::Avx512 } else { widest }
 }

@@ -160,7 +160,7 @@ pub fn matmul_in_cache(out: &mut [f32], out_stride: usize, accumulate: bool, lef
 }
 
 /// Whether products in cache whose operands are packed once for many of them gain by rounding: on AMX, and
-/// on AMD, whose `vdpbf16ps` has twice the rate of f32 (Intel's has half of it).
+/// on AMD, whose `vdpbf16ps` has twice the rate of f32 (Intel's has less than f32).
 pub fn tiles_pay() -> bool {
     match level() {
         Level::Amx => true,
