@@ -27,7 +27,7 @@ pub enum Level {
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 /// The level in use: the fastest this processor has, or the one that the environment variable `RECAST_CPU`
-/// (`baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`) asks for, [`widest`] at most. Read once.
+/// (`baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`) asks for where it is there. Read once.
 #[inline]
 pub fn level() -> Level {
     match CHOSEN.load(Ordering::Relaxed) {
@@ -52,6 +52,11 @@ fn fastest(widest: Level, amd: bool) -> Level {
     if widest == Level::Avx512Bf16 && !amd { Level::Avx512 } else { widest }
 }
 
+/// The level that was asked for, or the fastest where this processor does not have it.
+fn granted(wanted: Level, widest: Level, fastest: Level) -> Level {
+    if wanted <= widest { wanted } else { fastest }
+}
+
 #[cold]
 fn choose() -> Level {
     let widest = widest();
@@ -60,7 +65,7 @@ fn choose() -> Level {
         Err(_) => fastest,
         Ok(name) if name.is_empty() => fastest,
         Ok(name) => match parse(&name) {
-            Some(wanted) => wanted.min(widest),
+            Some(wanted) => granted(wanted, widest, fastest),
             None => {
                 eprintln!(
                     "RECAST_CPU is `{name}`: expected `baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`; using {fastest:?}"
@@ -333,5 +338,6 @@ mod tests {
         use Level::{Amx, Avx2, Avx512, Avx512Bf16};
         assert_eq!([Avx2, Avx512, Avx512Bf16, Amx].map(|widest| fastest(widest, false)), [Avx2, Avx512, Avx512, Amx]);
         assert_eq!(fastest(Avx512Bf16, true), Avx512Bf16);
+        assert_eq!([Avx2, Avx512Bf16, Amx].map(|wanted| granted(wanted, Avx512Bf16, Avx512)), [Avx2, Avx512Bf16, Avx512]);
     }
 }
