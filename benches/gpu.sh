@@ -6,7 +6,7 @@
 #
 # May be set: DEVICE (cuda); PYTHON (python3; without torch there the rival is left out); BATCH (32); TOKENS of each
 # stage (2e7); TESTS, a folder with the test programs fused, elementwise and recurrences as
-# `cargo test --features cuda --no-run` leaves them; PARTS, of "tests ops step align distil convert eval"; BUDGET,
+# `cargo test --features cuda --no-run` leaves them; PARTS, of "tests step align distil ops convert eval denoise"; BUDGET,
 # seconds for everything: a part gets what is left, and the conversion as many tokens as fit by the steps measured
 # before it. No Rust is needed on the machine itself.
 set -uo pipefail
@@ -16,7 +16,7 @@ if [ $# -lt 4 ]; then
 fi
 recast=$1 teacher=$2 text=$3 out=$4 data=${5:-}
 device=${DEVICE:-cuda} python=${PYTHON:-python3} batch=${BATCH:-32} tokens=${TOKENS:-2e7} budget=${BUDGET:-1000000}
-parts=" ${PARTS:-tests ops step align distil convert eval} "
+parts=" ${PARTS:-tests step align distil ops convert eval denoise} "
 here=$(cd "$(dirname "$0")" && pwd)
 recipe=$here/../recipes/smollm2-rwkv7.toml
 mkdir -p "$out"
@@ -50,8 +50,10 @@ fitting() {
     echo "$tokens"
     return
   fi
-  awk -v left=$((budget - SECONDS)) -v most="$tokens" '
+  # `bench step` says tokens a second, compare.py seconds a step of $batch times 512 tokens.
+  awk -v left=$((budget - SECONDS)) -v most="$tokens" -v step=$((batch * 512)) '
     match($0, /^[0-9.,]+ tokens\/s/) { rate = $1; gsub(",", "", rate); seconds += 1 / rate; stages++ }
+    match($0, /recast [0-9.]+ s,/) { seconds += substr($0, RSTART + 7) / step; stages++ }
     END { n = stages == 2 ? left / 2 / seconds : most + 0; printf "%d", n < most + 0 ? n : most + 0 }' "$out"/{align,distil}.log
 }
 
@@ -67,11 +69,14 @@ if "$python" -c 'import torch' 2>/dev/null; then
 fi
 for what in step align distil; do
   wanted "$what" || continue
-  of=()
-  [ "$what" = step ] || of=(--recipe "$recipe" --stage "$what" --set "teacher.path=$teacher")
-  part "$what" 120 "$recast" bench step --device "$device" --precision bf16 --batch "$batch" "${of[@]}"
-  [ -z "$rival" ] || part "against-torch-$what" 240 "$python" "$here/compare.py" --recast "$recast" --teacher "$teacher" \
-    --python "$python" --only "$what" --device "$device" --precision bf16 --batch "$batch" --rounds 1 "${fla[@]}"
+  if [ -n "$rival" ]; then
+    part "$what" 240 "$python" "$here/compare.py" --recast "$recast" --teacher "$teacher" --python "$python" \
+      --only "$what" --device "$device" --precision bf16 --batch "$batch" --rounds 1 "${fla[@]}"
+  else
+    of=()
+    [ "$what" = step ] || of=(--recipe "$recipe" --stage "$what" --set "teacher.path=$teacher")
+    part "$what" 120 "$recast" bench step --device "$device" --precision bf16 --batch "$batch" "${of[@]}"
+  fi
 done
 wanted ops && part ops 180 "$recast" bench ops --device "$device" --precision bf16
 if wanted convert; then
@@ -85,6 +90,8 @@ if wanted eval && [ -n "$data" ] && [ -e "$out/run/model" ]; then
   part eval 900 "$recast" eval "$out/run/model" --against "$teacher" --device "$device" --precision bf16 --data "$data" \
     --tasks lambada,arc_easy,arc_challenge,hellaswag,piqa,winogrande,mmlu --limit 200
 fi
+wanted denoise && part denoise 300 "$recast" train "$here/../recipes/llada-tiny.toml" --device "$device" \
+  --out "$out/denoise" --no-progress --set stages.denoise.tokens=1e5
 if [ ${#missed[@]} -gt 0 ]; then
   echo "failed or out of time: ${missed[*]}; their logs are in $out"
   exit 1

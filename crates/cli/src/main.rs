@@ -81,14 +81,8 @@ impl Global {
         if self.precision == Precision::Bf16 && computed_at(&device) == Precision::F32 {
             static TOLD: Once = Once::new();
             TOLD.call_once(|| {
-                use recast_ops::cpu::{Level, level, widest};
-                // Only asked for by name can the level be a lower one.
-                let named = std::env::var("RECAST_CPU").is_ok_and(|name| !name.is_empty());
-                if widest() >= Level::Avx512Bf16 && !named {
-                    eprintln!("bf16 is slower than f32 here: products are computed in f32 (RECAST_CPU=avx512bf16 takes it)");
-                } else {
-                    eprintln!("no instructions for bf16 at {:?}: products are computed in f32", level());
-                }
+                let level = recast_ops::cpu::level();
+                eprintln!("no instructions for bf16 that beat f32 at {level:?}: products are computed in f32");
             });
         }
         Ok(device)

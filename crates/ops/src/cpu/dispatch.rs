@@ -40,12 +40,6 @@ pub fn level() -> Level {
     }
 }
 
-/// The widest level this processor has, whether it is used or not.
-pub fn widest() -> Level {
-    static WIDEST: std::sync::LazyLock<Level> = std::sync::LazyLock::new(detect);
-    *WIDEST
-}
-
 /// The fastest of the levels up to `widest`: `vdpbf16ps` has twice the rate of f32 on AMD and less than
 /// f32's on Intel, where bf16 is for AMX.
 fn fastest(widest: Level, amd: bool) -> Level {
@@ -59,7 +53,7 @@ fn granted(wanted: Level, widest: Level, fastest: Level) -> Level {
 
 #[cold]
 fn choose() -> Level {
-    let widest = widest();
+    let widest = detect();
     let fastest = fastest(widest, amd());
     let level = match std::env::var("RECAST_CPU") {
         Err(_) => fastest,
@@ -330,7 +324,7 @@ mod tests {
     fn names_of_levels() {
         assert_eq!(parse("avx2"), Some(Level::Avx2));
         assert_eq!(parse("AVX2"), None);
-        assert!(level() <= widest());
+        assert!(level() <= detect());
     }
 
     #[test]
