@@ -161,29 +161,119 @@ fn empty_text_and_a_taken_folder() {
     assert!(text(&output.stderr).contains("--resume"));
 }
 
-#[test]
-fn a_diverging_run_stops_with_its_checkpoint_intact() {
-    let folder = folder_with(RECIPE);
-    let arguments = [
-        "convert",
-        "r.toml",
-        "--out",
-        "n",
-        "--set",
-        "checkpoints.every_steps=1",
-        "--set",
-        "stages.distil.learning_rate=1e30",
-        "--set",
-        "stages.distil.tokens=2048",
-        "--set",
-        "stages.distil.clip=0.0",
-    ];
-    let output = recast(folder.path(), &arguments);
+/// Makes a run that diverges in its second stage; the error it ends with.
+fn diverged(folder: &Path, sets: &[&str]) -> String {
+    let mut arguments = vec!["convert", "r.toml", "--out", "n"];
+    let own = ["checkpoints.every_steps=1", "checkpoints.keep=9", "stages.distil.learning_rate=1e30", "stages.distil.clip=0.0"];
+    for set in own.iter().chain(sets) {
+        arguments.extend(["--set", set]);
+    }
+    let output = recast(folder, &arguments);
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("is intact") && !message.contains("panicked"), "{message}");
-    let checkpoints = std::fs::read_dir(folder.path().join("n/checkpoints")).expect("checkpoints").count();
-    assert!(checkpoints >= 1);
+    message
+}
+
+#[test]
+fn a_diverging_run_stops_with_its_checkpoint_intact_and_goes_on_at_a_lower_rate() {
+    let folder = folder_with(RECIPE);
+    let message = diverged(folder.path(), &["stages.distil.tokens=2048"]);
+    assert!(message.contains("is intact") && message.contains("--set stages.distil.learning_rate"), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    let run = folder.path().join("n");
+    let checkpoints = run.join("checkpoints");
+    // The steps before the one that failed have done their harm.
+    for entry in std::fs::read_dir(&checkpoints).expect("checkpoints").map(|e| e.expect("entry").path()) {
+        if entry.file_name().is_some_and(|name| name.to_string_lossy() > *"01-00000000") {
+            std::fs::remove_dir_all(entry).expect("removes it");
+        }
+    }
+    // What killed processes leave.
+    for rest in [".01-00000099.tmp", "00-00000001.half"] {
+        std::fs::create_dir(checkpoints.join(rest)).expect("folder");
+    }
+    let output = recast(folder.path(), &["convert", "--resume", "n", "--set", "seed=2"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("built on"), "{}", text(&output.stderr));
+    let changes = ["--set", "stages.distil.learning_rate=1e-3", "--set", "stages.distil.clip=1.0"];
+    let output = recast(folder.path(), &[&["convert", "--resume", "n"][..], &changes].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(run.join("recipe-until-01-00000000.toml").is_file());
+    assert!(!checkpoints.join(".01-00000099.tmp").exists() && !checkpoints.join("00-00000001.half").exists());
+    // The end of a finished run can be written again, otherwise.
+    let output = recast(folder.path(), &["convert", "--resume", "n", "--set", "export.dtype=bf16"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let bytes = std::fs::read(run.join("model/model.safetensors")).expect("model");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    assert_eq!(file.tensor(name).expect("a projection").dtype(), safetensors::Dtype::BF16);
+    let output = recast(folder.path(), &["convert", "--resume", "n"]);
+    assert!(text(&output.stderr).contains("finished already"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn changed_text_is_not_gone_on_with() {
+    let folder = folder_with(RECIPE);
+    let line = |i: usize| {
+        format!("{{\"text\": \"Tale {i}. Once upon a time there were {i} geese at the pond, and {} more.\"}}\n", i * 7)
+    };
+    let lines: String = (0..400).map(line).collect();
+    let path = folder.path().join("t.jsonl");
+    std::fs::write(&path, &lines).expect("text");
+    diverged(folder.path(), &["text.train=t.jsonl", "text.held_out_tokens=600"]);
+    std::fs::write(&path, lines.clone() + &line(400)).expect("text");
+    let resume = ["convert", "--resume", "n", "--set", "stages.distil.learning_rate=1e-3"];
+    let output = recast(folder.path(), &resume);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("the text was changed"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_a_later_stage_cannot_do_is_found_first() {
+    let folder = folder_with(RECIPE);
+    let output = recast(folder.path(), &["convert", "r.toml", "--out", "n", "--set", "stages.distil.context=100000000"]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("stage `distil`"), "{message}");
+    assert!(!folder.path().join("n").exists(), "a run that never began left its folder");
+    let group = "stages.distil.groups=[{pattern=\"self-attn\",learning_rate=1e-4}]";
+    refused(RECIPE, &["convert", "r.toml", "--set", group], 2, "`self-attn` has no parameter");
+    refused(RECIPE, &["convert", "r.toml", "--set", "stages.distil.wait=1.0"], 2, "wait is 1");
+}
+
+#[test]
+fn a_second_start_leaves_the_first_alone() {
+    let folder = folder_with(RECIPE);
+    let run = folder.path().join("n");
+    std::fs::create_dir(&run).expect("folder");
+    let lock = std::fs::File::create(run.join(".lock")).expect("lock");
+    lock.lock().expect("nobody else is there");
+    let output = recast(folder.path(), &["convert", "r.toml", "--out", "n"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("another process"), "{}", text(&output.stderr));
+    assert!(run.join(".lock").exists(), "the first one's lock is gone");
+}
+
+/// A head that is there only to train is dropped before the student is measured: what was measured is what was
+/// written.
+#[test]
+fn a_discarded_head_is_not_measured() {
+    let folder = folder_with(RECIPE);
+    let summary = |arguments: &[&str]| -> serde_json::Value {
+        let output = recast(folder.path(), &[&["--json"], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    let loss = |summary: &serde_json::Value, name: &str| {
+        let all = summary["held_out"].as_array().cloned().unwrap_or_default();
+        let found = all.iter().find(|of| of[0] == name).unwrap_or_else(|| panic!("no {name} in {summary}"));
+        found[1]["loss"].as_f64().expect("a loss")
+    };
+    let tied = ["--set", "student.tied=untie-discard", "--set", "stages.distil.learning_rate=0.01"];
+    let first = summary(&[&["convert", "r.toml", "--out", "a"][..], &tied].concat());
+    let second = summary(&["convert", "r.toml", "--out", "b", "--set", "teacher.path=a/model"]);
+    let (said, found) = (loss(&first, "distil"), loss(&second, "teacher"));
+    assert!((said - found).abs() < 1e-4, "the student was said to have {said}; what was written has {found}");
 }
 
 /// A limit on the size of files stands in for a full disk: a write fails half way.

@@ -49,7 +49,7 @@ impl Scorer for DiffusionScorer<'_> {
 
     fn loglikelihood(&mut self, requests: &[Request]) -> Result<Vec<Scored>, BoxError> {
         let mut out = Vec::with_capacity(requests.len());
-        for (index, Request { context, continuation }) in requests.iter().enumerate() {
+        for (index, Request { context, continuation, greedy }) in requests.iter().enumerate() {
             if context.is_empty() || continuation.is_empty() {
                 return Err(format!("request {index}: expected a context and a continuation, found an empty one").into());
             }
@@ -60,7 +60,7 @@ impl Scorer for DiffusionScorer<'_> {
             out.push(Scored {
                 // Only their sum is known.
                 logprobs: vec![each; continuation.len()],
-                greedy: likelihood::greedy(self.model, &tokens, context.len(), self.options.budget)?,
+                greedy: *greedy && likelihood::greedy(self.model, &tokens, context.len(), self.options.budget)?,
             });
         }
         Ok(out)

@@ -1,5 +1,5 @@
 //! The pages of docs/reference, made from what the program itself knows: its arguments, the schema
-//! of recipes, the options of registered mixers. The test holds the files to them;
+//! of recipes, the options of registered mixers, tasks. The test holds the files to them;
 //! `RECAST_UPDATE_DOCS=1 cargo test --release --workspace reference` writes them anew.
 
 use clap::CommandFactory;
@@ -59,6 +59,33 @@ fn mixers() -> String {
     out
 }
 
+/// Every task, with the data file that it reads.
+fn tasks() -> String {
+    let mut out = String::from(
+        "# Tasks\n\nGenerated from crates/eval/tasks: what `recast eval --tasks NAME,NAME --data DIR` looks for in DIR, one JSON \
+         object a line with these fields unless said otherwise. How to make such files: \
+         [evaluating](../guide/evaluating.md).\n\n\
+         | name | file | fields | metrics, the compared one first | from |\n|---|---|---|---|---|\n",
+    );
+    for (name, _) in recast_eval::tasks::BUILTIN {
+        let task = recast_eval::Task::builtin(name).expect("an embedded task");
+        let said = |value: Value| value.as_str().unwrap_or_default().to_owned();
+        let fields = task.data.fields.iter().map(|(field, kind)| format!("`{field}`: {}", said(serde_json::json!(kind))));
+        let fields = match task.data.format {
+            recast_eval::tasks::Format::Jsonl => fields.collect::<Vec<_>>().join(", "),
+            recast_eval::tasks::Format::Text => "plain text".into(),
+            recast_eval::tasks::Format::Wikitext => "WikiText's raw text".into(),
+        };
+        let others = task.score.metrics.iter().filter(|&&m| m != task.score.primary);
+        let metrics: Vec<String> = std::iter::once(&task.score.primary).chain(others).map(|m| m.to_string()).collect();
+        let shots = task.shots.map_or_else(String::new, |s| format!(", {} solved examples from `{}`", s.count, s.file));
+        let from = format!("{}; {}", task.origin.source, task.origin.licence).replace('|', "\\|");
+        let (file, metrics) = (task.data.file, metrics.join(", "));
+        out.push_str(&format!("| `{name}` | `{file}`{shots} | {fields} | {metrics} | {from} |\n"));
+    }
+    out
+}
+
 fn sentence(text: &str) -> String {
     format!("{}.", text.trim_end_matches('.'))
 }
@@ -105,7 +132,7 @@ fn text(description: &Value) -> String {
 #[test]
 fn reference_pages_are_up_to_date() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference");
-    for (name, wanted) in [("cli.md", command_line()), ("recipe.md", recipe()), ("mixers.md", mixers())] {
+    for (name, wanted) in [("cli.md", command_line()), ("recipe.md", recipe()), ("mixers.md", mixers()), ("tasks.md", tasks())] {
         let path = folder.join(name);
         if std::env::var_os("RECAST_UPDATE_DOCS").is_some() {
             std::fs::create_dir_all(&folder).expect("docs/reference");

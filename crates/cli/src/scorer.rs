@@ -70,7 +70,7 @@ impl<'a> ModelScorer<'a> {
         let mut tokens = Vec::with_capacity(rows.len() * width);
         let (mut places, mut targets) = (Vec::new(), Vec::new());
         for (at, &row) in rows.iter().enumerate() {
-            let Request { context, continuation } = &requests[row];
+            let Request { context, continuation, .. } = &requests[row];
             // The last token is asked about and never read.
             let read = &continuation[..continuation.len() - 1];
             tokens.extend(context[pass.shared..].iter().chain(read));
@@ -288,7 +288,7 @@ pub(crate) mod tests {
     }
 
     fn request(context: &[u32], continuation: &[u32]) -> Request {
-        Request { context: context.into(), continuation: continuation.into() }
+        Request { context: context.into(), continuation: continuation.into(), greedy: true }
     }
 
     /// Shared contexts long and short, a context of one token, single requests of unlike lengths.

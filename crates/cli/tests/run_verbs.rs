@@ -177,6 +177,21 @@ fn eval_scores_compares_and_remembers() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("against the teacher"));
     assert_eq!(json_of(&arguments, "")["results"], first["results"]);
 
+    // Into a run's report, once.
+    let run = tempfile::tempdir().expect("a folder");
+    let into = [&arguments[..], &["--report", text(run.path())]].concat();
+    let missing = recast(&into, "");
+    assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("report.json"));
+    std::fs::write(run.path().join("report.json"), json!({"title": "a run"}).to_string()).expect("writes");
+    for _ in 0..2 {
+        json_of(&into, "");
+    }
+    let report = std::fs::read_to_string(run.path().join("report.json")).expect("a report");
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!((&report["title"], report["tasks"].as_array().map(Vec::len)), (&json!("a run"), Some(1)));
+    let page = std::fs::read_to_string(run.path().join("report.html")).expect("a page");
+    assert!(page.contains("OpenBookQA"), "the task is on the page");
+
     let unknown = recast(&["eval", text(model.path()), "--tasks", "no_such", "--data", text(data.path())], "");
     assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("no_such"));
 }

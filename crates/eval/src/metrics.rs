@@ -14,7 +14,8 @@ pub enum MetricKind {
     /// Share of items answered right. Choices: the most likely text (the first on a tie); a
     /// minimal pair: the good one strictly above the bad; a last word: every token greedy.
     Acc,
-    /// The same with each choice's log-probability divided by its bytes (leading space apart).
+    /// The same with each choice's log-probability divided by its length in characters (leading space
+    /// apart).
     AccNorm,
     /// `exp` of the mean negative log-probability a token. Compares models of one tokenizer.
     Perplexity,
@@ -99,8 +100,7 @@ impl Measure {
                 if [loglikelihoods.len(), tokens.len(), greedy.len()] != [count; 3] {
                     return None;
                 }
-                let normed: Vec<f64> =
-                    pairs.iter().zip(loglikelihoods).map(|((_, text), ll)| ll / text.trim_start().len().max(1) as f64).collect();
+                let normed: Vec<f64> = pairs.iter().zip(loglikelihoods).map(|((_, text), ll)| ll / length(text)).collect();
                 let right = |scores: &[f64]| match prompt {
                     Prompt::LastWord { .. } => greedy[*gold],
                     Prompt::MinimalPair { .. } => scores[0] > scores[1],
@@ -124,11 +124,12 @@ impl Measure {
                 };
                 let answer = extract_answer(text, *extract);
                 let best = |score: fn(&str, &str) -> f64| answers.iter().map(|gold| score(&answer, gold)).fold(0.0, f64::max);
-                Some(Self {
-                    exact_match: best(|a, b| f64::from(normalise(a) == normalise(b))),
-                    f1: best(word_f1),
-                    ..Self::default()
-                })
+                let same: fn(&str, &str) -> bool = match extract {
+                    Extract::LastNumber => same_number,
+                    Extract::All | Extract::FirstLine => |a, b| normalise(a) == normalise(b),
+                };
+                let exact = answers.iter().any(|gold| same(&answer, gold));
+                Some(Self { exact_match: f64::from(exact), f1: best(word_f1), ..Self::default() })
             }
             _ => None,
         }
@@ -196,6 +197,11 @@ pub fn relative(student: Estimate, teacher: Estimate, chance: f64) -> Option<Est
     })
 }
 
+/// Characters of a choice, without the space in front of it: what lm-evaluation-harness divides by.
+fn length(choice: &str) -> f64 {
+    choice.strip_prefix(' ').unwrap_or(choice).chars().count().max(1) as f64
+}
+
 fn first_largest(scores: &[f64]) -> usize {
     let mut best = 0;
     for (index, score) in scores.iter().enumerate() {
@@ -216,26 +222,41 @@ fn extract_answer(text: &str, extract: Extract) -> String {
 
 /// `$1,234.50.` gives `1234.50`.
 fn last_number(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     let mut last = None;
-    let mut current = String::new();
-    for c in text.chars().chain([' ']) {
-        let starts = current.is_empty() && (c == '-' || c.is_ascii_digit());
-        let goes_on = current.ends_with(|d: char| d.is_ascii_digit() || d == '.' || d == ',' || d == '-')
-            && (c.is_ascii_digit() || (matches!(c, '.' | ',') && current != "-"));
-        if starts || goes_on {
-            current.push(c);
-            continue;
+    let mut at = 0;
+    while at < bytes.len() {
+        let whole = at + usize::from(bytes[at] == b'-');
+        let mut end = whole;
+        while digit(end) || (end > whole && bytes.get(end) == Some(&b',') && digit(end + 1)) {
+            end += 1;
         }
-        let number = current.trim_end_matches(['.', ',']).replace(',', "");
-        if number.contains(|d: char| d.is_ascii_digit()) {
-            last = Some(number);
+        let inside_word = at > 0 && bytes[at - 1].is_ascii_alphanumeric();
+        if bytes.get(end) == Some(&b'.') && digit(end + 1) && (end > whole || !inside_word) {
+            end += 1;
+            while digit(end) {
+                end += 1;
+            }
         }
-        current.clear();
-        if c == '-' {
-            current.push(c);
+        if end > whole {
+            last = Some(text[at..end].replace(',', ""));
+            at = end;
+        } else {
+            at += 1;
         }
     }
     last
+}
+
+/// Whether two numbers are the same, however they are written.
+fn same_number(answer: &str, gold: &str) -> bool {
+    let number =
+        |text: &str| text.replace([',', '$'], "").trim().trim_end_matches('.').parse::<f64>().ok().filter(|x| x.is_finite());
+    match (number(answer), number(gold)) {
+        (Some(answer), Some(gold)) => answer == gold,
+        _ => answer == gold,
+    }
 }
 
 /// SQuAD's normalisation: lower case, no punctuation, no articles, single spaces.
@@ -280,12 +301,12 @@ mod tests {
 
     #[test]
     fn choices_by_hand() {
-        // -4 beats -6; by bytes -6/6 = -1 beats -4/2 = -2 (the leading space does not count).
+        // -4 beats -6; by characters -6/6 = -1 beats -4/2 = -2 (the leading space does not count).
         let measure = choice(&[-4.0, -6.0], &[" ab", " abcdef"], 1);
         close(measure.acc, 0.0);
         close(measure.acc_norm, 1.0);
-        // A two-byte letter counts as two.
-        close(choice(&[-3.0, -4.0], &["a", "é"], 1).acc_norm, 1.0);
+        // A letter of two bytes counts once.
+        close(choice(&[-3.0, -4.0], &["a", "é"], 1).acc_norm, 0.0);
         // The first wins a tie.
         close(choice(&[-3.0, -3.0], &["a", "b"], 0).acc, 1.0);
         close(choice(&[-3.0, -3.0], &["a", "b"], 1).acc, 0.0);
@@ -362,8 +383,21 @@ mod tests {
         assert_eq!(number("#### -7"), "-7");
         assert_eq!(number("from 10-3"), "-3");
         assert_eq!(number("none - at all"), "");
+        assert_eq!(number("half is .5 of it."), ".5");
+        assert_eq!(number("5 - 7.25 = -2.25."), "-2.25");
+        assert_eq!(number("1, 2, 3..."), "3");
         assert_eq!(extract_answer("\n  Six \nmore", Extract::FirstLine), "Six");
         close(f64::from(normalise("The  Six!") == normalise("six")), 1.0);
+        for (answer, gold, same) in [
+            ("18.00", "18", true),
+            (".25", "0.25", true),
+            ("1234", "1,234", true),
+            ("1.5", "15", false),
+            ("-5", "5", false),
+            ("", "5", false),
+        ] {
+            assert_eq!(same_number(answer, gold), same, "{answer} and {gold}");
+        }
         // {denver, broncos} against {broncos}: 2 * 1 / 3.
         close(word_f1("the Denver Broncos", "Broncos."), 2.0 / 3.0);
         close(word_f1("", "x"), 0.0);

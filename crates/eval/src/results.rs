@@ -146,7 +146,10 @@ impl Comparison {
             task: teacher.task.clone(),
             title: teacher.title.clone(),
             metric: teacher.primary,
-            conditions: teacher.conditions(),
+            conditions: match (teacher.conditions(), student.conditions()) {
+                (teacher, student) if teacher == student => teacher,
+                (teacher, student) => format!("{teacher}; student: {student}"),
+            },
             chance: teacher.chance,
             teacher: of_teacher,
             student: of_student,
@@ -321,5 +324,10 @@ mod tests {
         student = sample("student", 0.6);
         student.version = 2;
         assert!(Comparison::new(&teacher, &student).is_err());
+        // A bound beside a likelihood is compared, and says so.
+        student = sample("student", 0.6);
+        student.model.estimate = Some("likelihood bound".into());
+        let row = Comparison::new(&teacher, &student).expect("the same task");
+        assert!(row.conditions.contains("; student: ") && row.conditions.contains("likelihood bound"), "{}", row.conditions);
     }
 }

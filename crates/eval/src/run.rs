@@ -223,7 +223,9 @@ fn ask(scorer: &mut dyn Scorer, loaded: &Loaded, batch: &[(usize, Work)]) -> Res
         }
         return Ok(written.into_iter().map(|w| Outcome::Generated { text: cut(&w.text, until).to_string() }).collect());
     }
-    let requests: Vec<Request> = batch.iter().flat_map(|(_, w)| w.requests.clone()).collect();
+    let greedy = matches!(loaded.task.prompt, tasks::Prompt::LastWord { .. });
+    let requests = batch.iter().flat_map(|(_, work)| &work.requests).map(|r| Request { greedy, ..r.clone() });
+    let requests: Vec<Request> = requests.collect();
     let mut scored = loglikelihood(scorer, &requests)?.into_iter();
     let mut outcomes = Vec::with_capacity(batch.len());
     for (index, work) in batch {

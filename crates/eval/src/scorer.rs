@@ -42,6 +42,8 @@ pub struct Request {
     pub context: Arc<[u32]>,
     /// Tokens scored; at least one.
     pub continuation: Arc<[u32]>,
+    /// Whether [`Scored::greedy`] is wanted, which costs some models passes of its own.
+    pub greedy: bool,
 }
 
 /// The answer to a [`Request`].
@@ -50,7 +52,7 @@ pub struct Scored {
     /// `ln p` of each continuation token given everything before it; same length as the
     /// continuation, finite, not above 0.
     pub logprobs: Vec<f32>,
-    /// Whether every continuation token was the most likely one.
+    /// Whether every continuation token was the most likely one; anything where it was not asked for.
     pub greedy: bool,
 }
 

@@ -68,7 +68,7 @@ pub fn encode_pair(scorer: &dyn Scorer, context: &str, continuation: &str) -> Re
     if dropped > 0 {
         before.drain(..dropped);
     }
-    Ok(Fitted { request: Request { context: before.into(), continuation: scored.into() }, dropped })
+    Ok(Fitted { request: Request { context: before.into(), continuation: scored.into(), greedy: false }, dropped })
 }
 
 /// How a document longer than the model's context is read.
@@ -117,7 +117,11 @@ impl Window {
             let end = tokens.len().min(begin + step);
             // Token i sits at sequence[i + 1]; the last one scored is never an input.
             let first = end.saturating_sub(self.context);
-            requests.push(Request { context: Arc::from(&sequence[first..=begin]), continuation: Arc::from(&tokens[begin..end]) });
+            requests.push(Request {
+                context: Arc::from(&sequence[first..=begin]),
+                continuation: Arc::from(&tokens[begin..end]),
+                greedy: false,
+            });
             begin = end;
         }
         requests

@@ -56,6 +56,9 @@ pub enum InferError {
     /// A step of several sequences failed.
     #[error("{0}")]
     Step(String),
+    /// A panic inside the engine, reported where it happened.
+    #[error("an error inside the engine ended every request that ran or waited; its log says which")]
+    Panicked,
     /// The system gave no thread.
     #[error("cannot start the engine's thread: {0}")]
     Thread(String),

@@ -137,6 +137,24 @@ fn what_models_that_denoise_cannot_do_is_refused() {
     assert_eq!((tokens.len(), steps, summary.finish), (0, 0, Finish::Length));
 }
 
+/// The largest number there is is as good as one that suffices.
+#[test]
+fn no_number_is_too_large() {
+    let engine = engine(masked("families/llama_gqa", None, false));
+    let ask = |ahead, steps| Request {
+        prompt: (1..20).collect(),
+        max_tokens: 12,
+        denoising: Some(Denoising { block: Some(4), ahead, rule: Rule::Fixed { steps }, ..Denoising::default() }),
+        ..Request::default()
+    };
+    let (enough, ..) = collect(&submit(&engine, ask(None, 12)));
+    for (ahead, steps) in [(Some(usize::MAX), 12), (None, usize::MAX)] {
+        let (tokens, ..) = collect(&submit(&engine, ask(ahead, steps)));
+        assert_eq!(tokens, enough, "{ahead:?} {steps}");
+    }
+    assert_eq!(enough.len(), 12);
+}
+
 #[test]
 fn stop_strings_and_cancelling() {
     let engine = engine(masked("families/llama_gqa", Some(8), false));

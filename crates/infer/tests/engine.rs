@@ -3,14 +3,14 @@
 mod common;
 
 use common::{MODELS, QUANTISED, WHOLE, endless, model, prompt};
-use recast_infer::engine::{Limits, Message, Refused, Request, Summary};
+use recast_infer::engine::{Limits, Listener, Message, Refused, Request, Summary};
 use recast_infer::samplers::{Event, Finish};
-use recast_infer::{Engine, Generator, Options, Sampling, Snapshot};
+use recast_infer::{Engine, Generator, InferError, Options, Sampling, Snapshot};
 use recast_models::ModelState;
 use recast_models::param::values;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 fn engine(name: &str, limits: Limits) -> Engine {
@@ -61,6 +61,26 @@ fn idle(engine: &Engine) {
     while !engine.is_idle() {
         assert!(started.elapsed() < Duration::from_secs(60), "the engine does not come to rest");
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Takes a slot and holds the loop up, until what it returns is dropped.
+fn hold(engine: &Engine) -> Sender<()> {
+    let (go, wait) = channel::<()>();
+    let listener: Listener = Box::new(move |_| {
+        let _ = wait.recv();
+        ControlFlow::Continue(())
+    });
+    engine.submit(Request { prompt: vec![1], max_tokens: 1, ..Request::default() }, listener).expect("taken");
+    go
+}
+
+/// How it ended.
+fn end(messages: &Receiver<Message>) -> Result<Summary, InferError> {
+    loop {
+        if let Message::End(result) = messages.recv_timeout(Duration::from_secs(60)).expect("an end") {
+            return result;
+        }
     }
 }
 
@@ -332,4 +352,76 @@ fn a_prompt_is_scored_as_the_model_scores_it() {
         assert_eq!(scored.alternatives.len(), 3);
         assert!((scored.alternatives[0].log_probability - (largest - normaliser)).abs() < 1e-3);
     }
+}
+
+/// One that is read while another is, is not behind all of it.
+#[test]
+fn a_short_prompt_does_not_wait_for_a_long_one() {
+    let engine = engine("families/llama_gqa", Limits { slots: 8, chunk: 16, ..Limits::default() });
+    let (send, ends) = channel();
+    let ask = |name: &'static str, prompt: &[u32]| {
+        let send = send.clone();
+        let listener: Listener = Box::new(move |message| {
+            if let Message::End(result) = message {
+                let _ = send.send((name, result.is_ok()));
+            }
+            ControlFlow::Continue(())
+        });
+        engine.submit(Request { prompt: prompt.to_vec(), max_tokens: 1, ..Request::default() }, listener).expect("taken");
+    };
+    let tokens = prompt(engine.model(), 2000);
+    let go = hold(&engine);
+    ask("long", &tokens);
+    ask("short", &tokens[1..9]);
+    // Three answers to one prompt.
+    (0..3).for_each(|_| ask("again", &tokens[2..302]));
+    drop(go);
+    let order: Vec<(&str, bool)> = ends.iter().take(5).collect();
+    assert_eq!(order, [("short", true), ("again", true), ("again", true), ("again", true), ("long", true)]);
+    idle(&engine);
+    // The one that held the loop up had a token; the answers to one prompt read it once.
+    assert_eq!(engine.stats().prompt_tokens, 1 + 2000 + 8 + 300);
+}
+
+#[test]
+fn who_leaves_while_waiting_gives_the_place_up() {
+    let engine = engine("released/rwkv6_rope_gate2", Limits { slots: 1, queue: 1, ..Limits::default() });
+    let request = |max_tokens| Request { prompt: vec![1], max_tokens, ..Request::default() };
+    let (long, messages) = submit(&engine, request(1 << 30));
+    // It has the slot.
+    assert!(messages.recv().is_ok());
+    let (second, left) = submit(&engine, request(1));
+    second.cancel();
+    assert_eq!(end(&left).expect("no error").finish, Finish::Cancelled);
+    // There is room for another, which learns in time that it was not answered in time.
+    let (_, late) = submit(&engine, Request { deadline: Some(Instant::now() + Duration::from_millis(50)), ..request(1) });
+    assert_eq!(end(&late).expect("no error").finish, Finish::Cancelled);
+    assert!(engine.stats().running > 0, "the first still writes");
+    long.cancel();
+    assert_eq!(end(&messages).expect("no error").finish, Finish::Cancelled);
+    idle(&engine);
+    assert_eq!((engine.stats().cancelled, engine.stats().refused), (3, 0));
+}
+
+#[test]
+fn a_panic_ends_what_runs_and_waits_and_not_the_engine() {
+    let engine = engine("released/rwkv7_hybrid", Limits { slots: 2, chunk: 16, ..Limits::default() });
+    let tokens = prompt(engine.model(), 40);
+    let request = |max_tokens| Request { prompt: tokens.clone(), max_tokens, sampling: Sampling::greedy(), ..Request::default() };
+    let before = ask(&engine, request(5)).tokens;
+    idle(&engine);
+    let go = hold(&engine);
+    let (_, beside) = submit(&engine, request(5000));
+    let panics: Listener = Box::new(|_| panic!("a test of what comes of a panic"));
+    engine.submit(request(5), panics).expect("taken");
+    let (_, waits) = submit(&engine, request(5));
+    drop(go);
+    for messages in [&beside, &waits] {
+        let error = end(messages).expect_err("the panic ends it");
+        assert!(matches!(error, InferError::Panicked), "{error}");
+    }
+    idle(&engine);
+    let stats = engine.stats();
+    assert_eq!((stats.failed, stats.prefix_entries, stats.state_bytes), (3, 0, 0));
+    assert_eq!(ask(&engine, request(5)).tokens, before, "it goes on");
 }

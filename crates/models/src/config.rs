@@ -129,6 +129,18 @@ impl Keys<'_> {
         }
     }
 
+    /// The number of layers.
+    ///
+    /// # Errors
+    /// As [`Keys::size`], and when there are more than any model has: each costs memory before a tensor is read.
+    pub fn layers(&self, key: &str) -> Result<usize, ModelError> {
+        const MOST: usize = 4096;
+        match self.size(key)? {
+            n if n <= MOST => Ok(n),
+            n => Err(ModelError::Config(format!("`{key}` is {n}, expected at most {MOST}"))),
+        }
+    }
+
     /// A whole number that may be absent or null.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 //!
 //! [`mixers`] holds one file a mixer, [`families`] one file a kind of checkpoint, [`weights`] the
 //! file formats. [`model::Model`] joins them; [`convert`] makes a student of a teacher;
-//! [`export`] writes a Hugging Face folder. The conformance suite in `tests/conformance.rs` runs
-//! on every registered mixer, `tests/golden.rs` holds families and mixers to PyTorch.
+//! [`export`] writes a Hugging Face folder. `tests/conformance.rs` holds every registered
+//! mixer to the suite in `crates/conformance`, `tests/golden.rs` families and mixers to PyTorch.
 
 pub mod block;
 pub mod config;

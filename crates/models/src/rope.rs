@@ -189,6 +189,11 @@ impl Rope {
         Self { config, table: RwLock::new(None) }
     }
 
+    /// Whether frequencies change with the length of the sequence.
+    pub fn depends_on_length(&self) -> bool {
+        matches!(self.config.scaling, Scaling::Dynamic { .. })
+    }
+
     /// A table that covers positions below `length`.
     pub fn table(&self, length: usize) -> RopeTable {
         // Dynamic scaling depends on the length itself; the others only need room.
@@ -196,7 +201,7 @@ impl Rope {
             Scaling::Dynamic { max_positions, .. } => length.max(max_positions),
             _ => length.next_power_of_two().max(64),
         };
-        let exact = matches!(self.config.scaling, Scaling::Dynamic { .. });
+        let exact = self.depends_on_length();
         if let Some((size, table)) = &*self.table.read().expect("the table's lock is never poisoned")
             && (*size == key || (!exact && *size >= key))
         {

@@ -4,7 +4,7 @@ use crate::error::ModelError;
 use crate::param::{Named, Param};
 use crate::random::Random;
 use crate::weight::{Weight, Weights, format_of};
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, WeightsError};
 use burn::tensor::{Device, Tensor, TensorData};
 use recast_ops::linear::Layout;
 use recast_ops::quantised::{Format, QuantMatrix};
@@ -256,6 +256,10 @@ impl<'a> Builder<'a> {
                 }
                 values
             }
+            // What is there but cannot be read is not missing.
+            None if let Err(ModelError::Weights(error @ WeightsError::UnsupportedKind { .. })) = self.source.read(&full) => {
+                return Err(error.into());
+            }
             None => match self.missing {
                 Missing::Initialise { seed } => init.values(&shape, seed, &full),
                 Missing::Refuse => {
@@ -272,4 +276,36 @@ impl<'a> Builder<'a> {
 
 fn squeezed(shape: &[usize]) -> Vec<usize> {
     shape.iter().copied().filter(|&n| n != 1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A checkpoint whose one tensor is of bytes that are not read.
+    struct Eighths;
+
+    impl Source for Eighths {
+        fn shape(&self, _: &str) -> Option<Vec<usize>> {
+            None
+        }
+
+        fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+            let (path, found, advice) = ("m.safetensors".into(), "F8_E4M3".into(), "convert it");
+            Err(WeightsError::UnsupportedKind { path, name: name.into(), found, advice }.into())
+        }
+
+        fn names(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_called_missing() {
+        for missing in [Missing::Refuse, Missing::Initialise { seed: 1 }] {
+            let builder = Builder::new(&Eighths, missing, Device::flex());
+            let error = builder.param("weight", [2, 2], Init::Constant(1.0)).err().expect("refused").to_string();
+            assert!(error.contains("F8_E4M3") && !error.contains("missing"), "{error}");
+        }
+    }
 }

@@ -1,47 +1,16 @@
-//! What positions see: bidirectional and block-causal attention against plain loops and masks, the
-//! block-end readout of recurrences against their equations, noisy blocks behind clean states, and the
-//! two streams that block diffusion trains on.
+//! What positions see: bidirectional and block-causal attention against plain loops and masks, the block-end
+//! readout of recurrences against their equations. What holds of every mixer is in `crates/conformance`.
 
-mod checks;
+mod variants;
 
 use burn::tensor::Tensor;
-use checks::single::random;
-use checks::subjects::{Body, Subject};
-use checks::{ROUNDING, assert_close, difference, variants};
-use recast_models::mixers::{Call, LayerContext, Shared, registered};
-use recast_models::param::{self, values};
+use recast_conformance::{Body, ROUNDING, Subject, assert_close, random, spec};
+use recast_models::mixers::{Call, LayerContext, Shared};
+use recast_models::param::values;
 use recast_models::sight::Sight;
-use recast_models::state::{Documents, LayerState, ModelState};
-use recast_models::{Diffusion, MixerSpec, ModelError};
+use recast_models::state::{Documents, LayerState};
+use recast_models::{MixerSpec, ModelError};
 use std::collections::HashMap;
-
-/// A block diffusion model of two layers of each of these.
-fn subject(name: &str, spec: &MixerSpec, body: Body, block: Option<usize>) -> Subject {
-    let mut subject = Subject::new(name, &[spec.clone(), spec.clone()], body);
-    subject.model.config.diffusion = Some(Diffusion { mask_token: 28, block, shift: false });
-    subject
-}
-
-fn all() -> Vec<(String, MixerSpec)> {
-    let names = registered().into_iter().map(|m| m.name);
-    names.flat_map(|name| variants::of(name).into_iter().map(move |(v, spec)| (format!("{name} {v}"), spec))).collect()
-}
-
-/// The state after these clean tokens, fed in blocks.
-fn clean(subject: &Subject, tokens: &[u32], block: usize) -> (Vec<f32>, ModelState) {
-    let mut state = subject.model.new_state();
-    let pieces =
-        tokens.chunks(block).map(|piece| values(subject.model.hidden(piece, 1, Some(&mut [&mut state]), None).expect("forward")));
-    (pieces.flatten().collect(), state)
-}
-
-fn denoise(subject: &Subject, tokens: &[u32], states: &[&ModelState]) -> Vec<f32> {
-    values(subject.model.denoise(tokens, states.len(), states).expect("forward"))
-}
-
-fn parts(state: &ModelState) -> Vec<Vec<f32>> {
-    state.layers.iter().flat_map(|l| l.parts.iter().map(|p| values(p.clone()))).collect()
-}
 
 /// Attention by its definition, in f64, with any mask: `[T, HN]`.
 fn attend(q: &[f64], k: &[f64], v: &[f64], layer: &LayerContext, sees: impl Fn(usize, usize) -> bool) -> Vec<f64> {
@@ -179,7 +148,7 @@ fn recurrences_read_the_end_of_the_block() {
         ("rwkv6", vec![("rope", 0), ("gate", 1), ("token_shift", 0)]),
         ("gated_deltanet", vec![("rope", 0)]),
     ] {
-        let mut spec = variants::of(kind)[0].1.clone();
+        let mut spec = spec(kind, &variants::of(kind)[0]);
         for (key, value) in options {
             spec = if key == "gate" { spec.with(key, value) } else { spec.with(key, value == 1) };
         }
@@ -241,117 +210,11 @@ fn recurrences_read_the_end_of_the_block() {
     }
 }
 
-/// Any mixer: a noisy block's last position is what a causal pass gives there (a recurrence reads the
-/// same state; attention has seen the same keys), and its first one depends on the last token.
-#[test]
-fn a_block_sees_all_of_itself() {
-    for (name, spec) in all() {
-        let subject = Subject::new(&name, &[spec], Body::Plain);
-        let tokens = subject.tokens(1, 20);
-        let (_, state) = clean(&subject, &tokens[..13], 13);
-        let width = subject.model.config.hidden;
-        let noisy = denoise(&subject, &tokens[13..], &[&state]);
-        let mut going = state.clone();
-        let causal = values(subject.model.hidden(&tokens[13..], 1, Some(&mut [&mut going]), None).expect("forward"));
-        assert_close(&noisy[6 * width..], &causal[6 * width..], ROUNDING, &name, "the last position of a block");
-        let mut other = tokens.clone();
-        other[19] = (other[19] + 1) % 29;
-        let changed = denoise(&subject, &other[13..], &[&state]);
-        let window = name.contains("window");
-        assert!(window || difference(&changed[..width], &noisy[..width]) > 1e-4, "{name}: the first position ignores the last");
-        assert!(difference(&changed[6 * width..], &noisy[6 * width..]) > 1e-4, "{name}");
-    }
-}
-
-#[test]
-fn states_stay_as_they_are_and_rows_are_alone() {
-    for (name, spec) in all() {
-        let subject = subject(&name, &spec, Body::Biases, Some(4));
-        let tokens = subject.tokens(3, 12);
-        // Three rows at different positions.
-        let states: Vec<ModelState> =
-            [4, 12, 8].iter().enumerate().map(|(r, &n)| clean(&subject, &tokens[r * 12..r * 12 + n], 4).1).collect();
-        let before: Vec<_> = states.iter().map(parts).collect();
-        let block = subject.tokens(3, 4);
-        let refs: Vec<&ModelState> = states.iter().collect();
-        let together = denoise(&subject, &block, &refs);
-        let size = together.len() / 3;
-        for row in 0..3 {
-            let alone = denoise(&subject, &block[row * 4..row * 4 + 4], &refs[row..=row]);
-            assert_close(&together[row * size..(row + 1) * size], &alone, ROUNDING, &name, &format!("row {row} alone"));
-            denoise(&subject, &block[row..=row], &refs[row..=row]);
-        }
-        let after: Vec<_> = states.iter().map(parts).collect();
-        assert!(before == after, "{name}: denoising moved a state");
-        assert_eq!(states.iter().map(|s| s.position).collect::<Vec<_>>(), [4, 12, 8]);
-        // A block at the beginning stands behind an empty state.
-        let empty = subject.model.new_state();
-        denoise(&subject, &block[..4], &[&empty]);
-        assert!(empty.position == 0 && empty.layers.iter().all(|l| l.parts.is_empty()));
-    }
-}
-
-/// Rows padded to a common length give what they give alone, for every sight.
-#[test]
-fn no_row_sees_padding() {
-    for (name, spec) in all() {
-        let subject = subject(&name, &spec, Body::Norms, None);
-        let (rows, columns, lengths) = (3, 11, [11, 4, 7]);
-        let tokens = subject.tokens(rows, columns);
-        let width = subject.model.config.hidden;
-        for sight in [Sight::Whole, Sight::Blocks(3), Sight::Causal] {
-            let hidden = |tokens: &[u32], batch, lengths: Option<&[usize]>| {
-                values(subject.model.hidden_seeing(tokens, batch, sight, None, lengths).expect("forward"))
-            };
-            let padded = hidden(&tokens, rows, Some(&lengths));
-            for (row, &length) in lengths.iter().enumerate() {
-                let alone = hidden(&tokens[row * columns..row * columns + length], 1, None);
-                let start = row * columns * width;
-                assert_close(&padded[start..start + length * width], &alone, ROUNDING, &name, &format!("{sight:?}, row {row}"));
-            }
-        }
-        let refused = subject.model.hidden_seeing(&tokens, rows, Sight::Whole, None, Some(&[11, 12, 1]));
-        assert!(matches!(refused, Err(ModelError::Lengths { .. })));
-        // Packed documents are separate ones.
-        let documents = Documents::new(1, 11, (0..11).map(|t| t == 4).collect());
-        let packed =
-            values(subject.model.hidden_seeing(&tokens[..11], 1, Sight::Whole, Some(&documents), None).expect("forward"));
-        let alone = values(subject.model.hidden_seeing(&tokens[4..11], 1, Sight::Whole, None, None).expect("forward"));
-        assert_close(&packed[4 * width..], &alone, ROUNDING, &name, "a document seen whole");
-    }
-}
-
-/// The two streams are the clean tokens block by block, and the noisy blocks behind their states.
-#[test]
-fn two_streams_are_blocks_behind_states() {
-    for (name, spec) in all() {
-        for (length, block) in [(14, 4), (12, 4), (6, 1), (3, 8)] {
-            let subject = subject(&name, &spec, Body::Plain, Some(block));
-            let clean_tokens = subject.tokens(2, length);
-            let noisy: Vec<u32> = clean_tokens.iter().enumerate().map(|(i, &t)| if i % 3 == 0 { 28 } else { t }).collect();
-            let streams = subject.model.two_streams(&clean_tokens, &noisy, 2, block, None).expect("forward");
-            let [found_clean, found_noisy] = streams.map(values);
-            let (mut wanted_clean, mut wanted_noisy) = (Vec::new(), Vec::new());
-            for row in 0..2 {
-                let mut state = subject.model.new_state();
-                for start in (0..length).step_by(block) {
-                    let own = row * length + start..row * length + (start + block).min(length);
-                    wanted_noisy.extend(denoise(&subject, &noisy[own.clone()], &[&state]));
-                    let hidden = subject.model.hidden(&clean_tokens[own], 1, Some(&mut [&mut state]), None);
-                    wanted_clean.extend(values(hidden.expect("forward")));
-                }
-            }
-            let what = format!("{length} tokens in blocks of {block}");
-            assert_close(&found_clean, &wanted_clean, ROUNDING, &name, &format!("clean stream, {what}"));
-            assert_close(&found_noisy, &wanted_noisy, ROUNDING, &name, &format!("noisy stream, {what}"));
-        }
-    }
-}
-
 /// Softmax: documents stop both streams. Recurrences say that they cannot.
 #[test]
 fn two_streams_of_packed_documents() {
-    let softmax = subject("softmax", &MixerSpec::new("softmax"), Body::Plain, Some(4));
+    let softmax =
+        Subject::new("softmax", &[MixerSpec::new("softmax"), MixerSpec::new("softmax")], Body::Plain).denoising(Some(4));
     let tokens = softmax.tokens(1, 16);
     let noisy: Vec<u32> = tokens.iter().enumerate().map(|(i, &t)| if i % 2 == 0 { 28 } else { t }).collect();
     let documents = Documents::new(1, 16, (0..16).map(|t| t == 8).collect());
@@ -360,45 +223,7 @@ fn two_streams_of_packed_documents() {
     for (stream, (packed, alone)) in packed.iter().zip(&alone).enumerate() {
         assert_close(&packed[packed.len() / 2..], alone, ROUNDING, "softmax", &format!("stream {stream} of a second document"));
     }
-    let recurrent = subject("rwkv7", &variants::of("rwkv7")[0].1, Body::Plain, Some(4));
+    let recurrent = Subject::new("rwkv7", &[spec("rwkv7", &variants::of("rwkv7")[0])], Body::Plain).denoising(Some(4));
     let refused = recurrent.model.two_streams(&tokens, &noisy, 1, 4, Some(&documents));
     assert!(matches!(refused, Err(ModelError::StreamDocuments { .. })));
-}
-
-/// Gradients of the noisy stream reach every parameter, through the states as well: by slopes.
-#[test]
-fn gradients_go_through_the_states() {
-    for name in ["softmax", "rwkv6", "rwkv7", "gated_deltanet"] {
-        let subject = subject(name, &variants::of(name)[0].1, Body::Plain, Some(3));
-        let model = &subject.model;
-        let clean_tokens = subject.tokens(2, 8);
-        let noisy = vec![28; 16];
-        let weights = [random([2, 8, 24], "clean"), random([2, 8, 24], "noisy")];
-        let loss = || {
-            let [a, b] = model.two_streams(&clean_tokens, &noisy, 2, 3, None).expect("forward");
-            (a * weights[0].clone()).sum() + (b * weights[1].clone()).sum()
-        };
-        let params = model.parameters();
-        param::track(&params);
-        let mut gradients = loss().backward();
-        let gradients: Vec<_> = params.iter().map(|(_, p)| p.untrack(Some(&mut gradients))).collect();
-        for ((parameter, handle), gradient) in params.iter().zip(gradients) {
-            let Some(gradient) = gradient else { continue };
-            let length = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-            if length < 1e-2 {
-                continue;
-            }
-            let moved = |by: f64| {
-                handle.update(&mut |x| x.iter_mut().zip(&gradient).for_each(|(x, g)| *x += (by * f64::from(*g) / length) as f32));
-                let value = f64::from(values(loss())[0]);
-                handle.update(&mut |x| x.iter_mut().zip(&gradient).for_each(|(x, g)| *x -= (by * f64::from(*g) / length) as f32));
-                value
-            };
-            let good = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4].iter().any(|&by| {
-                let slope = (moved(by) - moved(-by)) / (2.0 * by);
-                (slope - length).abs() < 2e-2 * length
-            });
-            assert!(good, "{name}: gradient of {parameter}, length {length}, is not the slope");
-        }
-    }
 }

@@ -2,11 +2,8 @@
 //! released RADLADS classes where such a class exists, Recast's own form where
 //! none does, the teacher's bytes wherever nothing was trained.
 
-mod checks;
-
 use burn::tensor::Device;
-use checks::subjects::randomise;
-use checks::whole::same_files;
+use recast_conformance::{randomise, same_files};
 use recast_models::convert::{TiedEmbeddings, WithMaskRow, mask_row, student, student_config};
 use recast_models::export::{self, Provenance, Storage};
 use recast_models::param::values;

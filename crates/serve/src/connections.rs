@@ -1,4 +1,4 @@
-//! Connections: so many at a time, and none kept whose client has stopped taking its answer.
+//! Connections: so many at a time, and none kept whose client has stopped taking its answer or asks for nothing.
 
 use axum::serve::Listener;
 use std::io::{Error, ErrorKind, IoSlice};
@@ -12,16 +12,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
+/// Time after which a connection is closed on which nothing was asked since it was opened, or since the last answer;
+/// nginx's.
+const IDLE: Duration = Duration::from_secs(75);
+
 /// A listener with a bound on its connections.
 pub(crate) struct Connections {
     listener: TcpListener,
     places: Arc<Semaphore>,
     patience: Duration,
+    idle: Duration,
 }
 
 impl Connections {
     pub fn new(listener: TcpListener, most: usize, patience: Duration) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))), patience }
+        Self { listener, places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))), patience, idle: IDLE }
     }
 }
 
@@ -39,8 +44,18 @@ impl Listener for Connections {
                 Ok((stream, address)) => {
                     // Tokens are small and shall not wait for each other.
                     let _ = stream.set_nodelay(true);
-                    let timer = Box::pin(sleep(self.patience));
-                    return (Connection { stream, timer, patience: self.patience, waits: false, _place: place }, address);
+                    let connection = Connection {
+                        stream,
+                        timer: Box::pin(sleep(self.patience)),
+                        patience: self.patience,
+                        waits: false,
+                        idle_timer: Box::pin(sleep(self.idle)),
+                        idle: self.idle,
+                        written: Instant::now(),
+                        silent: true,
+                        _place: place,
+                    };
+                    return (connection, address);
                 }
                 Err(error) => {
                     // Out of file handles, or a client that left at once: others may do better.
@@ -57,13 +72,20 @@ impl Listener for Connections {
 }
 
 /// A connection that fails when nothing can be written to it for too long: otherwise a client that
-/// stalls would hold its answer in memory for ever.
+/// stalls would hold its answer in memory for ever. And when nothing comes for too long after it was
+/// opened or written to: a client that is gone without a word would hold its place for ever.
 pub(crate) struct Connection {
     stream: TcpStream,
     timer: Pin<Box<Sleep>>,
     patience: Duration,
     /// Whether the timer runs.
     waits: bool,
+    idle_timer: Pin<Box<Sleep>>,
+    idle: Duration,
+    /// When something was written last, or the connection opened.
+    written: Instant,
+    /// Whether nothing was read since: then there is no request that an answer is being made to.
+    silent: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -80,17 +102,37 @@ impl Connection {
         ready!(self.timer.as_mut().poll(context));
         Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not take its answer")))
     }
+
+    fn note(&mut self, wrote: &Poll<std::io::Result<usize>>) {
+        if matches!(wrote, Poll::Ready(Ok(1..))) {
+            (self.written, self.silent) = (Instant::now(), true);
+        }
+    }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if polled.is_ready() {
+            self.silent = false;
+            return polled;
+        }
+        if !self.silent {
+            return Poll::Pending;
+        }
+        let until = self.written + self.idle;
+        if self.idle_timer.deadline() != until {
+            self.idle_timer.as_mut().reset(until);
+        }
+        ready!(self.idle_timer.as_mut().poll(context));
+        Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "nothing is asked on the connection")))
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(&polled);
         self.watch(polled, context)
     }
 
@@ -100,6 +142,7 @@ impl AsyncWrite for Connection {
         bytes: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.note(&polled);
         self.watch(polled, context)
     }
 
@@ -114,5 +157,55 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    const SHORT: Duration = Duration::from_millis(500);
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Asks for a path and reads until the answer ends so.
+    async fn ask(stream: &mut TcpStream, path: &str, end: &str) {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.expect("written");
+        let (mut text, mut bytes) = (String::new(), [0; 1000]);
+        while !text.ends_with(end) {
+            let read = timeout(LONG, stream.read(&mut bytes)).await.expect("in time").expect("an answer");
+            assert!(read > 0, "closed after {text:?}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+    }
+
+    async fn is_closed(stream: &mut TcpStream) {
+        let read = timeout(LONG, stream.read(&mut [0; 10])).await.expect("in time").expect("an end");
+        assert_eq!(read, 0, "nothing more comes");
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_nothing_makes_room_and_who_waits_for_an_answer_gets_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut connections = Connections::new(listener, 1, LONG);
+        connections.idle = SHORT;
+        let slow = || async {
+            sleep(3 * SHORT).await;
+            "late"
+        };
+        let router = Router::new().route("/", get(|| async { "there" })).route("/slow", get(slow));
+        let serving = tokio::spawn(axum::serve(connections, router).into_future());
+        let mut silent = TcpStream::connect(address).await.expect("connected");
+        // There is one place, and it is taken.
+        let mut other = TcpStream::connect(address).await.expect("connected");
+        ask(&mut other, "/", "there").await;
+        is_closed(&mut silent).await;
+        ask(&mut other, "/slow", "late").await;
+        is_closed(&mut other).await;
+        serving.abort();
     }
 }

@@ -82,6 +82,7 @@ pub(crate) fn template_call(call: &Value) -> Option<Value> {
 
 /// A conversation ready to be read.
 pub(crate) struct Prompt {
+    /// Every turn but the instructions, which hold for this answer alone.
     pub messages: Vec<Message>,
     /// All of it, as the template gives it.
     pub text: String,
@@ -91,12 +92,23 @@ pub(crate) struct Prompt {
     pub state: Option<Arc<Snapshot>>,
 }
 
-/// Renders a conversation, or the kept one with `new` turns after it.
-pub(crate) fn prompt(served: &Served, kept: Option<&Kept>, new: Vec<Message>, tools: Option<&Value>) -> Result<Prompt, ApiError> {
+/// Renders a conversation, or the kept one with `new` turns after it; `instructions` come before all of it.
+pub(crate) fn prompt(
+    served: &Served,
+    kept: Option<&Kept>,
+    instructions: Option<Message>,
+    new: Vec<Message>,
+    tools: Option<&Value>,
+) -> Result<Prompt, ApiError> {
     let earlier = kept.and_then(|kept| kept.conversation.as_ref());
-    let mut messages = earlier.map(|c| c.messages.clone()).unwrap_or_default();
+    let mut messages: Vec<Message> = instructions.into_iter().collect();
+    let first = messages.len();
+    if let Some(earlier) = earlier {
+        messages.extend_from_slice(&earlier.messages);
+    }
     messages.extend(new);
     let text = served.template()?.render(&messages, true, tools).map_err(|error| ApiError::Template(error.to_string()))?;
+    messages.drain(..first);
     let encode = |text: &str| served.engine.tokenizer().encode(text, false).map_err(|error| ApiError::request(error.to_string()));
     if let (Some(kept), Some(rest)) = (kept, earlier.and_then(|earlier| rest(earlier, &text))) {
         let mut tokens = kept.unread.clone();

@@ -149,16 +149,17 @@ impl Generation {
         Ok(())
     }
 
-    /// Tokens of prompts and answers, and of prompts those that were not read again. `n` answers to
-    /// one prompt count it once.
+    /// Tokens of prompts and answers, and of prompts those that were not read again: those of the state that was gone
+    /// on from are of both kinds. `n` answers to one prompt count it once.
     pub fn usage(&self, n: usize) -> Usage {
         let of = |f: fn(&Summary) -> usize, step: usize| -> usize {
             self.answers.iter().step_by(step).filter_map(|a| a.summary.as_ref()).map(f).sum()
         };
+        let before = self.before * self.answers.len().div_ceil(n);
         Usage {
-            prompt: of(|s| s.prompt_tokens, n) + self.before * self.answers.len().div_ceil(n),
+            prompt: of(|s| s.prompt_tokens, n) + before,
             completion: of(|s| s.completion_tokens, 1),
-            cached: of(|s| s.reused_tokens, n),
+            cached: of(|s| s.reused_tokens, n) + before,
         }
     }
 

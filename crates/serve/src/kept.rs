@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// A conversation as far as it went.
 #[derive(Clone, Debug)]
 pub(crate) struct Conversation {
-    /// Every turn, the last answer included.
+    /// Every turn, the last answer included; without instructions that were for it alone.
     pub messages: Vec<Message>,
     /// The prompt's text and the answer's, as the model saw them.
     pub text: String,

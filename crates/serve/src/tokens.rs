@@ -23,6 +23,12 @@ pub(crate) fn text(bytes: &[u8]) -> String {
         .map_or_else(|_| bytes.iter().fold("bytes:".to_owned(), |text, byte| format!("{text}\\x{byte:02x}")), ToOwned::to_owned)
 }
 
+/// Whether a token's bytes begin within a character, and how many characters begin in them.
+pub(crate) fn characters(bytes: &[u8]) -> (bool, usize) {
+    let begins = |byte: &u8| byte & 0xc0 != 0x80;
+    (bytes.first().is_some_and(|byte| !begins(byte)), bytes.iter().filter(|byte| begins(byte)).count())
+}
+
 /// Bytes by their spelling: `<0xE2>`, or GPT-2's letters for bytes.
 fn raw(spelling: &str) -> Option<Vec<u8>> {
     let hex = spelling.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
@@ -55,5 +61,9 @@ mod tests {
         assert_eq!(raw("€"), None);
         assert_eq!(text(&[0xe2, 0x82]), "bytes:\\xe2\\x82");
         assert_eq!(text("é".as_bytes()), "é");
+        assert_eq!(characters("a😀".as_bytes()), (false, 2));
+        assert_eq!(characters(&[0xf0, 0x9f]), (false, 1));
+        assert_eq!(characters(&[0x98, 0x80, b'b']), (true, 1));
+        assert_eq!(characters(&[]), (false, 0));
     }
 }

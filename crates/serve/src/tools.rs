@@ -66,9 +66,11 @@ impl Tools {
         };
         let schemas: Vec<Value> = forced
             .iter()
-            .map(|tool| {
+            .enumerate()
+            .map(|(index, tool)| {
                 let function = &tool["function"];
-                let arguments = function.get("parameters").cloned().unwrap_or_else(|| json!({"type": "object"}));
+                let arguments =
+                    function.get("parameters").map_or_else(|| json!({"type": "object"}), |schema| rooted(schema, index));
                 json!({"type": "object", "properties": {"name": {"const": function["name"]}, "arguments": arguments},
                     "required": ["name", "arguments"], "additionalProperties": false})
             })
@@ -80,6 +82,22 @@ impl Tools {
         };
         Ok(Self { list: (!list.is_empty()).then(|| list.into()), constraint })
     }
+}
+
+/// A schema that is the root of the references in it (`#/$defs/...`), wherever it stands: such a root has an `$id`.
+fn rooted(schema: &Value, index: usize) -> Value {
+    let mut schema = schema.clone();
+    if let Value::Object(map) = &mut schema
+        && !map.get("$id").is_some_and(Value::is_string)
+    {
+        // Not a URN, which schemas within that have a relative `$id` of their own could not go on from.
+        map.insert("$id".into(), format!("recast:///tools/{index}/").into());
+        // In drafts before 2019 an `$id` does not count beside a `$ref`.
+        if map.contains_key("$ref") {
+            map.remove("$schema");
+        }
+    }
+    schema
 }
 
 fn one(index: usize, tool: &Value, flat: bool) -> Result<Value, ApiError> {

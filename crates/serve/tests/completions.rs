@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{ATTENTION, RECURRENT, model, plain, post, server, tokenizer};
+use common::{ATTENTION, RECURRENT, get, model, plain, post, server, tokenizer};
 use recast_models::param::values;
 use serde_json::{Value, json};
 
@@ -107,6 +107,25 @@ async fn prompts_come_in_four_forms() {
 }
 
 #[tokio::test]
+async fn a_token_stands_where_its_character_does() {
+    let router = server().router();
+    // é is two tokens, the end token one that the text spells or that is given by its number.
+    let cases = [
+        (json!("aébc"), "aébc", json!([0, 1, 1, 2, 3])),
+        (json!("a<|endoftext|>é"), "a<|endoftext|>é", json!([0, 1, 14, 14])),
+        (json!([[0, 1, 2, 0, 5]]), "<|endoftext|>é<|endoftext|>|", json!([0, 13, 13, 14, 27])),
+        // It begins a text that is empty, and is no part of it.
+        (json!(""), "", json!([0])),
+    ];
+    for (prompt, text, offsets) in cases {
+        let body = json!({"model": "teacher", "prompt": prompt, "max_tokens": 0, "echo": true, "logprobs": 0});
+        let reply = post(&router, "/v1/completions", &body).await.json();
+        let choice = &reply["choices"][0];
+        assert_eq!((&choice["text"], &choice["logprobs"]["text_offset"]), (&json!(text), &offsets), "{reply}");
+    }
+}
+
+#[tokio::test]
 async fn stop_strings_and_seeds() {
     let router = server().router();
     let body = json!({"model": "teacher", "prompt": "abc", "max_tokens": 30, "seed": 5, "temperature": 1.5});
@@ -145,8 +164,13 @@ async fn a_state_goes_on_where_it_was() {
         let warm = ask(with(json!({"prompt": "xyz", "state": state}))).await;
         assert_eq!(warm["choices"][0]["text"], cold["choices"][0]["text"]);
         assert_eq!(warm["usage"]["prompt_tokens"], cold["usage"]["prompt_tokens"]);
+        // Not read again: all that the state has read, and so all but the last token written.
+        let read = get(&router, &format!("/v1/states/{state}")).await.json()["tokens"].as_u64().unwrap() - 1;
+        assert!(read >= 6, "{read}");
+        assert_eq!(warm["usage"]["prompt_tokens_details"]["cached_tokens"], read);
         // It is a value: once more, and more of it at a time.
         let again = ask(with(json!({"prompt": "xyz", "state": state, "n": 2}))).await;
         assert_eq!(again["choices"][1]["text"], cold["choices"][0]["text"]);
+        assert_eq!(again["usage"]["prompt_tokens_details"]["cached_tokens"], read, "one prompt, whatever it is answered");
     }
 }

@@ -4,8 +4,12 @@
 
 mod common;
 
-use common::{masked_server, post};
+use common::{HYBRID, TEMPLATE, limits, masked_server, model, post, tokenizer};
+use recast_infer::Engine;
+use recast_models::Diffusion;
+use recast_serve::{Server, Settings};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const PROMPT: &str = "Once";
 
@@ -95,6 +99,36 @@ async fn a_suffix_is_seen_and_not_written() {
     // A model with blocks of four goes past the suffix in its block too.
     let reply = post(&router, "/v1/completions", &ask(json!({"suffix": "end", "max_tokens": 6}))).await.json();
     assert_eq!(reply["usage"]["completion_tokens"], 6, "{reply}");
+}
+
+#[tokio::test]
+async fn no_number_is_too_large() {
+    let router = masked_server().router();
+    let ask_ahead = |ahead: Value| ask(json!({"model": "whole", "denoising": {"block": 4, "ahead": ahead}}));
+    let all = post(&router, "/v1/completions", &ask_ahead(Value::Null)).await.json();
+    let most = post(&router, "/v1/completions", &ask_ahead(u64::MAX.into())).await;
+    assert_eq!(most.status, 200, "{}", most.text());
+    assert_eq!(most.json()["choices"][0]["text"], all["choices"][0]["text"]);
+}
+
+#[tokio::test]
+async fn responses_are_not_stored_and_say_so() {
+    let mut model = model(HYBRID);
+    let mask_token = model.config.vocabulary as u32 - 1;
+    model.config.diffusion = Some(Diffusion { mask_token, block: Some(8), shift: true });
+    let tokenizer = tokenizer(model.config.vocabulary).with_chat_template(TEMPLATE);
+    let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), limits()).unwrap();
+    let settings = Settings { context: Some(4096), ..Settings::default() };
+    let router = Server::new(settings, vec![("masked".into(), engine)]).unwrap().router();
+    for store in [Value::Null, false.into()] {
+        let body = json!({"model": "masked", "input": "hi", "max_output_tokens": 9, "store": store});
+        let reply = post(&router, "/v1/responses", &body).await;
+        assert_eq!(reply.status, 200, "{store}: {}", reply.text());
+        assert_eq!(reply.json()["store"], false);
+    }
+    let body = json!({"model": "masked", "input": "hi", "max_output_tokens": 9, "store": true});
+    let reply = post(&router, "/v1/responses", &body).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("store")), "{}", reply.text());
 }
 
 #[tokio::test]

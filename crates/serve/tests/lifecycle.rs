@@ -247,6 +247,39 @@ async fn a_forced_call_names_the_tool_and_keeps_to_its_schema() {
     assert_eq!(post(&router, "/v1/chat/completions", &other).await.status, 400);
 }
 
+/// One schema's references are to its own root, and another's to the other.
+#[tokio::test]
+async fn schemas_of_tools_may_refer_to_their_own_definitions() {
+    let small = model(RECURRENT);
+    let letters = tokenizer_of(small.config.vocabulary, ('a'..='z').chain('0'..='9').chain("{}[]\":,.-!".chars()));
+    let engine = Engine::start(Arc::new(small), Arc::new(letters.with_chat_template(TEMPLATE)), limits()).unwrap();
+    let router = Server::new(Settings::default(), vec![("student".into(), engine)]).unwrap().router();
+    let tool = |name: &str, least: u32, more: Value| {
+        let mut parameters = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/digit"}}, "required": ["a"],
+            "additionalProperties": false, "$defs": {"digit": {"type": "integer", "minimum": least, "maximum": least + 4}}});
+        parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    };
+    let older = json!({"$schema": "http://json-schema.org/draft-07/schema#"});
+    let own = json!({"$id": "https://example.org/named"});
+    let tools = [tool("low", 0, json!({})), tool("high", 5, older), tool("named", 0, own)];
+    let mut called = std::collections::BTreeSet::new();
+    let one = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let choices = [one("low"), one("high"), one("named"), json!("required"), json!("required"), json!("required")];
+    for (seed, choice) in choices.into_iter().enumerate() {
+        let body = json!({"model": "student", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 200, "temperature": 1,
+            "seed": seed, "tools": tools, "tool_choice": choice});
+        let reply = post(&router, "/v1/chat/completions", &body).await;
+        assert_eq!(reply.status, 200, "{choice}: {}", reply.text());
+        let call = &reply.json()["choices"][0]["message"]["tool_calls"][0]["function"];
+        let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+        let least = if call["name"] == "high" { 5 } else { 0 };
+        assert!(arguments["a"].as_u64().is_some_and(|a| (least..=least + 4).contains(&a)), "{call}");
+        called.insert(call["name"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(called.len(), 3, "{called:?}");
+}
+
 #[tokio::test]
 async fn the_document_names_every_way_and_no_other() {
     let router = server().router();

@@ -44,6 +44,64 @@ async fn models_and_responses_have_the_published_shape() {
 }
 
 #[tokio::test]
+async fn instructions_are_for_one_response() {
+    let router = server().router();
+    let ask = async |input: &str, instructions: &str, previous: &Value| {
+        let instructions = Some(instructions).filter(|text| !text.is_empty());
+        let body = json!({"model": "teacher", "input": input, "instructions": instructions, "previous_response_id": previous,
+            "max_output_tokens": 3, "temperature": 0});
+        let reply = post(&router, "/v1/responses", &body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()
+    };
+    let tokens = |response: &Value, name: &str| response["usage"][name].as_u64().unwrap();
+    // The template's end of the answer, where it did not come to one itself, and its next turn.
+    let next = |response: &Value| if response["status"] == "incomplete" { 7 } else { 6 };
+    let first = ask("Hi", "Be", &Value::Null).await;
+    assert_eq!(tokens(&first, "input_tokens"), 9);
+    // The same go on from the state, and do not pile up.
+    let mut last = first.clone();
+    for _ in 0..2 {
+        let response = ask("And", "Be", &last["id"]).await;
+        assert_eq!(tokens(&response, "input_tokens"), tokens(&last, "total_tokens") + next(&last));
+        let cached = &response["usage"]["input_tokens_details"]["cached_tokens"];
+        assert_eq!(*cached, tokens(&last, "total_tokens") - 1, "all but the last token written: {response}");
+        last = response;
+    }
+    // None, or others, and those before are gone.
+    for instructions in ["", "Nothing"] {
+        let said = first["output"][0]["content"][0]["text"].as_str().unwrap_or_default();
+        let system = (!instructions.is_empty()).then_some(("system", instructions));
+        let turns = system.into_iter().chain([("user", "Hi"), ("assistant", said), ("user", "And")]);
+        let messages: Vec<Value> = turns.map(|(role, text)| json!({"role": role, "content": text})).collect();
+        let chat = json!({"model": "teacher", "messages": messages, "max_tokens": 1});
+        let chat = post(&router, "/v1/chat/completions", &chat).await.json();
+        let response = ask("And", instructions, &first["id"]).await;
+        assert_eq!(tokens(&response, "input_tokens"), tokens(&chat, "prompt_tokens"), "{instructions}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_send_headers_of_their_own() {
+    let settings = Settings { cors_origins: vec!["https://app.example".into()], ..Settings::default() };
+    let router = server_with(settings, limits()).router();
+    let asked = "authorization,content-type,x-stainless-lang,x-stainless-retry-count";
+    let before = |origin: &str| {
+        let request = Request::builder().method("OPTIONS").uri("/v1/chat/completions").header("origin", origin);
+        let request = request.header("access-control-request-method", "POST").header("access-control-request-headers", asked);
+        request.body(Body::empty()).unwrap()
+    };
+    let reply = send(&router, before("https://app.example")).await;
+    assert_eq!((reply.status.as_u16(), reply.headers["access-control-allow-headers"].to_str().unwrap()), (200, asked));
+    assert_eq!(reply.headers["access-control-allow-origin"], "https://app.example");
+    assert!(!send(&router, before("https://other.example")).await.headers.contains_key("access-control-allow-origin"));
+    let mut request = request("GET", "/v1/models", Body::empty());
+    request.headers_mut().insert("origin", "https://app.example".parse().unwrap());
+    let exposed = send(&router, request).await.headers["access-control-expose-headers"].to_str().unwrap().to_owned();
+    assert!(exposed.contains("retry-after") && exposed.contains("x-request-id"), "{exposed}");
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_named() {
     let router = server().router();
     let refused = async |body: Value, status: u16, words: &str| {

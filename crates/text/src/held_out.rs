@@ -1,5 +1,6 @@
 //! Keeping documents out of training, to measure on.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Result, TextError};
@@ -7,13 +8,17 @@ use crate::random::mix;
 use crate::token_file::TokenFile;
 use crate::token_stream::TokenStream;
 
-/// How much is kept out. Whole documents are, and which is a pure function of the seed and the
-/// document's number: a document keeps its side when more are added behind it (with `Fraction`).
+/// How much is kept out. Whole documents are, where they are not too large, and which is a pure
+/// function of the seed and the document's number: a document keeps its side when more are added
+/// behind it (with `Fraction`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HeldOut {
     /// This share of the documents, above 0 and below 1, each by its own draw.
     Fraction(f64),
-    /// As few documents, in a random order, as have this many tokens together.
+    /// As few documents, in a random order, as have this many tokens together. A document is passed
+    /// over that has more than half of all tokens, or with which there would be more than twice as
+    /// many as asked for and more than a tenth of all; where too few are left without those, the
+    /// end of the longest of them is kept out, at most a tenth of it.
     Tokens(u64),
 }
 
@@ -30,45 +35,72 @@ impl HeldOut {
     /// Splits the documents of a file.
     ///
     /// # Errors
-    /// When the fraction is not between 0 and 1, or one side would have no document.
+    /// When the fraction is not between 0 and 1, no tokens are asked for, or one side would have
+    /// none.
     pub fn split(self, file: &Arc<TokenFile>, seed: u64) -> Result<Split> {
         let count = file.document_starts().len();
         // The constant keeps this draw apart from others with the same seed.
         let draw = |document: usize| mix(mix(seed ^ 0x68656c64) ^ document as u64);
-        let mut kept_out = vec![false; count];
+        // From where on a document is kept out: from its end, as long as it is not.
+        let mut cuts: Vec<usize> = (0..count).map(|document| file.document(document).end).collect();
         match self {
             Self::Fraction(fraction) => {
                 if !(fraction > 0.0 && fraction < 1.0) {
                     return Err(TextError::Request(format!("held-out fraction is {fraction}; expected above 0 and below 1")));
                 }
-                for (document, kept_out) in kept_out.iter_mut().enumerate() {
+                for (document, cut) in cuts.iter_mut().enumerate() {
                     // The upper 53 bits: exactly what an f64 holds.
-                    *kept_out = ((draw(document) >> 11) as f64) < fraction * (1u64 << 53) as f64;
+                    if ((draw(document) >> 11) as f64) < fraction * (1u64 << 53) as f64 {
+                        *cut = file.document(document).start;
+                    }
                 }
             }
+            Self::Tokens(0) => return Err(TextError::Request("0 tokens are to be held out; expected at least 1".into())),
             Self::Tokens(tokens) => {
+                let all = file.len() as u64;
+                // A document comes behind fewer than `tokens` tokens, so that one of at most that
+                // many never goes above this: of many small documents those at the beginning of
+                // the order are taken, whatever the limits, and runs made earlier keep their split.
+                let most = tokens.saturating_mul(2).max(all / 10);
                 let mut order: Vec<usize> = (0..count).collect();
                 order.sort_unstable_by_key(|document| (draw(*document), *document));
                 let mut taken = 0;
+                let mut longest: Option<(u64, usize)> = None;
                 for document in order {
                     if taken >= tokens {
                         break;
                     }
-                    kept_out[document] = true;
-                    taken += file.document(document).len() as u64;
+                    let Range { start, end } = file.document(document);
+                    let len = (end - start) as u64;
+                    if taken + len > most || 2 * len > all {
+                        longest = longest.max(Some((len, document)));
+                        continue;
+                    }
+                    cuts[document] = start;
+                    taken += len;
+                }
+                if let Some((len, document)) = longest
+                    && taken < tokens
+                {
+                    cuts[document] -= (len / 10).min(tokens - taken) as usize;
                 }
             }
         }
         let side = |wanted: bool| -> Result<TokenStream> {
-            let documents: Vec<usize> = (0..count).filter(|document| kept_out[*document] == wanted).collect();
-            if documents.is_empty() {
+            let part = |(document, cut): (usize, &usize)| {
+                let Range { start, end } = file.document(document);
+                if wanted { *cut..end } else { start..*cut }
+            };
+            let parts: Vec<Range<usize>> = cuts.iter().enumerate().map(part).filter(|part| !part.is_empty()).collect();
+            if parts.is_empty() {
                 let side = if wanted { "held out" } else { "left to train on" };
                 return Err(TextError::Request(format!(
-                    "holding out {self:?} of {count} documents leaves none {side}; use more documents, or split \
-                     text files at their separator"
+                    "holding out {self:?} of {count} documents with {} tokens leaves none {side}: they are too few to keep \
+                     some out; use more text, hold out less, or split text files at their separator",
+                    file.len()
                 )));
             }
-            TokenStream::of_documents(Arc::clone(file), documents)
+            TokenStream::of_parts(Arc::clone(file), parts)
         };
         Ok(Split { train: side(false)?, held_out: side(true)? })
     }
@@ -110,6 +142,68 @@ mod tests {
         let share = HeldOut::Fraction(0.2).split(&file(1000), 1).unwrap().held_out.len();
         assert!((600..1000).contains(&share), "{share} of 4000 tokens");
         assert_eq!(HeldOut::Tokens(401).split(&file(1000), 1).unwrap().held_out.len(), 404);
+    }
+
+    /// Documents of these lengths, each token its document's number.
+    fn lengths(lengths: &[usize]) -> Arc<TokenFile> {
+        let tokens = (0u32..).zip(lengths).flat_map(|(document, len)| vec![document; *len]).collect();
+        let starts = (0..lengths.len()).map(|document| lengths[..document].iter().sum::<usize>() as u64).collect();
+        Arc::new(TokenFile::from_tokens(tokens, starts, lengths.len()).unwrap())
+    }
+
+    #[test]
+    fn most_of_the_text_is_never_kept_out() {
+        for seed in 0..10 {
+            let split = |documents: &[usize], wish| HeldOut::Tokens(wish).split(&lengths(documents), seed).unwrap();
+            // Notes and a book: the notes, and the end of the book for what they lack.
+            let notes = split(&[20, 5000], 100);
+            assert_eq!(tokens(&notes.held_out), [vec![0u32; 20], vec![1; 80]].concat());
+            assert_eq!(tokens(&notes.train), [1; 4920]);
+            assert_eq!((notes.held_out.document_starts(), notes.train.document_starts()), (&[0, 20][..], &[0][..]));
+            // A book not much longer than what is asked for would be all the same nearly all there is.
+            assert_eq!(split(&[20, 180], 100).held_out.len(), 20 + 18);
+            // Only books: one ends earlier.
+            let books = split(&[700; 6], 50);
+            assert_eq!((books.held_out.len(), books.held_out.document_starts()), (50, &[0][..]));
+            assert_eq!((books.train.len(), books.train.document_starts().len()), (4150, 6));
+            // Books among small documents are passed over.
+            let mixed = split(&[vec![900usize; 2], vec![10; 100]].concat(), 100);
+            assert_eq!(mixed.held_out.len(), 100);
+            assert!(tokens(&mixed.held_out).iter().all(|document| *document > 1));
+            // A tenth of the text may be one document, however little was asked for.
+            assert_eq!(split(&[300; 20], 50).held_out.len(), 300);
+        }
+    }
+
+    #[test]
+    fn of_one_document_the_end_is_kept_out() {
+        let file = Arc::new(TokenFile::from_tokens((0..5000).collect(), vec![0], 5000).unwrap());
+        for (wish, from) in [(100, 4900), (50_000, 4500), (u64::MAX, 4500)] {
+            let split = HeldOut::Tokens(wish).split(&file, 1).unwrap();
+            assert_eq!(tokens(&split.train), (0..from).collect::<Vec<u32>>());
+            assert_eq!(tokens(&split.held_out), (from..5000).collect::<Vec<u32>>());
+        }
+        let message = HeldOut::Tokens(100).split(&lengths(&[9]), 1).unwrap_err().to_string();
+        assert!(message.contains("9 tokens") && message.contains("too few to keep some out"), "{message}");
+    }
+
+    #[test]
+    fn small_documents_are_those_first_in_the_order() {
+        let sizes: Vec<usize> = (0..300).map(|document| 1 + document * 7 % 19).collect();
+        for (wish, seed) in [(1, 1), (19, 2), (200, 3), (1500, 4), (2900, 5)] {
+            let mut order: Vec<usize> = (0..300).collect();
+            order.sort_unstable_by_key(|document| mix(mix(seed ^ 0x68656c64) ^ *document as u64));
+            let mut taken = 0;
+            order.retain(|document| {
+                let more = taken < wish;
+                taken += if more { sizes[*document] as u64 } else { 0 };
+                more
+            });
+            order.sort_unstable();
+            let expected: Vec<u32> = order.iter().flat_map(|document| vec![*document as u32; sizes[*document]]).collect();
+            let split = HeldOut::Tokens(wish).split(&lengths(&sizes), seed).unwrap();
+            assert_eq!(tokens(&split.held_out), expected, "{wish}");
+        }
     }
 
     #[test]

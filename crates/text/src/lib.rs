@@ -14,6 +14,7 @@ mod error;
 mod files;
 mod held_out;
 mod packing;
+mod pieces;
 mod random;
 mod token_file;
 mod token_stream;

@@ -1,5 +1,6 @@
-//! All documents of a token file, or some of them, as one sequence.
+//! All documents of a token file, or parts of it, as one sequence.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Result, TextError};
@@ -15,8 +16,8 @@ pub struct TokenStream {
 
 #[derive(Debug)]
 struct Chosen {
-    /// Numbers of the chosen documents, increasing.
-    documents: Vec<usize>,
+    /// The file's tokens that were chosen, in order: each part is a document here.
+    parts: Vec<Range<usize>>,
     /// Where each begins in this stream.
     starts: Vec<u64>,
     len: usize,
@@ -28,28 +29,29 @@ impl TokenStream {
         Self { file, chosen: None }
     }
 
-    /// Some documents, by number in increasing order.
+    /// Some documents, or parts of them, by the indices of their tokens in the file; each becomes
+    /// a document of the stream. Nothing is copied.
     ///
     /// # Errors
-    /// When there are none, or the numbers do not increase or pass the last document.
-    pub fn of_documents(file: Arc<TokenFile>, documents: Vec<usize>) -> Result<Self> {
-        let count = file.document_starts().len();
-        if documents.is_empty() || documents.last().is_some_and(|last| *last >= count) {
-            return Err(TextError::Request(format!(
-                "expected at least one document, each below {count}; found {} with the last {:?}",
-                documents.len(),
-                documents.last()
-            )));
+    /// When there is no part, or one is empty, begins before the end of the one before it, or
+    /// passes the end of the file.
+    pub fn of_parts(file: Arc<TokenFile>, parts: Vec<Range<usize>>) -> Result<Self> {
+        if parts.is_empty() {
+            return Err(TextError::Request("no part of the tokens was chosen; expected at least one".into()));
         }
-        if documents.windows(2).any(|pair| pair[0] >= pair[1]) {
-            return Err(TextError::Request("document numbers must increase".into()));
-        }
-        let (mut starts, mut len) = (Vec::with_capacity(documents.len()), 0);
-        for document in &documents {
+        let (mut starts, mut len, mut end) = (Vec::with_capacity(parts.len()), 0, 0);
+        for part in &parts {
+            if part.is_empty() || part.start < end || part.end > file.len() {
+                return Err(TextError::Request(format!(
+                    "expected a part with tokens between {end} and {}; found {part:?}",
+                    file.len()
+                )));
+            }
             starts.push(len as u64);
-            len += file.document(*document).len();
+            len += part.len();
+            end = part.end;
         }
-        Ok(Self { file, chosen: Some(Arc::new(Chosen { documents, starts, len })) })
+        Ok(Self { file, chosen: Some(Arc::new(Chosen { parts, starts, len })) })
     }
 
     /// Number of tokens. Never 0.
@@ -85,10 +87,10 @@ impl TokenStream {
         let mut index = chosen.starts.partition_point(|begin| *begin <= start as u64).saturating_sub(1);
         let mut skip = start - chosen.starts[index] as usize;
         while !out.is_empty() {
-            let range = self.file.document(chosen.documents[index]);
-            let take = (range.len() - skip).min(out.len());
+            let part = &chosen.parts[index];
+            let take = (part.len() - skip).min(out.len());
             let (now, later) = out.split_at_mut(take);
-            self.file.read(range.start + skip, now);
+            self.file.read(part.start + skip, now);
             (out, skip) = (later, 0);
             index += 1;
         }
@@ -99,27 +101,33 @@ impl TokenStream {
 mod tests {
     use super::*;
 
+    /// Of the tokens 0 to 9, in documents of 3, 1, 4 and 2.
+    fn chosen(parts: &[(usize, usize)]) -> Result<TokenStream> {
+        let file = TokenFile::from_tokens((0..10).collect(), vec![0, 3, 4, 8], 10).unwrap();
+        TokenStream::of_parts(Arc::new(file), parts.iter().map(|(start, end)| *start..*end).collect())
+    }
+
     #[test]
-    fn chosen_documents_follow_each_other() {
-        let file = Arc::new(TokenFile::from_tokens((0..10).collect(), vec![0, 3, 4, 8], 10).unwrap());
-        let stream = TokenStream::of_documents(Arc::clone(&file), vec![0, 2, 3]).unwrap();
-        assert_eq!((stream.len(), stream.document_starts()), (9, &[0, 3, 7][..]));
-        let all = [0, 1, 2, 4, 5, 6, 7, 8, 9];
-        for start in 0..9 {
-            for end in start..=9 {
-                let mut out = vec![99; end - start];
-                stream.read(start, &mut out);
-                assert_eq!(out, all[start..end]);
+    fn chosen_parts_follow_each_other() {
+        let whole = chosen(&[(0, 3), (4, 8), (8, 10)]).unwrap();
+        assert_eq!((whole.len(), whole.document_starts()), (9, &[0, 3, 7][..]));
+        let cut = chosen(&[(1, 3), (4, 5), (6, 8)]).unwrap();
+        assert_eq!((cut.len(), cut.document_starts()), (5, &[0, 2, 3][..]));
+        for (stream, all) in [(whole, &[0, 1, 2, 4, 5, 6, 7, 8, 9][..]), (cut, &[1, 2, 4, 6, 7][..])] {
+            for start in 0..all.len() {
+                for end in start..=all.len() {
+                    let mut out = vec![99; end - start];
+                    stream.read(start, &mut out);
+                    assert_eq!(out, all[start..end]);
+                }
             }
         }
-        assert_eq!(TokenStream::whole(file).len(), 10);
     }
 
     #[test]
     fn wrong_choices_are_refused() {
-        let file = Arc::new(TokenFile::from_tokens((0..10).collect(), vec![0, 3, 4, 8], 10).unwrap());
-        for documents in [vec![], vec![4], vec![1, 1], vec![2, 0]] {
-            assert!(TokenStream::of_documents(Arc::clone(&file), documents).is_err());
+        for parts in [&[][..], &[(8, 11)], &[(10, 11)], &[(2, 2)], &[(0, 3), (2, 4)], &[(4, 8), (0, 3)]] {
+            assert!(chosen(parts).is_err(), "{parts:?}");
         }
     }
 }

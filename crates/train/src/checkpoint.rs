@@ -30,8 +30,20 @@ pub struct Position {
     pub seconds: f64,
     /// Held-out losses after the start and after each finished stage, by name.
     pub held_out: Vec<(String, HeldOutLoss)>,
-    /// Hash of the resolved recipe.
+    /// Hash of what the run has built on of its recipe ([`crate::recipe::Recipe::fixed`]).
     pub recipe_hash: String,
+    /// What else it was built on.
+    #[serde(default)]
+    pub sources: Sources,
+}
+
+/// Fingerprints of what a recipe only names. Empty where a checkpoint is older than they are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sources {
+    /// The text, training and held-out side.
+    pub text: String,
+    /// The teacher; empty without one.
+    pub teacher: String,
 }
 
 const STATE: &str = "state.json";
@@ -58,6 +70,14 @@ impl Store {
             .collect();
         all.sort();
         all
+    }
+
+    /// Removes what killed processes left: checkpoints half written, and half removed.
+    pub fn sweep(&self) {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.path()));
+        for path in entries.filter(|p| p.is_dir() && (is_temporary(p) || !p.join(STATE).is_file())) {
+            let _ = std::fs::remove_dir_all(path);
+        }
     }
 
     /// Name of the newest checkpoint, for messages.

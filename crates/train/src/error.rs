@@ -23,7 +23,8 @@ pub enum TrainError {
     /// The loss or the gradient is NaN or infinite.
     #[error(
         "stage `{stage}`, step {step}: the {what} is {value}; the last checkpoint ({checkpoint}) is intact: \
-         lower the learning rate or raise the clip, then `convert --resume`"
+         go on with a lower rate or clip, as in `convert --resume {run} --set stages.{stage}.learning_rate=...` (or from the \
+         checkpoint before it, if you delete that one)"
     )]
     NotFinite {
         /// Name of the stage.
@@ -36,6 +37,8 @@ pub enum TrainError {
         value: f64,
         /// Where to go on from.
         checkpoint: String,
+        /// The run's folder.
+        run: PathBuf,
     },
     /// The folder to resume is no run, or another one.
     #[error("{path}: {message}")]

@@ -7,7 +7,7 @@ use recast_models::convert::{WithMaskRow, mask_row, student, student_config};
 use recast_models::source::{FromCheckpoint, FromParams, Missing};
 use recast_models::weights::{self, Checkpoint};
 use recast_models::{Diffusion, Model, ModelConfig, families, tokenizer};
-use recast_text::{Content, CorpusOptions, Tokenizer};
+use recast_text::{Content, Corpus, Tokenizer};
 use std::path::Path;
 
 /// A teacher: its files, its model, its tokenizer.
@@ -42,7 +42,7 @@ impl Teacher {
         // A student that differs by its objective alone keeps the teacher's mixers, windows and all.
         let mixers = match recipe.student.mixer.is_none() && recipe.student.mixers.is_empty() {
             true => own.mixers.clone(),
-            false => recipe.mixers(own.layers)?,
+            false => recipe.mixers(&own.mixers)?,
         };
         let mut config = student_config(own, mixers, recipe.student.tied)?;
         let source = FromCheckpoint(self.checkpoint.as_ref());
@@ -89,7 +89,7 @@ const TOKENIZER_BYTES: usize = 20_000_000;
 /// A model that starts from nothing, with its tokenizer.
 ///
 /// # Errors
-/// When the config is not complete or the text cannot be read.
+/// When the config is not complete, or the text cannot be read or is none.
 pub fn from_scratch(
     scratch: &Scratch,
     recipe: &Recipe,
@@ -99,19 +99,17 @@ pub fn from_scratch(
     let tokenizer = match (&scratch.tokenizer, scratch.vocabulary) {
         (Some(folder), _) => Tokenizer::from_dir(folder)?,
         (None, Some(size)) => {
-            let mut left = TOKENIZER_BYTES;
-            let mut texts = Vec::new();
-            for document in recast_text::open(&embedded.text(&recipe.text).0, CorpusOptions::default())? {
-                if let Content::Text(text) = document?.content {
-                    if text.len() > left {
-                        break;
-                    }
-                    left -= text.len();
-                    texts.push(text);
-                }
+            let documents = recast_text::open(&embedded.text(&recipe.text).0, recipe.text.corpus())?;
+            let texts = beginning(documents, TOKENIZER_BYTES)?;
+            if texts.iter().all(String::is_empty) {
+                let what = "scratch.vocabulary: text.train has no text to make a vocabulary from, at most tokens";
+                return Err(TrainError::Recipe(format!("{what}; name files of text, or scratch.tokenizer")));
             }
             let end = "<|endoftext|>";
             let tokenizer = Tokenizer::train_bpe(texts.into_iter(), size, &[end])?;
+            if tokenizer.vocab_size() < size {
+                eprintln!("scratch.vocabulary = {size}: the text is too poor for it and made {} tokens", tokenizer.vocab_size());
+            }
             let id = tokenizer.token_to_id(end);
             tokenizer.with_special_tokens(None, id.into_iter().collect())?
         }
@@ -124,7 +122,7 @@ pub fn from_scratch(
     }
     let mut config = families::parse(&serde_json::Value::Object(config))?;
     if recipe.student.mixer.is_some() || !recipe.student.mixers.is_empty() {
-        config.mixers = recipe.mixers(config.layers)?;
+        config.mixers = recipe.mixers(&config.mixers)?;
         config.family = "recast".into();
     }
     if let Some(wanted) = &recipe.student.diffusion {
@@ -132,4 +130,77 @@ pub fn from_scratch(
     }
     let model = Model::build(config, &FromParams::default(), Missing::Initialise { seed: recipe.seed }, device)?;
     Ok((model, tokenizer))
+}
+
+/// The texts at the beginning of a corpus, at most `most` bytes together, the last one cut to fit.
+fn beginning(documents: Corpus, most: usize) -> Result<Vec<String>, TrainError> {
+    let (mut texts, mut left) = (Vec::new(), most);
+    for document in documents {
+        if let Content::Text(mut text) = document?.content {
+            let end = text.floor_char_boundary(left);
+            let cut = end < text.len();
+            text.truncate(end);
+            texts.push(text);
+            left -= end;
+            if cut {
+                break;
+            }
+        }
+    }
+    Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::load_text;
+    use recast_text::{BinidxWriter, CorpusOptions};
+
+    #[test]
+    fn a_vocabulary_is_made_from_the_beginning_of_a_large_document() {
+        let folder = tempfile::tempdir().expect("folder");
+        let files = [("a.txt", "ab\u{e9}cd"), ("b.txt", "later"), ("c.txt", "never")].map(|(name, text)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("text");
+            path
+        });
+        let read = |most| {
+            let documents = recast_text::open(&files, CorpusOptions::default()).expect("opens");
+            beginning(documents, most).expect("reads")
+        };
+        assert_eq!(read(2), ["ab"]);
+        // A character is not cut, and what is left is not filled from behind.
+        assert_eq!(read(3), ["ab"]);
+        assert_eq!(read(4), ["ab\u{e9}"]);
+        assert_eq!(read(8), ["ab\u{e9}cd", "la"]);
+        assert_eq!(read(100), ["ab\u{e9}cd", "later", "never"]);
+    }
+
+    #[test]
+    fn a_vocabulary_from_no_text_is_refused() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("t.bin");
+        let mut writer = BinidxWriter::create(&path, 300).expect("a pair");
+        writer.push(&[5, 6]).expect("tokens");
+        writer.finish().expect("a pair");
+        let recipe = r#"
+            name = "t"
+            scratch.vocabulary = 300
+            scratch.config = { model_type = "llama" }
+            text.train = ["t.bin"]
+            [[stages]]
+            name = "pretrain"
+            objective = "next-token"
+            tokens = 1000
+            context = 10
+            batch = 3
+            learning_rate = 1e-3
+        "#;
+        let mut recipe = load_text(recipe, &[]).expect("loads");
+        recipe.text.train = vec![path];
+        let scratch = recipe.scratch.clone().expect("from nothing");
+        let refused = from_scratch(&scratch, &recipe, &Embedded::default(), &Device::flex()).err();
+        let message = refused.expect("refused").to_string();
+        assert!(message.contains("scratch.vocabulary") && message.contains("no text"), "{message}");
+    }
 }

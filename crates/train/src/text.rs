@@ -23,7 +23,8 @@ impl RunText {
     /// Tokenises (or opens the cached file of) the recipe's text.
     ///
     /// # Errors
-    /// When a source cannot be read, is empty, or holds ids outside the vocabulary.
+    /// When a source cannot be read, is empty, or holds ids outside the vocabulary; when there is too
+    /// little to keep some out.
     pub fn open(
         recipe: &Recipe,
         embedded: &Embedded,
@@ -37,7 +38,7 @@ impl RunText {
                     chat_template: tokenizer.chat_template()?,
                     // Plain text files name their boundaries as the tokenizer does.
                     split_text_at: tokenizer.document_separator().and_then(|id| tokenizer.id_to_token(id)),
-                    ..Default::default()
+                    ..recipe.text.corpus()
                 },
                 separator: tokenizer.document_separator(),
                 max_tokens,
@@ -48,31 +49,16 @@ impl RunText {
         };
         let (train, held_out) = embedded.text(&recipe.text);
         let train = build(&train, recipe.text.max_tokens)?;
-        if held_out.is_empty() && train.document_starts().len() == 1 {
-            return Self::cut(&train, recipe.text.held_out_tokens);
-        }
         if held_out.is_empty() {
-            let split = HeldOut::Tokens(recipe.text.held_out_tokens).split(&train, recipe.seed)?;
+            let wanted = HeldOut::Tokens(recipe.text.held_out_tokens);
+            let split = wanted.split(&train, recipe.seed).map_err(|error| {
+                TrainError::Recipe(format!("text.train: {error}; or name files to measure on in text.held_out"))
+            })?;
             Ok(Self { train: split.train, held_out: split.held_out })
         } else {
             let held_out = build(&held_out, None)?;
             Ok(Self { train: TokenStream::whole(train), held_out: TokenStream::whole(held_out) })
         }
-    }
-
-    /// One document cannot be split by documents: its end is held out, at most a tenth.
-    fn cut(file: &TokenFile, held_out: u64) -> Result<Self, TrainError> {
-        let held_out = (file.len() / 10).min(held_out as usize);
-        if held_out == 0 {
-            let what = format!("text.train holds {} tokens, too few to keep some out for measuring", file.len());
-            return Err(TrainError::Recipe(format!("{what}; give more, or text.held_out")));
-        }
-        let cut = file.len() - held_out;
-        let part = |range: std::ops::Range<usize>| -> Result<TokenStream, TrainError> {
-            let part = TokenFile::from_tokens(file.tokens(range), vec![0], file.vocab_size())?;
-            Ok(TokenStream::whole(Arc::new(part)))
-        };
-        Ok(Self { train: part(0..cut)?, held_out: part(cut..file.len())? })
     }
 
     /// The batches of a stage; stages of one run read in different orders.
@@ -134,4 +120,50 @@ pub fn micro_batches(packing: &Packing, stage: &Stage, seed: u64, step: u64) -> 
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::load_text;
+
+    const RECIPE: &str = r#"
+        name = "t"
+        teacher.path = "x"
+        student.mixer = { kind = "rwkv7" }
+        text.train = ["notes.txt", "book.txt"]
+        text.held_out_tokens = 2000
+        [[stages]]
+        name = "align"
+        objective = "output-alignment"
+        train = ["self_attn"]
+        tokens = 1000
+        context = 10
+        batch = 3
+        learning_rate = 1e-3
+    "#;
+
+    #[test]
+    fn a_book_beside_notes_is_trained_on_whatever_the_seed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut recipe = load_text(RECIPE, &[]).expect("loads");
+        for (file, text) in recipe.text.train.iter_mut().zip(["a note\n".repeat(40), "once upon a time\n".repeat(4000)]) {
+            *file = folder.path().join(&*file);
+            std::fs::write(file, text).expect("text");
+        }
+        // No merges: a byte is a token.
+        let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 257, &["<|endoftext|>"]).expect("bytes");
+        for seed in 0..6 {
+            recipe.seed = seed;
+            let text = RunText::open(&recipe, &Embedded::default(), &tokenizer, folder.path(), &mut |_| {}).expect("opens");
+            // The notes with the token behind them, and the end of the book.
+            assert_eq!((text.held_out.len(), text.train.len()), (2000, 281 + 68_001 - 2000), "seed {seed}");
+            assert_eq!((text.held_out.document_starts(), text.train.document_starts()), (&[0, 281][..], &[0][..]));
+        }
+        recipe.text.train.truncate(1);
+        std::fs::write(&recipe.text.train[0], "brief").expect("text");
+        let refused = RunText::open(&recipe, &Embedded::default(), &tokenizer, folder.path(), &mut |_| {}).err();
+        let message = refused.expect("refused").to_string();
+        assert!(message.contains("too few to keep some out") && message.contains("text.held_out"), "{message}");
+    }
 }

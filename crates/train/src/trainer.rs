@@ -1,6 +1,6 @@
 //! The trainer: runs a recipe's stages, and can be stopped and resumed at any step.
 
-use crate::checkpoint::{self, Position, Store};
+use crate::checkpoint::{self, Position, Sources, Store};
 use crate::error::TrainError;
 use crate::metrics::Metrics;
 use crate::objectives::Loss;
@@ -14,9 +14,10 @@ use crate::text::{RunText, micro_batches};
 use crate::validate::{HeldOut, HeldOutLoss};
 use burn::tensor::Device;
 use recast_models::Model;
+use recast_models::convert::TiedEmbeddings;
 use recast_models::param::Named;
 use recast_ops::adamw::AdamW;
-use recast_text::{Progress, Tokenizer};
+use recast_text::{Packing, Progress, TokenStream, Tokenizer};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -28,6 +29,8 @@ pub const BEFORE: &str = "before";
 
 /// File that the process at work holds locked.
 const LOCK: &str = ".lock";
+/// Folder of the tokenizer that a run from nothing trains.
+const TOKENIZER: &str = "tokenizer";
 
 /// What happens during a run.
 pub enum Event<'a> {
@@ -94,6 +97,12 @@ pub trait Observer {
     }
 }
 
+/// What a stage reads.
+enum Source {
+    Pairs(Pairs),
+    Text(Packing),
+}
+
 /// A run in progress.
 pub struct Trainer {
     /// The resolved recipe.
@@ -111,6 +120,8 @@ pub struct Trainer {
     /// Where it stands.
     pub position: Position,
     text: RunText,
+    /// Those of each stage that has some.
+    pairs: Vec<Option<Pairs>>,
     held_out: HeldOut,
     /// Held as long as this process works in the folder.
     _lock: Option<File>,
@@ -138,50 +149,90 @@ impl Trainer {
             });
         }
         std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
-        let trainer = Self::open(recipe, embedded, folder, device, observer).inspect_err(|_| {
+        // Whoever else works there keeps the folder and its lock.
+        let lock = lock(folder)?;
+        let trainer = Self::open(recipe, embedded, folder, lock, false, device, observer).inspect_err(|_| {
             // A run that never began leaves no empty folder; one with anything else in it stays.
             let _ = std::fs::remove_file(folder.join(LOCK));
             let _ = std::fs::remove_dir(folder);
         })?;
-        write(&folder.join("recipe.toml"), trainer.recipe.to_toml().as_bytes())?;
-        let plan = serde_json::to_vec_pretty(&trainer.plan).unwrap_or_default();
-        write(&folder.join("plan.json"), &plan)?;
+        if trainer.recipe.scratch.is_some() {
+            let kept = folder.join(TOKENIZER);
+            std::fs::create_dir_all(&kept).map_err(TrainError::io(&kept))?;
+            trainer.tokenizer.save(&kept)?;
+        }
+        trainer.write_recipe()?;
         Ok(trainer)
     }
 
-    /// Goes on with the run in `folder` from its newest checkpoint.
+    /// Goes on with the run in `folder` from its newest checkpoint, with some keys of its recipe changed
+    /// (`stages.distil.learning_rate=1e-5`). The recipe as it was stays beside the new one.
     ///
     /// # Errors
-    /// When the folder holds no run, or its recipe was changed.
-    pub fn resume(folder: &Path, embedded: &Embedded, device: &Device, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+    /// When the folder holds no run, when something was changed that the checkpoint was built on
+    /// ([`Recipe::fixed`]), or the text or the teacher is another one.
+    pub fn resume(
+        folder: &Path,
+        changes: &[String],
+        embedded: &Embedded,
+        device: &Device,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
         let path = folder.join("recipe.toml");
         if !path.exists() {
             return Err(TrainError::Resume { path: folder.to_owned(), message: "holds no run (there is no recipe.toml)".into() });
         }
-        let recipe = crate::recipe::load(&path, &[])?;
-        let mut trainer = Self::open(recipe, embedded, folder, device, observer)?;
+        let lock = lock(folder)?;
+        let recipe = crate::recipe::load(&path, changes)?;
+        let mut trainer = Self::open(recipe, embedded, folder, lock, true, device, observer)?;
+        trainer.store.sweep();
+        let mut stands = "00-00000000".to_owned();
         if let Some((place, position)) = trainer.store.latest()? {
-            if position.recipe_hash != trainer.recipe.hash() {
-                return Err(TrainError::Resume {
-                    path,
-                    message: "was changed since the checkpoint was written; put it back, or start a new run".into(),
-                });
+            let changed = |path: &Path, message: &str| Err(TrainError::Resume { path: path.to_owned(), message: message.into() });
+            let fixed = trainer.recipe.fixed(position.stage, position.step).hash();
+            if position.recipe_hash != fixed && position.recipe_hash != trainer.recipe.hash() {
+                return changed(
+                    &path,
+                    "differs in what the checkpoint was built on; what may change of a stage under way are its rates, clip, \
+                     micro_batch, recompute and validate_every, and everything of later stages; put the rest back, or start a \
+                     new run",
+                );
             }
+            let (then, now) = (&position.sources, &trainer.position.sources);
+            if !then.text.is_empty() && then.text != now.text {
+                return changed(folder, "the text was changed since the checkpoint was written; put it back, or start a new run");
+            }
+            if !then.teacher.is_empty() && then.teacher != now.teacher {
+                return changed(folder, "the teacher is another one than before; put it back, or start a new run");
+            }
+            stands = place.file_name().map_or(stands, |name| name.to_string_lossy().into_owned());
             trainer.position = position;
             trainer.start = Some(place);
         }
+        if !changes.is_empty() {
+            let before = folder.join(format!("recipe-until-{stands}.toml"));
+            std::fs::copy(&path, &before).map_err(TrainError::io(&before))?;
+            trainer.write_recipe()?;
+        }
         Ok(trainer)
+    }
+
+    fn write_recipe(&self) -> Result<(), TrainError> {
+        write(&self.folder.join("recipe.toml"), self.recipe.to_toml().as_bytes())?;
+        let plan = serde_json::to_vec_pretty(&self.plan).unwrap_or_default();
+        write(&self.folder.join("plan.json"), &plan)
     }
 
     fn open(
         recipe: Recipe,
         embedded: &Embedded,
         folder: &Path,
+        lock: Option<File>,
+        resumed: bool,
         device: &Device,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         recipe.check()?;
-        let lock = lock(folder)?;
         let (teacher, student, tokenizer) = match (&recipe.teacher, &recipe.scratch) {
             (Some(named), _) => {
                 let teacher = Teacher::open(&embedded.teacher(&named.path), device)?;
@@ -191,14 +242,11 @@ impl Trainer {
             }
             (None, Some(scratch)) => {
                 // A resumed run takes the tokenizer it trained before.
-                let kept = folder.join("tokenizer");
                 let mut scratch = scratch.clone();
-                if kept.join("tokenizer.json").exists() {
-                    scratch.tokenizer = Some(kept.clone());
+                if resumed {
+                    scratch.tokenizer = Some(folder.join(TOKENIZER));
                 }
                 let (model, tokenizer) = from_scratch(&scratch, &recipe, embedded, device)?;
-                std::fs::create_dir_all(&kept).map_err(TrainError::io(&kept))?;
-                tokenizer.save(&kept)?;
                 (None, model, tokenizer)
             }
             (None, None) => return Err(TrainError::Recipe("expected [teacher] or [scratch]".into())),
@@ -216,8 +264,21 @@ impl Trainer {
         }
         let held_out = HeldOut::new(&text.held_out, &recipe.validation)?;
         let plan = Plan::new(&recipe, teacher.as_ref().map(|t| &t.model), &student)?;
+        // Whatever a later stage could be refused for is found before the first one has cost anything.
+        let pairs = recipe.stages.iter().enumerate().map(|(index, stage)| {
+            if !stage.pairs.is_empty() {
+                return Pairs::open(&stage.pairs, &tokenizer, stage.context).map(Some);
+            }
+            let packing = text.packing(&recipe, index).map(|_| None);
+            packing.map_err(|error| TrainError::Recipe(format!("stage `{}`: {error}", stage.name)))
+        });
+        let pairs = pairs.collect::<Result<Vec<_>, TrainError>>()?;
         let store = Store::new(folder, recipe.checkpoints.keep);
-        let position = Position { recipe_hash: recipe.hash(), ..Default::default() };
+        let sources = Sources {
+            text: fingerprint(&[&text.train, &text.held_out]),
+            teacher: teacher.as_ref().map(|t| t.model.fingerprint()).unwrap_or_default(),
+        };
+        let position = Position { sources, ..Default::default() };
         Ok(Self {
             recipe,
             folder: folder.to_owned(),
@@ -227,6 +288,7 @@ impl Trainer {
             plan,
             position,
             text,
+            pairs,
             held_out,
             _lock: lock,
             store,
@@ -259,7 +321,16 @@ impl Trainer {
         while self.position.stage < self.recipe.stages.len() {
             self.stage(&params, &mut metrics, observer)?;
         }
+        self.tie_if_last();
         Ok(())
+    }
+
+    /// Drops a head that was there to train, so that what is measured last is what is kept. Checkpoints hold the
+    /// parameters as they trained.
+    fn tie_if_last(&mut self) {
+        if self.recipe.student.tied == TiedEmbeddings::UntieDiscard && self.position.stage + 1 >= self.recipe.stages.len() {
+            self.student.tie();
+        }
     }
 
     fn held_out(&self, model: &Model) -> Result<HeldOutLoss, TrainError> {
@@ -272,23 +343,24 @@ impl Trainer {
         let index = self.position.stage;
         let stage = self.recipe.stages[index].clone();
         let mut optimizer = optimizer(&stage, params);
-        if let Some(place) = self.start.take() {
+        if let Some(place) = self.start.take()
+            && self.position.step > 0
+        {
             checkpoint::load_moments(&place, &mut optimizer)?;
         }
         let trainable: Vec<Named> = optimizer.params().cloned().collect();
         let schedules = schedules(&stage);
-        let packing = self.text.packing(&self.recipe, index)?;
         let seed = self.recipe.seed.wrapping_add(index as u64);
-        let pairs = match stage.pairs.is_empty() {
-            true => None,
-            false => Some(Pairs::open(&stage.pairs, &self.tokenizer, stage.context)?),
-        };
         let noise = stage.diffusion.clone().unwrap_or_default();
         let diffusion = self.student.config.diffusion.clone();
         let block = |step| diffusion.as_ref().and_then(|d| noise.block_at(d, step, stage.steps()));
-        let batches = |step| match &pairs {
-            Some(pairs) => pairs.micro_batches(&stage, noise.padding, block(step), seed, step),
-            None => micro_batches(&packing, &stage, seed, step),
+        let source = match self.pairs[index].take() {
+            Some(pairs) => Source::Pairs(pairs),
+            None => Source::Text(self.text.packing(&self.recipe, index)?),
+        };
+        let batches = |step| match &source {
+            Source::Pairs(pairs) => pairs.micro_batches(&stage, noise.padding, block(step), seed, step),
+            Source::Text(packing) => micro_batches(packing, &stage, seed, step),
         };
         let steps = stage.steps();
         let first = self.position.step;
@@ -317,7 +389,8 @@ impl Trainer {
             for (what, value) in [("loss", loss.value), ("gradient norm", norm)] {
                 if !value.is_finite() {
                     let checkpoint = self.store.newest();
-                    return Err(TrainError::NotFinite { stage: stage.name, step, what, value, checkpoint });
+                    let run = self.folder.clone();
+                    return Err(TrainError::NotFinite { stage: stage.name, step, what, value, checkpoint, run });
                 }
             }
             let rates: Vec<f64> = schedules.iter().map(|s| s.rate(step)).collect();
@@ -350,6 +423,7 @@ impl Trainer {
             }
         }
         drop(optimizer);
+        self.tie_if_last();
         observer.event(&Event::Measuring(&stage.name))?;
         let loss = self.held_out(&self.student)?;
         metrics.held_out(&stage.name, &self.position, &loss)?;
@@ -373,6 +447,7 @@ impl Trainer {
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         self.position.metrics = metrics.sync()?;
+        self.position.recipe_hash = self.recipe.fixed(self.position.stage, self.position.step).hash();
         let place = self.store.save(&self.position, params, optimizer)?;
         observer.event(&Event::Saved(&place))
     }
@@ -393,6 +468,26 @@ fn lock(folder: &Path) -> Result<Option<File>, TrainError> {
     }
 }
 
+/// A hash of the text's lengths and of tokens from all over it.
+fn fingerprint(streams: &[&TokenStream]) -> String {
+    use sha2::{Digest, Sha256};
+    const PLACES: usize = 1024;
+    const TOKENS: usize = 64;
+    let mut hash = Sha256::new();
+    for stream in streams {
+        for count in [stream.len(), stream.document_starts().len()] {
+            hash.update((count as u64).to_le_bytes());
+        }
+        let mut tokens = vec![0; TOKENS.min(stream.len())];
+        for place in 0..PLACES {
+            let start = (stream.len() - tokens.len()) as u128 * place as u128 / (PLACES - 1) as u128;
+            stream.read(start as usize, &mut tokens);
+            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The parameters that a stage trains, in the model's order, with the index of their rate.
 fn optimizer(stage: &Stage, params: &[Named]) -> Optimizer {
     let groups: Vec<Patterns> = stage.groups.iter().map(|g| Patterns::new(std::slice::from_ref(&g.pattern))).collect();
@@ -411,6 +506,15 @@ fn optimizer(stage: &Stage, params: &[Named]) -> Optimizer {
 pub fn trainable(stage: &Stage, params: &[Named]) -> Vec<Named> {
     let patterns = Patterns::new(&stage.train);
     params.iter().filter(|(name, _)| patterns.matches(name)).cloned().collect()
+}
+
+/// A group of rates that no parameter falls into.
+pub fn idle_group<'a>(stage: &'a Stage, params: &[Named]) -> Option<&'a str> {
+    let groups: Vec<Patterns> = stage.groups.iter().map(|g| Patterns::new(std::slice::from_ref(&g.pattern))).collect();
+    let chosen = trainable(stage, params);
+    let taken: Vec<usize> = chosen.iter().filter_map(|(name, _)| groups.iter().position(|g| g.matches(name))).collect();
+    let idle = (0..groups.len()).find(|group| !taken.contains(group))?;
+    Some(&stage.groups[idle].pattern)
 }
 
 /// Schedules of the stage's own rate and of its groups.

@@ -60,12 +60,14 @@ struct Chat<'a> {
 /// # Errors
 /// When the model cannot be used for a chat.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
-    let sampling = args.sampling.sampling()?;
+    // What is out of range is said before a model is opened.
+    args.sampling.sampling()?;
     let device = global.device()?;
     let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(&args.model)?, &device)?;
     let template = tokenizer.chat_template()?.with_context(|| {
         format!("{} has no chat template: expected a chat model; `recast generate` continues a text", args.model.display())
     })?;
+    let sampling = sampling(&args.sampling, model.config.diffusion.is_some())?;
     let limits = Limits { slots: 1, queue: 1, ..Limits::default() };
     let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?;
     let running = Arc::new(Mutex::new(None::<Handle>));
@@ -81,6 +83,12 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         chat.load(path)?;
     }
     chat.talk()
+}
+
+/// As asked for, and at temperature 0 where nothing is said and the model denoises: as `recast generate` and the server
+/// have it.
+fn sampling(args: &SamplingArgs, denoises: bool) -> anyhow::Result<Sampling> {
+    Ok(if denoises { args.sampling_with(0.0)? } else { args.sampling()? })
 }
 
 impl Chat<'_> {
@@ -240,5 +248,28 @@ impl Chat<'_> {
         eprintln!("loaded {} turns and the state after {} tokens", messages.len(), state.tokens.len());
         (self.messages, self.state) = (messages, Some(Arc::new(state)));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        sampling: SamplingArgs,
+    }
+
+    fn temperature(line: &[&str], denoises: bool) -> f32 {
+        sampling(&Line::parse_from(line).sampling, denoises).expect("in range").temperature
+    }
+
+    #[test]
+    fn models_that_denoise_are_surest_unless_told_otherwise() {
+        assert_eq!((temperature(&["chat"], false), temperature(&["chat"], true)), (0.7, 0.0));
+        let asked = ["chat", "--temperature", "0.5"];
+        assert_eq!((temperature(&asked, false), temperature(&asked, true)), (0.5, 0.5));
     }
 }

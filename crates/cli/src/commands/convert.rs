@@ -17,14 +17,15 @@ pub struct Args {
 /// What `convert` and `train` can be told besides the recipe.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Change a key: `--set teacher.path=model.gguf`.
+    /// Change a key: `--set teacher.path=model.gguf`. With --resume: rates, clip and the like of the stage under
+    /// way, and anything of later ones.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Folder of the run; default `runs/NAME`.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Go on with the run in this folder.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "set", "out"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "out"])]
     pub resume: Option<PathBuf>,
 }
 
@@ -36,12 +37,11 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
 /// Runs a recipe, if it is one for this verb, or goes on with a run.
 pub fn run_as(wanted: Wanted, recipe: Option<&PathBuf>, options: &Options, global: &Global) -> anyhow::Result<()> {
     let start = match &options.resume {
-        Some(folder) => Start::Resume(folder.clone()),
+        Some(folder) => Start::Resume(folder.clone(), options.set.clone()),
         None => {
             let recipe = plan::load(recipe, &options.set)?;
             wanted.check(&recipe)?;
-            let folder = options.out.clone().unwrap_or_else(|| run::free_folder(&recipe.name));
-            Start::New(Box::new(recipe), folder)
+            Start::New(Box::new(recipe), options.out.clone())
         }
     };
     let summary = run::run(start, global)?;

@@ -6,6 +6,7 @@ use crate::scorer::{ModelScorer, weights_hash};
 use anyhow::Context;
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
+use recast_eval::report;
 use recast_eval::results::{comparison_table, results_table};
 use recast_eval::{
     Comparison, Cost, Journal, LoadOptions, Loaded, Progress, RunOptions, Scorer, Task, TaskResult, estimate, run as run_task,
@@ -59,6 +60,9 @@ pub struct Args {
     /// Show the groups of a task (sources, subjects) too.
     #[arg(long)]
     groups: bool,
+    /// Folder of the run that made the model: the comparison goes into its report.html too.
+    #[arg(long, value_name = "RUN", requires = "against")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -83,6 +87,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     // Whatever is wrong with a task shows before a model is read.
     let tasks =
         args.tasks.iter().map(|name| Ok(task(name)?.load(&args.data, &options)?)).collect::<anyhow::Result<Vec<Loaded>>>()?;
+    let mut report = args.report.as_deref().map(|run| report::read(&run.join("report.json"))).transpose()?;
     // And with a model, before the first is scored.
     for path in std::iter::once(&args.model).chain(&args.against) {
         let checkpoint = recast_models::weights::open(&crate::embedded::resolve(path)?)?;
@@ -100,6 +105,11 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         .map(|teacher| teacher.iter().zip(&results).map(|(t, s)| Comparison::new(t, s)).collect::<Result<Vec<_>, _>>())
         .transpose()?;
     let seconds = started.elapsed().as_secs_f64();
+    if let (Some(report), Some(run), Some(rows)) = (&mut report, &args.report, &comparisons) {
+        report.tasks.retain(|old| rows.iter().all(|new| new.task != old.task));
+        report.tasks.extend(rows.iter().cloned());
+        report::write(run, report)?;
+    }
     if global.json {
         return crate::output::json(&Report { results, teacher, comparisons, seconds });
     }

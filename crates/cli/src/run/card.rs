@@ -15,13 +15,17 @@ pub fn card(trainer: &Trainer, provenance: &Provenance) -> String {
     }
     let _ = writeln!(out, "---\n\n# {}\n", trainer.recipe.name);
     if !provenance.teacher.is_empty() {
-        let _ = writeln!(
-            out,
-            "Converted from `{}`: the feed-forwards are the teacher's, its attention was replaced by {} and distilled with {} tokens.\n",
-            provenance.teacher,
-            kinds.join(", "),
-            provenance.tokens
-        );
+        let (teacher, tokens) = (&provenance.teacher, provenance.tokens);
+        let how = match kinds.as_slice() {
+            ["softmax"] => "its weights, attention included, were".to_owned(),
+            kinds => format!("its attention was replaced by {}, and the result was", kinds.join(", ")),
+        };
+        let stages = trainer.recipe.stages.iter().map(|stage| match stage.train.as_slice() {
+            [all] if all == "*" => format!("{} (every parameter)", stage.name),
+            some => format!("{} ({})", stage.name, some.join(", ")),
+        });
+        let stages = stages.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(out, "Made from `{teacher}`: {how} trained on {tokens} tokens in these stages: {stages}.\n");
     }
     let _ = writeln!(out, "| held-out text | perplexity | KL from the teacher |\n|---|---|---|");
     for (name, loss) in &trainer.position.held_out {

@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 
 /// A new run, or one to go on with.
 pub enum Start {
-    /// By this recipe, in this folder.
-    New(Box<Recipe>, PathBuf),
-    /// The run in this folder.
-    Resume(PathBuf),
+    /// By this recipe, in this folder or one of its name.
+    New(Box<Recipe>, Option<PathBuf>),
+    /// The run in this folder, with these keys of its recipe changed.
+    Resume(PathBuf, Vec<String>),
 }
 
 /// What a verb expects of a recipe.
@@ -55,15 +55,18 @@ impl Wanted {
 /// Runs to the end: stages, model, report. Returns what there is to tell.
 pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
     let device = global.device()?;
+    let files = crate::embedded::files()?;
     let folder = match &start {
-        Start::New(_, folder) | Start::Resume(folder) => folder.clone(),
+        Start::New(_, Some(folder)) | Start::Resume(folder, _) => folder.clone(),
+        Start::New(recipe, None) => free_folder(&recipe.name)?,
     };
     let kept = match &start {
         Start::New(..) => None,
-        Start::Resume(_) => conditions::Conditions::read(&folder)?,
+        Start::Resume(..) => conditions::Conditions::read(&folder)?,
     };
     let mut conditions = kept.clone().unwrap_or_else(|| conditions::Conditions::now(global));
-    if let Start::Resume(folder) = &start
+    if let Start::Resume(folder, changes) = &start
+        && changes.is_empty()
         && let Some(summary) = finished(folder)?
     {
         eprintln!("{}: finished already", folder.display());
@@ -71,10 +74,9 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
     }
     conditions.restore(global)?;
     let mut screen = Screen::new(&folder, global);
-    let files = crate::embedded::files()?;
     let mut trainer = match start {
-        Start::New(recipe, folder) => Trainer::create(*recipe, &files, &folder, &device, &mut screen)?,
-        Start::Resume(folder) => Trainer::resume(&folder, &files, &device, &mut screen)?,
+        Start::New(recipe, _) => Trainer::create(*recipe, &files, &folder, &device, &mut screen)?,
+        Start::Resume(folder, changes) => Trainer::resume(&folder, &changes, &files, &device, &mut screen)?,
     };
     if kept.is_none() {
         let stages = trainer.plan.stages.iter();
@@ -97,9 +99,6 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         Some("f16") => Dtype::F16,
         _ => Dtype::F32,
     };
-    if trainer.recipe.student.tied == recast_models::convert::TiedEmbeddings::UntieDiscard {
-        trainer.student.tie();
-    }
     let original = trainer.teacher.as_ref().map(|t| t.checkpoint.as_ref());
     let card = card::card(&trainer, &provenance);
     export::save(
@@ -125,18 +124,27 @@ fn finished(folder: &Path) -> anyhow::Result<Option<Summary>> {
     let Some(summary) = Summary::read(folder) else { return Ok(None) };
     let recipe = recast_train::recipe::load(&folder.join("recipe.toml"), &[])?;
     let newest = Store::new(folder, recipe.checkpoints.keep).latest()?;
-    let done = newest.is_some_and(|(_, at)| at.stage == recipe.stages.len() && at.recipe_hash == recipe.hash());
-    Ok(done.then_some(summary))
+    let done = newest.is_some_and(|(_, at)| at.stage == recipe.stages.len());
+    // The model says by which recipe it was made.
+    let config = std::fs::read(folder.join("model/config.json"))?;
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+    let same = config["recast"]["recipe_hash"] == recipe.hash();
+    Ok((done && same).then_some(summary))
 }
 
-/// A folder for a run that was not given one: `runs/NAME`, `runs/NAME-2`, ...
-pub fn free_folder(name: &str) -> PathBuf {
+/// A folder for a run that was not given one, made: `runs/NAME`, `runs/NAME-2`, ...
+fn free_folder(name: &str) -> anyhow::Result<PathBuf> {
     let base = Path::new("runs").join(name);
+    std::fs::create_dir_all("runs").context("cannot make the folder runs")?;
     let mut candidate = base.clone();
     let mut n = 2;
-    while candidate.exists() {
+    // Made rather than looked for: runs that start together each get their own.
+    while let Err(error) = std::fs::create_dir(&candidate) {
+        if error.kind() != std::io::ErrorKind::AlreadyExists {
+            return Err(error).with_context(|| format!("cannot make the folder {}", candidate.display()));
+        }
         candidate = base.with_file_name(format!("{name}-{n}"));
         n += 1;
     }
-    candidate
+    Ok(candidate)
 }

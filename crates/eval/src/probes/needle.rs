@@ -112,7 +112,7 @@ pub fn needle_prompt(
     context.extend_from_slice(&hidden);
     context.extend_from_slice(&hay[border..]);
     context.extend_from_slice(tail);
-    Ok(Request { context: context.into(), continuation: asked.continuation })
+    Ok(Request { context: context.into(), continuation: asked.continuation, greedy: true })
 }
 
 /// Hides every needle at every length and depth. `progress` gets each cell as it is done.

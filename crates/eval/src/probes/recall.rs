@@ -93,7 +93,11 @@ pub fn associative_recall(
         let requests: Vec<Request> = item
             .queries
             .iter()
-            .map(|at| Request { context: Arc::from(&tokens[..=*at]), continuation: Arc::from(&item.tokens[*at..=*at]) })
+            .map(|at| Request {
+                context: Arc::from(&tokens[..=*at]),
+                continuation: Arc::from(&item.tokens[*at..=*at]),
+                greedy: true,
+            })
             .collect();
         for answer in loglikelihood(scorer, &requests)? {
             cell.queries += 1;

@@ -29,6 +29,7 @@ use recast_ops::cpu::on_worker;
 use recast_text::Tokenizer;
 use sequence::Sequence;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -218,6 +219,7 @@ impl Drop for Engine {
 fn work(shared: &Shared) {
     let mut running: Vec<Sequence> = Vec::new();
     let mut kept = PrefixCache::new(shared.limits.prefix_bytes);
+    let mut shortest = false;
     loop {
         {
             let mut desk = shared.desk();
@@ -232,45 +234,84 @@ fn work(shared: &Shared) {
                 return;
             }
         }
-        on_worker(|| {
-            let begun = Instant::now();
-            while begun.elapsed() < ON_POOL {
-                seat(shared, &mut running);
-                if running.is_empty() {
-                    break;
+        let steps = catch_unwind(AssertUnwindSafe(|| {
+            on_worker(|| {
+                let begun = Instant::now();
+                while begun.elapsed() < ON_POOL {
+                    seat(shared, &mut running);
+                    if running.is_empty() {
+                        break;
+                    }
+                    step(shared, &mut running, &mut kept, &mut shortest);
+                    sweep(shared, &mut running, &mut kept);
                 }
-                step(shared, &mut running, &mut kept);
-                sweep(shared, &mut running, &mut kept);
-            }
-        });
+            });
+        }));
+        if steps.is_err() {
+            fail_all(shared, &mut running);
+            // It may hold a state that was left half done.
+            kept = PrefixCache::new(shared.limits.prefix_bytes);
+        }
     }
 }
 
-/// Gives waiting requests slots, first come first served, as far as slots and memory go.
-fn seat(shared: &Shared, running: &mut Vec<Sequence>) {
+/// Ends everything that runs or waits with an error, after a panic: whoever asked would wait for ever otherwise.
+fn fail_all(shared: &Shared, running: &mut Vec<Sequence>) {
+    running.extend(shared.desk().waiting.drain(..));
+    for sequence in running.iter_mut() {
+        // The listener may be what panicked.
+        let _ = catch_unwind(AssertUnwindSafe(|| sequence.fail(InferError::Panicked)));
+    }
     let mut desk = shared.desk();
+    let stats = &mut desk.stats;
+    running.iter_mut().for_each(|sequence| sequence.account(stats));
+    (stats.running, stats.state_bytes, stats.prefix_bytes, stats.prefix_entries) = (0, 0, 0, 0);
+    drop(desk);
+    // Not under the lock, as in `sweep`.
+    running.clear();
+}
+
+/// Gives waiting requests slots, first come first served, as far as slots and memory go. Those whose client left or
+/// whose time is over wait no longer, wherever they stand: they would keep the place from others. They need no slot,
+/// since the step that follows ends them before all else.
+fn seat(shared: &Shared, running: &mut Vec<Sequence>) {
+    let now = Instant::now();
     let mut used: usize = running.iter().map(Sequence::reserved).sum();
-    while running.len() < shared.limits.slots {
-        // Those who left while they waited need no memory.
-        let fits = |s: &Sequence| s.is_over(Instant::now()) || used + s.reserved() <= shared.limits.state_bytes;
-        if !desk.waiting.front().is_some_and(fits) {
-            break;
-        }
+    let mut free = shared.limits.slots.saturating_sub(running.len());
+    let mut desk = shared.desk();
+    if desk.waiting.iter().any(|s| s.is_over(now)) {
+        let waiting = std::mem::take(&mut desk.waiting);
+        let (over, waiting): (VecDeque<Sequence>, VecDeque<Sequence>) = waiting.into_iter().partition(|s| s.is_over(now));
+        desk.waiting = waiting;
+        running.extend(over);
+    }
+    while free > 0 && desk.waiting.front().is_some_and(|s| used + s.reserved() <= shared.limits.state_bytes) {
         let Some(mut sequence) = desk.waiting.pop_front() else { break };
         sequence.seated();
         used += sequence.reserved();
+        free -= 1;
         running.push(sequence);
     }
     desk.stats.running = running.len();
 }
 
-/// About a chunk of prompts that are not read, first come first served, then one token of every sequence that writes.
-fn step(shared: &Shared, running: &mut [Sequence], kept: &mut PrefixCache) {
+/// About a chunk of prompts that are not read, then one token of every sequence that writes. Of the prompts the oldest
+/// comes first, and in every other step (`shortest`) the one with the least left: a short one does not wait for a long
+/// one to be read, and a long one goes on at half its pace at least. Not all in turn: several answers to one prompt
+/// would each read all of it, as none finds a kept state but before its first chunk.
+fn step(shared: &Shared, running: &mut [Sequence], kept: &mut PrefixCache, shortest: &mut bool) {
     let Shared { model, tokenizer, limits, .. } = shared;
     let now = Instant::now();
     running.iter_mut().filter(|s| s.is_over(now)).for_each(Sequence::cancel);
     let mut left = limits.chunk;
-    for sequence in running.iter_mut().filter(|s| s.is_reading()) {
+    let mut readers: Vec<&mut Sequence> = running.iter_mut().filter(|s| s.is_reading()).collect();
+    if *shortest {
+        // Stable: of equals the oldest.
+        readers.sort_by_key(|s| s.unread());
+    }
+    // The first of several that come together gets the lead: the others find what it has read.
+    *shortest = readers.len() > 1 && !*shortest;
+    for sequence in readers {
         // Several short prompts, or a part of a long one.
         left = left.saturating_sub(sequence.read(model, limits.chunk, kept));
         if left == 0 {

@@ -120,6 +120,11 @@ impl Sequence {
         self.ended.is_none() && self.read < self.given
     }
 
+    /// Tokens of the prompt that are still to be read; before its first chunk, those that a kept state may spare too.
+    pub fn unread(&self) -> usize {
+        self.given.saturating_sub(self.read)
+    }
+
     pub fn is_writing(&self) -> bool {
         self.ended.is_none() && self.read >= self.given
     }

@@ -12,7 +12,7 @@ pub fn parse(raw: &Map<String, Value>, family: &str) -> Result<ModelConfig, Mode
         return Err(ModelError::Config(format!("`hidden_act` is `{activation}`; only silu is supported")));
     }
     let hidden = keys.size("hidden_size")?;
-    let layers = keys.size("num_hidden_layers")?;
+    let layers = keys.layers("num_hidden_layers")?;
     let heads = keys.size("num_attention_heads")?;
     let head_size = match keys.optional_size("head_dim")? {
         Some(n) => n,

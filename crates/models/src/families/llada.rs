@@ -36,7 +36,7 @@ pub(super) fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError>
         }
     }
     let hidden = keys.size("d_model")?;
-    let (layers, heads) = (keys.size("n_layers")?, keys.size("n_heads")?);
+    let (layers, heads) = (keys.layers("n_layers")?, keys.size("n_heads")?);
     if hidden % heads != 0 {
         return Err(ModelError::Config(format!("d_model {hidden} does not divide into {heads} heads")));
     }

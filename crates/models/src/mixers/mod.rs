@@ -3,7 +3,7 @@
 //! To add one: write a file with its options, its parameters, how they start, its forward pass
 //! and its state (see `docs/adding-a-mixer.md`), implement [`Kind`], and add one line to
 //! [`BUILT_IN`] (or call [`register`] from your own crate). From that line it appears in recipes,
-//! `convert`, `generate` and `eval`, and `tests/conformance.rs` holds it to the promises:
+//! `convert`, `generate` and `eval`, and `crates/conformance` holds it to the promises:
 //! chunk = tokens one by one, two chunks with a carried state = one, packed documents = separate
 //! ones, a batch = its rows alone, save and load = the same, state bytes constant where claimed.
 

@@ -88,10 +88,16 @@ impl Projections {
     pub fn rotate(&self, x: Tensor<4>, positions: &[usize], documents: Option<&Documents>) -> Tensor<4> {
         let tokens = x.dims()[1];
         let first = positions.first().copied().unwrap_or(0);
+        let alike = positions.iter().all(|&p| p == first);
+        if !alike && documents.is_none() && self.layer.rope.depends_on_length() {
+            // Each by a table of its own length: no row knows how long the others are.
+            let rows = positions.iter().enumerate();
+            return Tensor::cat(rows.map(|(row, &p)| self.rotate(x.clone().narrow(0, row, 1), &[p], None)).collect(), 0);
+        }
         let table = self.layer.rope.table(positions.iter().max().copied().unwrap_or(0) + tokens);
         let own = match documents {
             Some(documents) => Some(documents.positions()),
-            None if positions.iter().all(|&p| p == first) => None,
+            None if alike => None,
             None => Some(positions.iter().flat_map(|&p| (p..p + tokens).map(|p| p as u32)).collect()),
         };
         rope(x, &table, first, own)

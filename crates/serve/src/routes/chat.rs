@@ -118,7 +118,7 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     super::check_answers(app, 1, &options)?;
     let kept = options.state.as_ref().map(|id| app.kept.get("state", id, asked.owner)).transpose()?;
     let Prepared { prompt, request } =
-        super::conversation(app, &served, kept.as_deref(), messages, tools.list.as_ref(), max_tokens)?;
+        super::conversation(app, &served, kept.as_deref(), None, messages, tools.list.as_ref(), max_tokens)?;
     let request = engine::Request { alternatives: alternatives.unwrap_or(0), ..request };
     let requests = finish_requests(app, &served, kept.as_deref(), vec![request], &options)?;
     let chat = Chat {

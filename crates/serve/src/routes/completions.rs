@@ -10,6 +10,7 @@ use crate::ids;
 use crate::kept::Kept;
 use crate::options::{ALTERNATIVES, Options};
 use crate::stream::{self, Told};
+use crate::tokens;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -207,7 +208,7 @@ impl Completions {
             answer.echoed = true;
             text.push_str(&prompt.text);
             if let Some(tokens) = &answer.prompt {
-                list.prompt(&tokenizer, tokens, &mut self.offsets[index]);
+                list.prompt(&tokenizer, tokens, &prompt.text, &mut self.offsets[index]);
             }
         }
         let (new, written) = answer.news();
@@ -290,16 +291,18 @@ struct Scores {
 }
 
 impl Scores {
-    fn prompt(&mut self, tokenizer: &Tokenizer, tokens: &[PromptToken], offset: &mut usize) {
+    /// `echo` is the text that is given back of these tokens.
+    fn prompt(&mut self, tokenizer: &Tokenizer, tokens: &[PromptToken], echo: &str, offset: &mut usize) {
         for token in tokens {
             let alternatives = token.alternatives.iter().map(|scored| (scored.token, scored.log_probability));
-            self.push(tokenizer, token.token, token.log_probability, alternatives, offset);
+            self.push(tokenizer, token.token, token.log_probability, alternatives, echo, offset);
         }
     }
 
     fn written(&mut self, tokenizer: &Tokenizer, written: &[Written], offset: &mut usize) {
         for token in written {
-            self.push(tokenizer, token.token, Some(token.log_probability), token.alternatives.iter().copied(), offset);
+            // No special token is spelled out in an answer.
+            self.push(tokenizer, token.token, Some(token.log_probability), token.alternatives.iter().copied(), "", offset);
         }
     }
 
@@ -309,17 +312,25 @@ impl Scores {
         token: u32,
         scored: Option<f32>,
         alternatives: impl Iterator<Item = (u32, f32)>,
+        echo: &str,
         offset: &mut usize,
     ) {
-        let text = token_text(tokenizer, token);
+        let bytes = tokens::bytes(tokenizer, token);
+        let text = tokens::text(&bytes);
         // The one that stands there is always among them, as OpenAI has it.
         let likeliest = scored.map(|own| {
             let mut map: Map<String, Value> = alternatives.map(|(id, p)| (token_text(tokenizer, id), p.into())).collect();
             map.insert(text.clone(), own.into());
             Value::from(map)
         });
-        self.offsets.push(*offset);
-        *offset += tokenizer.decode(&[token], false).chars().filter(|c| *c != '\u{fffd}').count();
+        let (within, begun) = tokens::characters(&bytes);
+        // A token that goes on with a character stands where that does.
+        self.offsets.push(offset.saturating_sub(usize::from(within)));
+        // A special token may be one that the text spells out, or one that was put before it.
+        let spelled = || echo.chars().skip(*offset).take(begun).eq(text.chars());
+        if !tokenizer.is_special(token) || spelled() {
+            *offset += begun;
+        }
         self.tokens.push(text);
         self.log_probabilities.push(scored);
         self.likeliest.push(likeliest.unwrap_or(Value::Null));

@@ -30,7 +30,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// Tables of fields of the three endpoints that write.
 pub(crate) const COMPLETIONS: [&[Field]; 4] = [completions::FIELDS, SAMPLING, PENALTIES, EXTENSIONS];
@@ -73,8 +73,10 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
         some => AllowOrigin::list(some.iter().filter_map(|origin| origin.parse().ok())),
     };
     let layer = CorsLayer::new().allow_origin(origin).allow_methods([Method::GET, Method::POST, Method::DELETE]);
-    let id = HeaderName::from_static("x-request-id");
-    Some(layer.allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, id.clone()]).expose_headers([id]))
+    // OpenAI's library sends a dozen headers of its own (`x-stainless-...`), others send others. To name them would
+    // protect nothing: it is the origins that are let in or not.
+    let layer = layer.allow_headers(AllowHeaders::mirror_request());
+    Some(layer.expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER]))
 }
 
 /// So many answers may be asked for, and a state of one only. To begin many from one state is fine.
@@ -109,6 +111,7 @@ pub(crate) fn conversation(
     app: &App,
     served: &Served,
     kept: Option<&Kept>,
+    instructions: Option<Message>,
     new: Vec<Message>,
     tools: Option<&Value>,
     max_tokens: Option<usize>,
@@ -122,7 +125,7 @@ pub(crate) fn conversation(
             ));
         }
     }
-    let mut prompt = talk::prompt(served, kept, new, tools)?;
+    let mut prompt = talk::prompt(served, kept, instructions, new, tools)?;
     let before = prompt.state.as_ref().map_or(0, |state| state.tokens.len());
     let max_tokens = served.room(before + prompt.tokens.len(), max_tokens, app.settings.default_tokens)?;
     let request =

@@ -30,7 +30,11 @@ pub(crate) const FIELDS: &[Field] = &[
     ),
     read("instructions", r#"{"type":"string"}"#, "A system text. It is not carried over to the next response."),
     read("previous_response_id", r#"{"type":"string"}"#, "The response to go on from."),
-    read("store", r#"{"type":"boolean","default":true}"#, "Keep the response and its state."),
+    read(
+        "store",
+        r#"{"type":"boolean"}"#,
+        "Keep the response and its state. true where nothing is given; of models that denoise false, and nothing else.",
+    ),
     read("stream", r#"{"type":"boolean","default":false}"#, "Server-sent events as the text is written."),
     read("max_output_tokens", r#"{"type":"integer","minimum":1}"#, "The most tokens to write."),
     read("seed", r#"{"type":"integer"}"#, "Recast: same seed, same text."),
@@ -142,7 +146,13 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     let served = app.model(fields.text("model")?.ok_or_else(|| fields.missing("model", "a model's id"))?)?.clone();
     asked.record.set_model(&served.id);
     let mut options = Options::read(&fields, served.engine.model())?;
-    let store = fields.flag("store")?.unwrap_or(true);
+    let denoises = served.engine.model().config.diffusion.is_some();
+    let store = match fields.flag("store")? {
+        Some(true) if denoises => {
+            return Err(fields.wrong("store", "false or nothing, since a model that denoises leaves no state", &json!(true)));
+        }
+        store => store.unwrap_or(!denoises),
+    };
     options.return_state = store;
     let tools = Tools::read(&fields, true)?;
     let format = fields.object("text", &[TEXT])?;
@@ -157,13 +167,11 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     super::constrain(&mut options, tools.constraint)?;
     let previous = fields.text("previous_response_id")?;
     let kept = previous.map(|id| app.kept.get("response", id, asked.owner)).transpose()?;
-    let mut messages = Vec::new();
-    if let Some(text) = fields.text("instructions")? {
-        messages.push(Message::new("system", text));
-    }
-    messages.extend(input(&fields)?);
+    let instructions = fields.text("instructions")?.map(|text| Message::new("system", text));
+    let messages = input(&fields)?;
     let most = fields.count("max_output_tokens", 1, app.settings.max_tokens)?;
-    let Prepared { prompt, request } = super::conversation(app, &served, kept.as_deref(), messages, tools.list.as_ref(), most)?;
+    let Prepared { prompt, request } =
+        super::conversation(app, &served, kept.as_deref(), instructions, messages, tools.list.as_ref(), most)?;
     let requests = finish_requests(app, &served, kept.as_deref(), vec![request], &options)?;
     let id = ids::fresh("resp_");
     let frame = json!({

@@ -9,6 +9,7 @@ use super::{TokenFile, format};
 use crate::corpus::{self, Content, CorpusOptions, Document};
 use crate::error::{Result, TextError};
 use crate::files::{hex, read_limited};
+use crate::pieces::{PIECE_BYTES, pieces};
 use crate::tokenizer::Tokenizer;
 
 /// Files up to this size are known by their content; larger ones by size and time of change.
@@ -43,7 +44,8 @@ pub struct Progress {
 impl TokenFile {
     /// Tokenizes files (or folders of them) into one file in `cache_dir`, or opens the one made
     /// there earlier from the same sources, tokenizer and options. A cached file that is damaged
-    /// is made again. `progress` is called after every few megabytes, and not for a cached file.
+    /// is made again. A document above a mebibyte is tokenized in pieces, as one document still.
+    /// `progress` is called after every few megabytes, and not for a cached file.
     ///
     /// # Errors
     /// What is wrong in a source, with its record; sources without any token; a full disk.
@@ -94,6 +96,9 @@ fn key(files: &[PathBuf], tokenizer: &Tokenizer, options: &TokenFileOptions) -> 
         hash.update(bytes);
     };
     add(&format::VERSION.to_le_bytes());
+    // Where large texts are cut decides their tokens, and any file may expand to one: a small one
+    // can be compressed, or have a template put text around it.
+    add(&(PIECE_BYTES as u64).to_le_bytes());
     add(tokenizer.fingerprint().as_bytes());
     for file in files {
         // The .idx of a pair decides as much as its .bin.
@@ -137,14 +142,22 @@ impl Builder<'_> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for document in documents {
             let document = document?;
-            bytes += match &document.content {
-                Content::Text(text) => text.len(),
-                Content::Tokens { ids, .. } => 4 * ids.len(),
-            };
-            batch.push(document);
-            if bytes >= BATCH_BYTES || batch.len() >= BATCH_DOCUMENTS {
+            if let Content::Text(text) = &document.content
+                && text.len() > PIECE_BYTES
+            {
                 self.flush(&mut batch, progress)?;
                 bytes = 0;
+                self.large(text, progress)?;
+            } else {
+                bytes += match &document.content {
+                    Content::Text(text) => text.len(),
+                    Content::Tokens { ids, .. } => 4 * ids.len(),
+                };
+                batch.push(document);
+                if bytes >= BATCH_BYTES || batch.len() >= BATCH_DOCUMENTS {
+                    self.flush(&mut batch, progress)?;
+                    bytes = 0;
+                }
             }
             if self.room() == 0 {
                 return Ok(());
@@ -185,8 +198,32 @@ impl Builder<'_> {
             };
             self.push(&ids)?;
         }
-        progress(Progress { documents: self.writer.documents(), tokens: self.writer.count(), text_bytes: self.text_bytes });
+        self.report(progress);
         Ok(())
+    }
+
+    /// A document of one large text: its pieces are encoded a batch at a time, so that memory does
+    /// not grow with it, and their tokens follow each other without anything between.
+    fn large(&mut self, text: &str, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+        self.end_document()?;
+        let mut pieces = pieces(text, PIECE_BYTES);
+        while self.room() > 0 {
+            let some: Vec<&str> = pieces.by_ref().take(BATCH_BYTES / PIECE_BYTES).collect();
+            if some.is_empty() {
+                break;
+            }
+            let encoded = self.tokenizer.encode_batch(&some, false)?;
+            for (piece, ids) in some.iter().zip(&encoded) {
+                self.push(ids)?;
+                self.text_bytes += piece.len() as u64;
+                self.report(progress);
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, progress: &mut dyn FnMut(Progress)) {
+        progress(Progress { documents: self.writer.documents(), tokens: self.writer.count(), text_bytes: self.text_bytes });
     }
 
     fn check(&self, ids: &[u32], source: &Path, record: u64) -> Result<()> {

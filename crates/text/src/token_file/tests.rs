@@ -115,6 +115,33 @@ fn long_token_documents_stay_one_document() {
 }
 
 #[test]
+fn a_large_text_is_one_document_with_progress_inside() {
+    let folder = tempfile::tempdir().unwrap();
+    let (line, lines) = ("a line of some forty bytes, and no more.\n", 27_000);
+    let large = line.repeat(lines);
+    assert!(large.len() > crate::pieces::PIECE_BYTES);
+    let sources =
+        [("a.txt", "before"), ("b.txt", large.as_str()), ("c.txt", "after")].map(|(name, text)| write(folder.path(), name, text));
+    let ids = |text: &str| tokenizer().encode(text, false).unwrap();
+    let expected = [ids("before"), vec![0], ids(line).repeat(lines), vec![0], ids("after"), vec![0]].concat();
+
+    let mut seen = Vec::new();
+    let file = TokenFile::build(&sources, &tokenizer(), &separated(), folder.path(), &mut |now| seen.push(now)).unwrap();
+    assert!(file.tokens(0..file.len()) == expected);
+    assert_eq!(file.document_starts(), [0, 7, 8 + large.len() as u64]);
+    let inside = 7..6 + large.len() as u64;
+    assert!(seen.iter().any(|now| now.documents == 2 && inside.contains(&now.text_bytes)), "{seen:?}");
+    assert!(seen.windows(2).all(|pair| pair[0].text_bytes <= pair[1].text_bytes), "{seen:?}");
+    let last = seen.last().unwrap();
+    assert_eq!((last.documents, last.text_bytes), (3, 11 + large.len() as u64));
+
+    let short = TokenFileOptions { max_tokens: Some(20), ..separated() };
+    let short = build(&sources, &short, folder.path()).0.unwrap();
+    assert_eq!((short.tokens(0..20), short.document_starts()), (expected[..20].to_vec(), &[0, 7][..]));
+    assert_eq!(short.len(), 20);
+}
+
+#[test]
 fn empty_sources_and_wrong_separators_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let source = write(folder.path(), "a.txt", "\n");

@@ -6,6 +6,7 @@ use tokenizers::{AddedToken, TokenizerImpl};
 
 use super::Tokenizer;
 use crate::error::{Result, TextError};
+use crate::pieces::{PIECE_BYTES, pieces};
 
 /// The 256 letters that stand for bytes; without all of them some text has no tokens.
 const BYTE_LETTERS: usize = 256;
@@ -50,6 +51,8 @@ impl Tokenizer {
         > = TokenizerImpl::new(BPE::default());
         training.with_pre_tokenizer(Some(pre_tokenizer));
         training.with_decoder(Some(ByteLevel::default()));
+        // The words of a whole text are held at once, many times as large as it: a piece's are not.
+        let texts = texts.flat_map(|text| pieces(&text, PIECE_BYTES).map(str::to_owned).collect::<Vec<String>>());
         training.train(&mut trainer, texts).map_err(failed)?;
         let json = serde_json::to_vec(&training).map_err(|error| failed(error.into()))?;
         Self::from_json("training", &json)

@@ -7,7 +7,7 @@ mod cost;
 use crate::error::TrainError;
 use crate::objectives::Objective;
 use crate::recipe::{Recipe, Stage};
-use crate::trainer::trainable;
+use crate::trainer::{idle_group, trainable};
 use burn::tensor::Device;
 use cost::{Models, Speed};
 use recast_models::Model;
@@ -74,6 +74,10 @@ impl Plan {
                 let what = format!("stage `{}`: no parameter matches {:?}", stage.name, stage.train);
                 let some: Vec<&str> = params.iter().step_by(params.len() / 4 + 1).map(|(name, _)| name.as_str()).collect();
                 return Err(TrainError::Recipe(format!("{what}; there are {}, ...", some.join(", "))));
+            }
+            if let Some(idle) = idle_group(stage, &params) {
+                let what = format!("stage `{}`: the group `{idle}` has no parameter", stage.name);
+                return Err(TrainError::Recipe(format!("{what}: none that trains matches it, or earlier groups have them")));
             }
             if stage.objective == Objective::MaskedDiffusion {
                 check_diffusion(stage, student)?;

@@ -104,6 +104,7 @@ fn name_of(entry: &Toml) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use recast_models::MixerSpec;
 
     const RECIPE: &str = r#"
         name = "t"
@@ -122,6 +123,19 @@ mod tests {
 
     fn sets(list: &[&str]) -> Vec<String> {
         list.iter().map(|s| s.to_string()).collect()
+    }
+
+    #[test]
+    fn kept_layers_stay_as_the_teacher_has_them() {
+        let recipe = load_text(RECIPE, &sets(&["student.keep_softmax=[1]"])).expect("loads");
+        let softmax = |key, value: serde_json::Value| MixerSpec::new("softmax").with(key, value);
+        let mut own = [softmax("window", 7.into()), softmax("no_rope", true.into()), MixerSpec::new("rwkv6")];
+        let mixers = recipe.mixers(&own).expect("fits");
+        assert_eq!(mixers[1], own[1]);
+        assert_eq!((mixers[0].kind.as_str(), mixers[2].kind.as_str()), ("rwkv7", "rwkv7"));
+        own[1] = MixerSpec::new("rwkv6");
+        assert!(recipe.mixers(&own).expect_err("no softmax there").to_string().contains("layer 1, which is rwkv6"));
+        assert!(recipe.mixers(&own[..1]).expect_err("no such layer").to_string().contains("layer 1 of 1"));
     }
 
     #[test]

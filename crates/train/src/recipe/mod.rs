@@ -17,7 +17,7 @@ use crate::objectives::masked_diffusion::Noise;
 use crate::schedule::Shape;
 use recast_models::MixerSpec;
 use recast_models::convert::TiedEmbeddings;
-use recast_text::Shuffle;
+use recast_text::{CorpusOptions, Shuffle};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -176,6 +176,9 @@ pub struct Text {
     /// Files or folders (.txt, .jsonl, each also .zst or .gz, binidx; .parquet where the program was
     /// built with that feature), or `embedded`.
     pub train: Vec<PathBuf>,
+    /// Field of JSON lines, or column of Parquet, that holds the text; default `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
     /// Files to measure on; without them some documents of `train` are kept out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_out: Vec<PathBuf>,
@@ -202,6 +205,12 @@ fn default_shuffle() -> String {
 }
 
 impl Text {
+    /// How its files are read.
+    pub fn corpus(&self) -> CorpusOptions {
+        let own = CorpusOptions::default();
+        CorpusOptions { text_field: self.field.clone().unwrap_or(own.text_field), ..own }
+    }
+
     /// The order of samples.
     ///
     /// # Errors
@@ -456,6 +465,17 @@ impl Recipe {
             if stage.micro_batch.is_some_and(|m| m == 0 || stage.batch % m != 0) {
                 return fail(at(&format!("micro_batch must divide the batch of {}", stage.batch)));
             }
+            let spans = stage.groups.iter().map(|g| (g.pattern.as_str(), g.wait, g.end));
+            for (of, wait, end) in std::iter::once(("", stage.wait, stage.end)).chain(spans) {
+                if !(0.0..=1.0).contains(&wait) || !(0.0..=1.0).contains(&end) || wait >= end {
+                    let of = if of.is_empty() { String::new() } else { format!(" of `{of}`") };
+                    return fail(at(&format!("wait{of} is {wait} and end {end}, expected 0 <= wait < end <= 1")));
+                }
+            }
+            let sizes = [("clip", stage.clip), ("weight_decay", stage.weight_decay), ("epsilon", stage.epsilon)];
+            if let Some((key, value)) = sizes.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
+                return fail(at(&format!("{key} is {value}, expected at least 0")));
+            }
             for (key, value) in [("beta1", stage.beta1), ("beta2", stage.beta2)] {
                 if !(0.0..1.0).contains(&value) {
                     return fail(at(&format!("{key} is {value}, expected at least 0 and below 1")));
@@ -489,11 +509,12 @@ impl Recipe {
         Ok(())
     }
 
-    /// The mixer of every layer of a student of `layers` layers.
+    /// The mixer of every layer of a student whose teacher has these.
     ///
     /// # Errors
-    /// When the lists do not fit the model.
-    pub fn mixers(&self, layers: usize) -> Result<Vec<MixerSpec>, TrainError> {
+    /// When the lists do not fit the model, or a layer to be kept as softmax attention is none.
+    pub fn mixers(&self, own: &[MixerSpec]) -> Result<Vec<MixerSpec>, TrainError> {
+        let layers = own.len();
         let mut mixers = if self.student.mixers.is_empty() {
             let mixer = self.student.mixer.clone().unwrap_or_else(|| MixerSpec::new("softmax"));
             vec![mixer; layers]
@@ -504,9 +525,16 @@ impl Recipe {
             return Err(TrainError::Recipe(format!("student.mixers has {} entries, the teacher {layers} layers", mixers.len())));
         }
         for &l in &self.student.keep_softmax {
-            match mixers.get_mut(l) {
-                Some(mixer) => *mixer = MixerSpec::new("softmax"),
-                None => return Err(TrainError::Recipe(format!("student.keep_softmax names layer {l} of {layers}"))),
+            match (mixers.get_mut(l), own.get(l)) {
+                // As it is: with its window, and without positions where it has none.
+                (Some(mixer), Some(kept)) if kept.kind == "softmax" => *mixer = kept.clone(),
+                (Some(_), Some(kept)) => {
+                    let kind = &kept.kind;
+                    return Err(TrainError::Recipe(format!(
+                        "student.keep_softmax names layer {l}, which is {kind} in the teacher"
+                    )));
+                }
+                _ => return Err(TrainError::Recipe(format!("student.keep_softmax names layer {l} of {layers}"))),
             }
         }
         Ok(mixers)
@@ -517,6 +545,31 @@ impl Recipe {
         toml::to_string_pretty(self).unwrap_or_default()
     }
 
+    /// What a run that stands at this step of this stage has built on: the stages that are done, and of the one
+    /// under way all but its rates and the way its steps are computed. What comes later may still change,
+    /// and so may what the end of the run writes.
+    pub fn fixed(&self, stage: usize, step: u64) -> Self {
+        let mut fixed = self.clone();
+        fixed.stages.truncate(stage + usize::from(step > 0));
+        if let Some(under_way) = fixed.stages.get_mut(stage) {
+            under_way.learning_rate = 0.0;
+            under_way.final_learning_rate = None;
+            under_way.schedule = Shape::default();
+            (under_way.warmup, under_way.wait, under_way.end) = (0, 0.0, 1.0);
+            under_way.clip = 0.0;
+            under_way.groups.clear();
+            under_way.micro_batch = None;
+            under_way.recompute = false;
+            under_way.validate_every = 0;
+        }
+        fixed.about.clear();
+        fixed.checkpoints = Checkpoints::default();
+        fixed.export = Export::default();
+        fixed.samples = Samples::default();
+        fixed.speed = Speed::default();
+        fixed
+    }
+
     /// sha256 of the resolved recipe.
     pub fn hash(&self) -> String {
         use sha2::{Digest, Sha256};
@@ -525,6 +578,15 @@ impl Recipe {
 
     /// JSON Schema of recipes.
     pub fn schema() -> Value {
-        schemars::schema_for!(Recipe).to_value()
+        let mut schema = schemars::schema_for!(Recipe).to_value();
+        // Taken out before the rest is read.
+        schema["properties"]["extends"] = serde_json::json!({
+            "type": ["string", "array"],
+            "items": {"type": "string"},
+            "description": "A recipe to start from, or several, by paths relative to this file: tables are merged key by key, \
+                everything else, lists such as `stages` included, is replaced. All other paths are relative to where the \
+                program is run.",
+        });
+        schema
     }
 }

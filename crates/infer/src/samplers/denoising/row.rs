@@ -201,7 +201,8 @@ impl<S: Clone> Row<S> {
 
     /// Where what a model of whole sequences sees ends.
     fn seen(&self) -> usize {
-        let seen = self.settings.ahead.map_or(self.tokens.len(), |ahead| (self.window.end + ahead).min(self.tokens.len()));
+        let all = self.tokens.len();
+        let seen = self.settings.ahead.map_or(all, |ahead| self.window.end.saturating_add(ahead).min(all));
         // What is given behind the block is there to be seen.
         let last_given = self.given.iter().rposition(|g| *g).map_or(0, |p| p + 1);
         seen.max(last_given).max(self.window.start)
@@ -471,7 +472,7 @@ impl<S: Clone> Row<S> {
         let masks = |range: Range<usize>| range.filter(|&p| !self.given[p]).count();
         let all = masks(self.start..self.end).max(1);
         let own = masks(self.window.clone());
-        let until = |masks: usize| steps * masks / all;
+        let until = |masks: usize| (steps as u128 * masks as u128 / all as u128) as usize;
         let share = until(self.settled_masks + own) - until(self.settled_masks);
         self.settled_masks += own;
         self.steps_left = share.max(1);

@@ -163,3 +163,29 @@ fn inputs(subject: &Subject, layer: usize) {
         check(&subject.name, &format!("layer {layer}'s {what}"), &gradients[i], largest, slopes, &direction);
     }
 }
+
+/// Gradients of both streams of block diffusion reach every parameter, through the states as well.
+pub fn through_the_states_of_two_streams(subject: &Subject) {
+    const BLOCK: usize = 3;
+    let subject = &subject.denoising(Some(BLOCK));
+    let model = &subject.model;
+    let clean = subject.tokens(2, 8);
+    let noisy = vec![model.config.vocabulary as u32 - 1; 16];
+    let weights = ["clean", "noisy"].map(|name| random([2, 8, model.config.hidden], name));
+    let plain = weights.each_ref().map(|w| values(w.clone()));
+    let streams = || model.two_streams(&clean, &noisy, 2, BLOCK, None).expect("forward");
+    let params = model.parameters();
+    param::track(&params);
+    let [a, b] = streams();
+    let [a_weights, b_weights] = weights;
+    let mut gradients = ((a * a_weights).sum() + (b * b_weights).sum()).backward();
+    let gradients: Vec<Option<Vec<f32>>> = params.iter().map(|(_, p)| p.untrack(Some(&mut gradients))).collect();
+    let largest = gradients.iter().flatten().map(|g| length(g)).fold(0.0, f64::max);
+    let loss = || streams().iter().zip(&plain).map(|(stream, weights)| dot(stream, weights)).sum();
+    for (param, gradient) in params.iter().zip(&gradients) {
+        let gradient = gradient.clone().unwrap_or_else(|| vec![0.0; param.1.elements()]);
+        let direction = direction(&gradient, &param.0);
+        let slopes = slopes(|by| shifted(param, &direction, by, loss));
+        check(&subject.name, &format!("{} by two streams", param.0), &gradient, largest, slopes, &direction);
+    }
+}

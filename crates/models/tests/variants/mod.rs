@@ -1,11 +1,10 @@
-//! Options to try of each mixer.
+//! Options to try of each mixer of this crate.
 
-use recast_models::MixerSpec;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// The variants of a mixer, the default first. A mixer without an entry is tried with its defaults.
-pub fn of(name: &str) -> Vec<(String, MixerSpec)> {
-    let list = match name {
+pub fn of(name: &str) -> Vec<Value> {
+    let mut list = match name {
         "softmax" => vec![
             json!({}),
             json!({"window": 5}),
@@ -36,24 +35,18 @@ pub fn of(name: &str) -> Vec<(String, MixerSpec)> {
         "gated_deltanet" => vec![json!({}), json!({"rope": false}), json!({"negative_eigenvalues": true})],
         _ => vec![json!({})],
     };
-    list.into_iter()
-        .map(|options| {
-            let Value::Object(options) = options else { unreachable!("options are tables") };
-            let text = Value::Object(options.clone()).to_string();
-            (text, MixerSpec { kind: name.into(), options: small(name, options) })
-        })
-        .collect()
+    list.iter_mut().for_each(|options| small(name, options));
+    list
 }
 
 /// Small ranks, so that finite differences and files stay small.
-fn small(name: &str, mut options: Map<String, Value>) -> Map<String, Value> {
+fn small(name: &str, options: &mut Value) {
     let ranks: &[(&str, usize)] = match name {
         "rwkv6" => &[("rank_token_shift", 3), ("rank_decay", 5), ("rank_gate", 4)],
         "rwkv7" => &[("rank_decay", 5), ("rank_iclr", 3), ("rank_value_residual", 4), ("rank_gate", 6)],
         _ => &[],
     };
     for &(key, rank) in ranks {
-        options.insert(key.into(), rank.into());
+        options[key] = rank.into();
     }
-    options
 }

@@ -5,7 +5,7 @@
 //! y   = Wo ( rms_norm(o) * silu(Wg x) )
 //! ```
 //!
-//! A mixer from outside the crate: what it needs is public.
+//! A mixer in a crate of its own: what it needs of Recast is public.
 
 use burn::tensor::activation::silu;
 use burn::tensor::{Tensor, TensorData};

@@ -7,7 +7,7 @@ use recast_models::param::Named;
 use recast_models::random::Random;
 use recast_models::rope::Rope;
 use recast_models::source::{Builder, FromParams, Missing};
-use recast_models::{MixerSpec, Model, ModelConfig};
+use recast_models::{Diffusion, MixerSpec, Model, ModelConfig};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ pub enum Body {
 }
 
 impl Body {
+    /// All of them.
     pub const ALL: [Body; 4] = [Body::Plain, Body::Biases, Body::Norms, Body::OutputBias];
 
     /// The config.json of a model of `layers` layers.
@@ -55,11 +56,18 @@ impl Body {
 
 /// A model to hold to the promises.
 pub struct Subject {
+    /// What failures call it.
     pub name: String,
+    /// The model.
     pub model: Model,
+    body: Body,
 }
 
 impl Subject {
+    /// A model with a layer of each of these mixers.
+    ///
+    /// # Panics
+    /// When it cannot be built.
     pub fn new(name: &str, mixers: &[MixerSpec], body: Body) -> Self {
         let name = format!("{name}, {body:?}");
         let mut config = families::parse(&body.config(mixers.len())).expect("the body's config");
@@ -68,7 +76,30 @@ impl Subject {
         let model = Model::build(config, &FromParams::default(), Missing::Initialise { seed: 5 }, &Device::flex())
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         randomise(&model.parameters(), &name);
-        Self { name, model }
+        Self { name, model, body }
+    }
+
+    /// The same mixers in a model that denoises: blocks of so many tokens, or the whole sequence.
+    pub fn denoising(&self, block: Option<usize>) -> Self {
+        let mut subject = self.again(&self.model.config.mixers);
+        let mask_token = self.model.config.vocabulary as u32 - 1;
+        subject.model.config.diffusion = Some(Diffusion { mask_token, block, shift: false });
+        subject
+    }
+
+    /// A model of one of its layers.
+    pub fn alone(&self, layer: usize) -> Self {
+        self.again(&self.model.config.mixers[layer..=layer])
+    }
+
+    fn again(&self, mixers: &[MixerSpec]) -> Self {
+        let name = self.name.clone();
+        Self { name, ..Self::new(&self.name, mixers, self.body) }
+    }
+
+    /// Whether a layer's attention has a window, so that far tokens do not matter.
+    pub fn has_window(&self) -> bool {
+        self.model.config.mixers.iter().any(|m| m.options.get("window").is_some_and(|w| !w.is_null()))
     }
 
     /// Tokens of `rows` rows of `length`.
@@ -78,6 +109,9 @@ impl Subject {
     }
 
     /// The mixer of a layer by itself, with random parameters, and its place.
+    ///
+    /// # Panics
+    /// When it cannot be built.
     pub fn mixer(&self, layer: usize) -> (Box<dyn Mixer>, LayerContext) {
         let config: &ModelConfig = &self.model.config;
         let context = LayerContext::new(config, layer, Arc::new(Rope::new(config.rope.clone())));
