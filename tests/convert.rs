@@ -184,7 +184,7 @@ fn a_diverging_run_stops_with_its_checkpoint_intact_and_goes_on_at_a_lower_rate(
     let checkpoints = run.join("checkpoints");
     // The steps before the one that failed have done their harm.
     for entry in std::fs::read_dir(&checkpoints).expect("checkpoints").map(|e| e.expect("entry").path()) {
-        if entry.file_name().is_some_and(|name| name.to_string_lossy() > *"01-00000000") {
+        if entry.file_name().is_some_and(|name| &*name.to_string_lossy() > "01-00000000") {
             std::fs::remove_dir_all(entry).expect("removes it");
         }
     }

@@ -85,7 +85,8 @@ pub fn no_row_sees_padding(subject: &Subject) {
             let alone = hidden(&tokens[row * columns..row * columns + length], 1, None);
             let start = row * columns * width;
             let what = format!("{sight:?}, padded row {row}");
-            assert_close(&padded[start..start + length * width], &alone, ROUNDING, &subject.name, &what);
+            // Sums over other lengths, through every layer.
+            assert_close(&padded[start..start + length * width], &alone, 3.0 * ROUNDING, &subject.name, &what);
         }
     }
     let refused = subject.model.hidden_seeing(&tokens, rows, Sight::Whole, None, Some(&[11, 12, 1]));

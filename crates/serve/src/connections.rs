@@ -51,7 +51,6 @@ impl Listener for Connections {
                         waits: false,
                         idle_timer: Box::pin(sleep(self.idle)),
                         idle: self.idle,
-                        written: Instant::now(),
                         silent: true,
                         _place: place,
                     };
@@ -82,9 +81,7 @@ pub(crate) struct Connection {
     waits: bool,
     idle_timer: Pin<Box<Sleep>>,
     idle: Duration,
-    /// When something was written last, or the connection opened.
-    written: Instant,
-    /// Whether nothing was read since: then there is no request that an answer is being made to.
+    /// Whether nothing was read since it was opened or written to: then there is no request that an answer is being made to.
     silent: bool,
     _place: OwnedSemaphorePermit,
 }
@@ -103,9 +100,12 @@ impl Connection {
         Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client does not take its answer")))
     }
 
-    fn note(&mut self, wrote: &Poll<std::io::Result<usize>>) {
+    fn note(&mut self, wrote: &Poll<std::io::Result<usize>>, context: &mut Context<'_>) {
         if matches!(wrote, Poll::Ready(Ok(1..))) {
-            (self.written, self.silent) = (Instant::now(), true);
+            self.silent = true;
+            self.idle_timer.as_mut().reset(Instant::now() + self.idle);
+            // Asked now, since whoever has found nothing to read does not try again until it is woken.
+            let _ = self.idle_timer.as_mut().poll(context);
         }
     }
 }
@@ -120,10 +120,6 @@ impl AsyncRead for Connection {
         if !self.silent {
             return Poll::Pending;
         }
-        let until = self.written + self.idle;
-        if self.idle_timer.deadline() != until {
-            self.idle_timer.as_mut().reset(until);
-        }
         ready!(self.idle_timer.as_mut().poll(context));
         Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "nothing is asked on the connection")))
     }
@@ -132,7 +128,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(&polled);
+        self.note(&polled, context);
         self.watch(polled, context)
     }
 
@@ -142,7 +138,7 @@ impl AsyncWrite for Connection {
         bytes: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.note(&polled);
+        self.note(&polled, context);
         self.watch(polled, context)
     }
 

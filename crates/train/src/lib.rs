@@ -5,7 +5,7 @@
 //! [`schedule`] turn gradients into new weights, [`checkpoint`] makes every step one that can be
 //! returned to, [`metrics`] writes down what happened. Everything that depends on randomness is a
 //! pure function of the recipe's seed and the step, so that a resumed run is the undisturbed run
-//! (`tests/resume.rs`).
+//! (`tests/resume.rs` at the root).
 
 pub mod checkpoint;
 mod error;

@@ -115,7 +115,7 @@ const FIXTURES: &[Fixture] = &[
         r#"{"id":"1","uid":"u","good":"She runs.","bad":"She run."}
 {"id":"2","uid":"u","good":"g","bad":"b"}"#,
         "",
-        [&["*→She runs.", "→She run."], &["*→g", "→b"]],
+        [&["*→ She runs.", "→ She run."], &["*→ g", "→ b"]],
     ),
     (
         "lambada",

@@ -342,12 +342,12 @@ mod tests {
             let error = Task::from_toml(&good.replace(from, to), "mine.toml").unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         };
-        expect("version = 1", "version = 1\nnmae = 2", "nmae");
+        expect("version = 2", "version = 2\nnmae = 2", "nmae");
         expect("multiple_choice", "many_choice", "many_choice");
         expect("choices = \"choices\"", "choices = \"choices[\"", "choices");
         expect("{{ query }}", "{{ query", "context");
         expect("piqa_valid.jsonl", "../piqa.jsonl", "plain file name");
         expect("\"acc\", ", "\"f1\", ", "those that do");
-        expect("primary = \"acc_norm\"", "primary = \"bits_per_byte\"", "not among");
+        expect("primary = \"acc\"", "primary = \"bits_per_byte\"", "not among");
     }
 }
