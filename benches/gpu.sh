@@ -35,7 +35,7 @@ part() { # NAME SECONDS COMMAND...
     return
   fi
   [ "$limit" -lt "$left" ] || limit=$left
-  timeout "$limit" "$@" >"$out/$name.log" 2>&1 &
+  timeout -k 10 "$limit" "$@" >"$out/$name.log" 2>&1 &
   running=$!
   wait "$running"
   local code=$?
@@ -57,13 +57,26 @@ fitting() {
     END { n = stages == 2 ? left / 2 / seconds : most + 0; printf "%d", n < most + 0 ? n : most + 0 }' "$out"/{align,distil}.log
 }
 
+# What is compiled at run time needs CUDA's headers, and its compiler where the loader finds it.
+if [ "$device" = cuda ]; then
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo 'nvidia-smi finds no card' >&2
+  if [ -z "${CUDA_PATH:-}" ]; then
+    for place in /usr/local/cuda /usr/local/cuda-*; do
+      [ -e "$place/include/cuda.h" ] && export CUDA_PATH=$place && break
+    done
+  fi
+  [ -n "${CUDA_PATH:-}" ] && export LD_LIBRARY_PATH=$CUDA_PATH/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  ldconfig -p | grep -q libnvrtc || ls "${CUDA_PATH:-/nowhere}"/lib64/libnvrtc.so* >/dev/null 2>&1 \
+    || echo 'libnvrtc.so is not found: set CUDA_PATH and LD_LIBRARY_PATH' >&2
+fi
 if [ -n "${TESTS:-}" ] && wanted tests; then
   for test in fused elementwise recurrences; do
     RECAST_TEST_DEVICE=$device part "test-$test" 240 "$TESTS/$test" --test-threads 1
   done
 fi
 fla=() rival=
-if "$python" -c 'import torch' 2>/dev/null; then
+if "$python" -c "import torch, sys; sys.exit('$device' == 'cuda' and not torch.cuda.is_available())" 2>/dev/null \
+  && [[ $device == cuda || $device == cpu ]]; then
   rival=yes
   [ "$device" = cuda ] && "$python" -c 'import fla' 2>/dev/null && fla=(--fla)
 fi

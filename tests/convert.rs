@@ -188,8 +188,8 @@ fn a_diverging_run_stops_with_its_checkpoint_intact_and_goes_on_at_a_lower_rate(
             std::fs::remove_dir_all(entry).expect("removes it");
         }
     }
-    // What killed processes leave.
-    for rest in [".01-00000099.tmp", "00-00000001.half"] {
+    // What killed processes leave, and what somebody else put there.
+    for rest in [".01-00000099.tmp", "00-00000777", "best"] {
         std::fs::create_dir(checkpoints.join(rest)).expect("folder");
     }
     let output = recast(folder.path(), &["convert", "--resume", "n", "--set", "seed=2"]);
@@ -199,7 +199,8 @@ fn a_diverging_run_stops_with_its_checkpoint_intact_and_goes_on_at_a_lower_rate(
     let output = recast(folder.path(), &[&["convert", "--resume", "n"][..], &changes].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(run.join("recipe-until-01-00000000.toml").is_file());
-    assert!(!checkpoints.join(".01-00000099.tmp").exists() && !checkpoints.join("00-00000001.half").exists());
+    let is_there = [".01-00000099.tmp", "00-00000777", "best"].map(|rest| checkpoints.join(rest).exists());
+    assert_eq!(is_there, [false, false, true]);
     // The end of a finished run can be written again, otherwise.
     let output = recast(folder.path(), &["convert", "--resume", "n", "--set", "export.dtype=bf16"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -274,6 +275,11 @@ fn a_discarded_head_is_not_measured() {
     let second = summary(&["convert", "r.toml", "--out", "b", "--set", "teacher.path=a/model"]);
     let (said, found) = (loss(&first, "distil"), loss(&second, "teacher"));
     assert!((said - found).abs() < 1e-4, "the student was said to have {said}; what was written has {found}");
+    // A teacher with a head of its own keeps it.
+    summary(&["convert", "r.toml", "--out", "k", "--set", "student.tied=untie-keep"]);
+    let of_untied = ["--set", "teacher.path=k/model", "--set", "student.tied=untie-discard"];
+    summary(&[&["convert", "r.toml", "--out", "u"][..], &of_untied].concat());
+    assert!(tensors(&folder.path().join("u/model/model.safetensors")).contains_key("lm_head.weight"));
 }
 
 /// A limit on the size of files stands in for a full disk: a write fails half way.

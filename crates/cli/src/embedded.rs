@@ -3,6 +3,7 @@
 //! They are written once to a folder beside the runs; recipes name them `embedded`.
 
 use anyhow::Context;
+use recast_train::Recipe;
 use recast_train::recipe::{EMBEDDED, Embedded};
 use std::path::{Path, PathBuf};
 
@@ -33,13 +34,24 @@ pub fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
     if path == Path::new(EMBEDDED) { model(&folder()) } else { Ok(path.to_owned()) }
 }
 
-/// The files for a run, written out if its recipe may name them.
-pub fn files() -> anyhow::Result<Embedded> {
+/// Where the files for a run are. Those that its recipe names are written out, and only those: a folder
+/// that cannot be written to is no matter to the others.
+pub fn files(recipe: &Recipe) -> anyhow::Result<Embedded> {
     let folder = folder();
-    let files =
-        Embedded { model: model(&folder)?, text: folder.join("text.jsonl.zst"), held_out: folder.join("held_out.jsonl.zst") };
-    put(&files.text, TEXT)?;
-    put(&files.held_out, HELD_OUT)?;
+    let files = Embedded {
+        model: folder.join("model"),
+        text: folder.join("text.jsonl.zst"),
+        held_out: folder.join("held_out.jsonl.zst"),
+    };
+    let named = |path: &PathBuf| path.as_path() == Path::new(EMBEDDED);
+    if recipe.teacher.as_ref().is_some_and(|teacher| named(&teacher.path)) {
+        model(&folder)?;
+    }
+    // The embedded text brings the text held out with it.
+    if recipe.text.train.iter().chain(&recipe.text.held_out).any(named) {
+        put(&files.text, TEXT)?;
+        put(&files.held_out, HELD_OUT)?;
+    }
     Ok(files)
 }
 

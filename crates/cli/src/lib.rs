@@ -136,16 +136,15 @@ enum Verb {
 
 /// The program: reads the command line, does what it says, and returns the exit code. Once a process.
 pub fn main() -> ExitCode {
-    // A closed pipe (`recast ... | head`) ends the program quietly instead of with a panic.
-    #[cfg(unix)]
-    // SAFETY: called before any thread starts; restores the default action of SIGPIPE.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-    }
+    closed_pipes_end_it(true);
     // Activations are allocated and freed at every operator; returning such blocks to the kernel
     // each time cost a fifth of a training step in page faults.
     recast_ops::cpu::keep_freed_memory();
     let Arguments { global, verb } = Arguments::parse();
+    // A client that closes its connection must not end the server, nor a pipe for progress a training.
+    if matches!(verb, Verb::Serve(_) | Verb::Convert(_) | Verb::Train(_)) {
+        closed_pipes_end_it(false);
+    }
     let result = recast_ops::cpu::set_threads(global.threads).map_err(anyhow::Error::from).and_then(|()| match &verb {
         // These wait for an engine, which computes on the pool: they must not hold a worker.
         Verb::Chat(_) | Verb::Serve(_) => run(&verb, &global),
@@ -159,6 +158,18 @@ pub fn main() -> ExitCode {
             ExitCode::from(output::exit_code(&error))
         }
     }
+}
+
+/// Whether writing to a closed pipe (`recast ... | head`) ends the program, quietly and at once, or is an error
+/// where it is written.
+pub(crate) fn closed_pipes_end_it(ends: bool) {
+    #[cfg(unix)]
+    // SAFETY: either is an action that POSIX defines, and no handler of ours is replaced.
+    unsafe {
+        libc::signal(libc::SIGPIPE, if ends { libc::SIG_DFL } else { libc::SIG_IGN });
+    }
+    #[cfg(not(unix))]
+    let _ = ends;
 }
 
 fn run(verb: &Verb, global: &Global) -> anyhow::Result<()> {

@@ -1,9 +1,13 @@
 //! Where results and errors go.
 
+use recast_infer::InferError;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
 /// Exit code: 2 when the user asked wrongly (a recipe, a path, an option), 1 when something failed.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     use recast_eval::EvalError;
-    use recast_infer::InferError;
     use recast_models::ModelError;
     use recast_train::TrainError;
     let wrongly = |e: &ModelError| matches!(e, ModelError::Mixer { .. } | ModelError::MixerOptions { .. });
@@ -50,9 +54,52 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says a line on standard error. That nobody is there to read it ends no run.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Whether standard error is a terminal that can draw anew what it shows.
+pub fn redraws() -> bool {
+    std::io::stderr().is_terminal() && !console::is_dumb()
+}
+
+/// Refuses a file that cannot be written and renamed into its place, before the work that it is for; `name` is
+/// its option.
+pub fn check_file(name: &'static str, file: &Path) -> Result<(), InferError> {
+    // A folder or a device is not replaced by a file.
+    if file.exists() && !file.is_file() {
+        let found = format!("{}, which is something else", file.display());
+        return Err(InferError::Setting { name, expected: "the name of a file".into(), found });
+    }
+    check_folder(name, file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Refuses a folder in which no file can be made.
+pub fn check_folder(name: &'static str, folder: &Path) -> Result<(), InferError> {
+    tempfile::tempfile_in(folder).map(drop).map_err(|error| InferError::Setting {
+        name,
+        expected: "a folder that can be written to".into(),
+        found: format!("{} ({error})", folder.display()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_refused_before_the_work() {
+        let folder = tempfile::tempdir().expect("a folder");
+        check_file("--out", &folder.path().join("x")).expect("a new file in a folder that is there");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 0, "nothing is left behind");
+        let [taken, nowhere] = [folder.path().to_owned(), folder.path().join("no/x")];
+        for (file, words) in [(taken, "the name of a file"), (nowhere, "can be written to")] {
+            let error = check_file("--out", &file).expect_err("refused");
+            assert!(error.to_string().contains("--out") && error.to_string().contains(words), "{error}");
+            assert_eq!(exit_code(&error.into()), 2);
+        }
+    }
 
     #[test]
     fn causes_are_told_once() {

@@ -129,7 +129,7 @@ fn bad_input_is_refused_with_what_to_do() {
     let blocks = model(&json!({"mask_token": 95, "block": 8}));
     let outside = model(&json!({"mask_token": 96, "block": 8}));
     let next_token = model(&Value::Null);
-    let cases: [(&Path, &[&str], i32, &str); 13] = [
+    let cases: [(&Path, &[&str], i32, &str); 15] = [
         (blocks.path(), &["--steps", "0"], 2, "steps: expected at least 1"),
         (blocks.path(), &["--block", "9"], 2, "at most 8, the positions that the model denoises together, found 9"),
         (
@@ -141,6 +141,8 @@ fn bad_input_is_refused_with_what_to_do() {
         (blocks.path(), &["--prompt", "a<mask>b"], 2, "no mask token (95)"),
         (blocks.path(), &["--infill"], 2, "at least one hole, such as [[8]]"),
         (blocks.path(), &["--infill", "--prompt", "a[[0]]"], 2, "a number of tokens from 1"),
+        (blocks.path(), &["--infill", "--prompt", "a[[2]]", "--max-tokens", "5"], 2, "cannot be used with"),
+        (blocks.path(), &["--infill", "--prompt", "a[[2]]", "--repeat-context", "2"], 2, "cannot be used with"),
         (blocks.path(), &["--rule", "fixed"], 2, "--steps"),
         (blocks.path(), &["--rule", "fixed", "--steps", "3", "--threshold", "0.5"], 2, "found the rule fixed"),
         (blocks.path(), &["--rule", "ancestral", "--steps", "3", "--remask", "cap"], 2, "cap=ETA"),

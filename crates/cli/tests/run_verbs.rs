@@ -90,6 +90,72 @@ fn generate_refuses_what_it_cannot_do() {
     }
 }
 
+/// What could only fail at the end is refused at the beginning, before a model is read: there is none here.
+#[test]
+fn what_cannot_be_done_is_said_before_the_work() {
+    for (arguments, said) in [
+        (&["logits", "no-model", "--ids", "2", "--out", "nodir/x"][..], "--out"),
+        (&["generate", "no-model", "--prompt", "a", "--save-state", "nodir/x"], "--save-state"),
+        (&["bench", "serve", "no-model", "--svg", "nodir/x.svg"], "--svg"),
+        (&["chat", "no-model", "--json"], "--json"),
+    ] {
+        let output = recast(arguments, "");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(said) && output.stdout.is_empty(), "{arguments:?}: {error}");
+    }
+    let output = recast(&["bench", "serve", "no-model.gguf", "--rival", "no-such-python"], "");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("starting no-such-python"), "{error}");
+}
+
+/// The binary where no file can hold a byte, as on a full disk.
+#[cfg(target_os = "linux")]
+fn on_a_full_disk(arguments: &[&str]) -> Output {
+    let script = format!("trap '' XFSZ; ulimit -f 0; exec {} \"$@\"", env!("CARGO_BIN_EXE_recast"));
+    Command::new("bash").args(["-c", &script, "recast"]).args(arguments).output().expect("bash")
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_text_is_told_before_its_state_is_written() {
+    let model = model();
+    let state = model.path().join("state");
+    let arguments =
+        ["--json", "generate", text(model.path()), "--prompt", "abc", "--max-tokens", "4", "--save-state", text(&state)];
+    let output = on_a_full_disk(&arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert!(told["text"].is_string() && !state.exists());
+    assert_eq!(json_of(&arguments[1..], "")["tokens"], told["tokens"]);
+    let on = ["generate", text(model.path()), "--prompt", "d", "--max-tokens", "4", "--load-state", text(&state)];
+    assert!(json_of(&on, "")["text"].is_string());
+}
+
+#[test]
+fn a_recipe_that_names_nothing_embedded_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let recipe = r#"
+name = "small"
+teacher.path = "no-model"
+student.mixer = { kind = "rwkv7" }
+text.train = ["no-text"]
+[[stages]]
+name = "distil"
+objective = "logit-kl"
+tokens = 512
+context = 64
+batch = 2
+learning_rate = 1e-3
+"#;
+    std::fs::write(folder.path().join("r.toml"), recipe).expect("writes");
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_recast")).current_dir(folder.path()).args(["plan", "r.toml"]).output().expect("runs");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("no-text"), "{error}");
+    assert!(!folder.path().join("runs").exists(), "files that nobody named were written");
+}
+
 #[test]
 fn logits_are_the_golden_ones() {
     let model = model();
@@ -177,12 +243,23 @@ fn eval_scores_compares_and_remembers() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("against the teacher"));
     assert_eq!(json_of(&arguments, "")["results"], first["results"]);
 
+    let samples = recast(&[&arguments[..], &["--samples", "4"]].concat(), "");
+    assert!(String::from_utf8_lossy(&samples.stderr).contains("--samples is for models that denoise"));
+
     // Into a run's report, once.
     let run = tempfile::tempdir().expect("a folder");
     let into = [&arguments[..], &["--report", text(run.path())]].concat();
     let missing = recast(&into, "");
     assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("report.json"));
     std::fs::write(run.path().join("report.json"), json!({"title": "a run"}).to_string()).expect("writes");
+    #[cfg(target_os = "linux")]
+    {
+        let journal = into.iter().position(|word| *word == "--journal").expect("given");
+        let full = on_a_full_disk(&[&["--json"], &into[..journal], &into[journal + 2..]].concat());
+        assert_eq!(full.status.code(), Some(1), "{}", String::from_utf8_lossy(&full.stderr));
+        let told: Value = serde_json::from_slice(&full.stdout).expect("the results");
+        assert_eq!(told["results"][0]["items"], 5);
+    }
     for _ in 0..2 {
         json_of(&into, "");
     }

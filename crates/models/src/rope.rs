@@ -180,18 +180,22 @@ impl RopeConfig {
 #[derive(Debug)]
 pub struct Rope {
     config: RopeConfig,
-    table: RwLock<Option<(usize, RopeTable)>>,
+    /// By the length they are for, the newest last: one, or of lengths that each have their own, some.
+    tables: RwLock<Vec<(usize, RopeTable)>>,
 }
+
+/// Tables kept of lengths that each have their own: of so many rows that are decoded together, all layers share theirs.
+const TABLES: usize = 64;
 
 impl Rope {
     /// No table yet.
     pub fn new(config: RopeConfig) -> Self {
-        Self { config, table: RwLock::new(None) }
+        Self { config, tables: RwLock::default() }
     }
 
-    /// Whether frequencies change with the length of the sequence.
-    pub fn depends_on_length(&self) -> bool {
-        matches!(self.config.scaling, Scaling::Dynamic { .. })
+    /// Whether positions below `length` have another table than those of shorter sequences.
+    pub fn depends_on_length(&self, length: usize) -> bool {
+        matches!(self.config.scaling, Scaling::Dynamic { max_positions, .. } if length > max_positions)
     }
 
     /// A table that covers positions below `length`.
@@ -201,16 +205,21 @@ impl Rope {
             Scaling::Dynamic { max_positions, .. } => length.max(max_positions),
             _ => length.next_power_of_two().max(64),
         };
-        let exact = self.depends_on_length();
-        if let Some((size, table)) = &*self.table.read().expect("the table's lock is never poisoned")
-            && (*size == key || (!exact && *size >= key))
-        {
+        let dynamic = matches!(self.config.scaling, Scaling::Dynamic { .. });
+        let fits = |size: usize| size == key || (!dynamic && size >= key);
+        let tables = self.tables.read().expect("the tables' lock is never poisoned");
+        if let Some((_, table)) = tables.iter().rev().find(|(size, _)| fits(*size)) {
             return table.clone();
         }
+        drop(tables);
         let (frequencies, scale) = self.config.frequencies(key);
         let frequencies: Vec<f32> = frequencies.iter().map(|&f| f as f32).collect();
         let table = RopeTable::new(&frequencies, key, scale as f32);
-        *self.table.write().expect("the table's lock is never poisoned") = Some((key, table.clone()));
+        let mut tables = self.tables.write().expect("the tables' lock is never poisoned");
+        let kept = if dynamic { TABLES - 1 } else { 0 };
+        let surplus = tables.len().saturating_sub(kept);
+        tables.drain(..surplus);
+        tables.push((key, table.clone()));
         table
     }
 }

@@ -189,7 +189,7 @@ mod attention {
             let [q, k, v] = split(x, sizes);
             reference::attention(q, k, v, options).reshape([-1])
         };
-        compare(&format!("{name} {sizes:?}"), &inputs(sizes), &fast, &slow);
+        compare(&format!("attention {name} {sizes:?}"), &inputs(sizes), &fast, &slow);
         if sizes[1] == 7 {
             differences(name, &inputs(sizes), &fast);
         }

@@ -15,6 +15,8 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Time after which a connection is closed on which nothing was asked since it was opened, or since the last answer;
 /// nginx's.
 const IDLE: Duration = Duration::from_secs(75);
+/// What a request may take beyond the time for its body and its answer.
+const SLACK: Duration = Duration::from_secs(75);
 
 /// A listener with a bound on its connections.
 pub(crate) struct Connections {
@@ -22,11 +24,15 @@ pub(crate) struct Connections {
     places: Arc<Semaphore>,
     patience: Duration,
     idle: Duration,
+    busy: Duration,
 }
 
 impl Connections {
-    pub fn new(listener: TcpListener, most: usize, patience: Duration) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))), patience, idle: IDLE }
+    /// So many at a time, of clients that take their answers within `patience`, and whose requests take no longer
+    /// than `request`.
+    pub fn new(listener: TcpListener, most: usize, patience: Duration, request: Duration) -> Self {
+        let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        Self { listener, places, patience, idle: IDLE, busy: request + SLACK }
     }
 }
 
@@ -51,7 +57,7 @@ impl Listener for Connections {
                         waits: false,
                         idle_timer: Box::pin(sleep(self.idle)),
                         idle: self.idle,
-                        silent: true,
+                        busy: self.busy,
                         _place: place,
                     };
                     return (connection, address);
@@ -72,7 +78,8 @@ impl Listener for Connections {
 
 /// A connection that fails when nothing can be written to it for too long: otherwise a client that
 /// stalls would hold its answer in memory for ever. And when nothing comes for too long after it was
-/// opened or written to: a client that is gone without a word would hold its place for ever.
+/// opened or written to, or nothing is written for longer than any request takes: a client that is gone without a
+/// word, in the middle of asking too, would hold its place for ever.
 pub(crate) struct Connection {
     stream: TcpStream,
     timer: Pin<Box<Sleep>>,
@@ -81,8 +88,7 @@ pub(crate) struct Connection {
     waits: bool,
     idle_timer: Pin<Box<Sleep>>,
     idle: Duration,
-    /// Whether nothing was read since it was opened or written to: then there is no request that an answer is being made to.
-    silent: bool,
+    busy: Duration,
     _place: OwnedSemaphorePermit,
 }
 
@@ -102,7 +108,6 @@ impl Connection {
 
     fn note(&mut self, wrote: &Poll<std::io::Result<usize>>, context: &mut Context<'_>) {
         if matches!(wrote, Poll::Ready(Ok(1..))) {
-            self.silent = true;
             self.idle_timer.as_mut().reset(Instant::now() + self.idle);
             // Asked now, since whoever has found nothing to read does not try again until it is woken.
             let _ = self.idle_timer.as_mut().poll(context);
@@ -114,11 +119,10 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_ready() {
-            self.silent = false;
+            // Something is asked, or begun to be.
+            let until = Instant::now() + self.busy;
+            self.idle_timer.as_mut().reset(until);
             return polled;
-        }
-        if !self.silent {
-            return Poll::Pending;
         }
         ready!(self.idle_timer.as_mut().poll(context));
         Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "nothing is asked on the connection")))
@@ -187,8 +191,8 @@ mod tests {
     async fn who_asks_for_nothing_makes_room_and_who_waits_for_an_answer_gets_it() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let mut connections = Connections::new(listener, 1, LONG);
-        connections.idle = SHORT;
+        let mut connections = Connections::new(listener, 1, LONG, LONG);
+        (connections.idle, connections.busy) = (SHORT, 6 * SHORT);
         let slow = || async {
             sleep(3 * SHORT).await;
             "late"
@@ -202,6 +206,10 @@ mod tests {
         is_closed(&mut silent).await;
         ask(&mut other, "/slow", "late").await;
         is_closed(&mut other).await;
+        // Half a question is none.
+        let mut half = TcpStream::connect(address).await.expect("connected");
+        half.write_all(b"GET / HT").await.expect("written");
+        is_closed(&mut half).await;
         serving.abort();
     }
 }

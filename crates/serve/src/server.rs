@@ -70,7 +70,8 @@ impl Server {
     pub async fn run(self, listener: TcpListener, mut stop: mpsc::Receiver<()>) -> std::io::Result<Ended> {
         let (close, mut closing) = watch::channel(false);
         let settings = &self.app.settings;
-        let connections = Connections::new(listener, settings.connections, Duration::from_secs(settings.stall_seconds));
+        let request = Duration::from_secs(settings.body_seconds.saturating_add(settings.request_seconds));
+        let connections = Connections::new(listener, settings.connections, Duration::from_secs(settings.stall_seconds), request);
         let shutdown = async move {
             // An error is a sender that is gone: then there is nothing to wait for either.
             let _ = closing.wait_for(|close| *close).await;
@@ -115,15 +116,27 @@ async fn told(stop: &mut mpsc::Receiver<()>) {
 /// # Errors
 /// When the system does not let signals be heard.
 pub fn signals() -> std::io::Result<mpsc::Receiver<()>> {
-    use tokio::signal::unix::{SignalKind, signal};
     let (sender, receiver) = mpsc::channel(4);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::spawn(async move {
-        loop {
+    #[cfg(unix)]
+    let mut next = {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        async move || {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+        }
+    };
+    #[cfg(not(unix))]
+    let mut next = async || {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::spawn(async move {
+        loop {
+            next().await;
             if sender.send(()).await.is_err() {
                 return;
             }

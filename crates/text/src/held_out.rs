@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn most_of_the_text_is_never_kept_out() {
+    fn large_documents_are_not_kept_out() {
         for seed in 0..10 {
             let split = |documents: &[usize], wish| HeldOut::Tokens(wish).split(&lengths(documents), seed).unwrap();
             // Notes and a book: the notes, and the end of the book for what they lack.

@@ -42,6 +42,9 @@ pub struct Position {
 pub struct Sources {
     /// The text, training and held-out side.
     pub text: String,
+    /// The pairs of each stage; empty for one without.
+    #[serde(default)]
+    pub pairs: Vec<String>,
     /// The teacher; empty without one.
     pub teacher: String,
 }
@@ -75,7 +78,7 @@ impl Store {
     /// Removes what killed processes left: checkpoints half written, and half removed.
     pub fn sweep(&self) {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.path()));
-        for path in entries.filter(|p| p.is_dir() && (is_temporary(p) || !p.join(STATE).is_file())) {
+        for path in entries.filter(|p| p.is_dir() && is_ours(p) && (is_temporary(p) || !p.join(STATE).is_file())) {
             let _ = std::fs::remove_dir_all(path);
         }
     }
@@ -184,6 +187,14 @@ pub fn load_moments(place: &Path, optimizer: &mut Optimizer) -> Result<(), Train
 
 fn is_temporary(path: &Path) -> bool {
     path.file_name().and_then(|n| n.to_str()).is_none_or(|n| n.starts_with('.'))
+}
+
+/// Whether a folder has the name of a checkpoint, whole (`01-00000250`) or half written (`.01-00000250.tmp`).
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let name = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp")).unwrap_or(name);
+    let digits = |part: &str| part.len() >= 2 && part.bytes().all(|b| b.is_ascii_digit());
+    name.split_once('-').is_some_and(|(stage, step)| digits(stage) && digits(step) && step.len() >= 8)
 }
 
 /// Flushes a file or folder to the disk.

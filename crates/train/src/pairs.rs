@@ -84,6 +84,19 @@ impl Pairs {
         self.all.is_empty()
     }
 
+    /// A hash of all of them.
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let mut hash = Sha256::new();
+        for Pair { prompt, response } in &self.all {
+            for part in [prompt, response] {
+                hash.update((part.len() as u64).to_le_bytes());
+                part.iter().for_each(|token| hash.update(token.to_le_bytes()));
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The micro-batches of one step: every epoch reads all pairs once, in an order of its own.
     pub fn micro_batches(&self, stage: &Stage, padding: Padding, block: Option<usize>, seed: u64, step: u64) -> Vec<MicroBatch> {
         let first = step * stage.batch as u64;

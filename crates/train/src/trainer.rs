@@ -124,7 +124,7 @@ pub struct Trainer {
     pairs: Vec<Option<Pairs>>,
     held_out: HeldOut,
     /// Held as long as this process works in the folder.
-    _lock: Option<File>,
+    lock: Option<File>,
     store: Store,
     /// The checkpoint to go on from.
     start: Option<PathBuf>,
@@ -185,7 +185,6 @@ impl Trainer {
         let lock = lock(folder)?;
         let recipe = crate::recipe::load(&path, changes)?;
         let mut trainer = Self::open(recipe, embedded, folder, lock, true, device, observer)?;
-        trainer.store.sweep();
         let mut stands = "00-00000000".to_owned();
         if let Some((place, position)) = trainer.store.latest()? {
             let changed = |path: &Path, message: &str| Err(TrainError::Resume { path: path.to_owned(), message: message.into() });
@@ -202,16 +201,30 @@ impl Trainer {
             if !then.text.is_empty() && then.text != now.text {
                 return changed(folder, "the text was changed since the checkpoint was written; put it back, or start a new run");
             }
+            let begun = position.stage + usize::from(position.step > 0);
+            if !then.pairs.is_empty() && then.pairs.iter().zip(&now.pairs).take(begun).any(|(then, now)| then != now) {
+                return changed(
+                    folder,
+                    "its pairs were changed since the checkpoint was written; put them back, or start a new run",
+                );
+            }
             if !then.teacher.is_empty() && then.teacher != now.teacher {
                 return changed(folder, "the teacher is another one than before; put it back, or start a new run");
             }
             stands = place.file_name().map_or(stands, |name| name.to_string_lossy().into_owned());
-            trainer.position = position;
+            trainer.position = Position { sources: now.clone(), ..position };
             trainer.start = Some(place);
         }
+        // Without a lock somebody may be writing what looks left over.
+        if trainer.lock.is_some() {
+            trainer.store.sweep();
+        }
         if !changes.is_empty() {
+            // The first of several changes at one place is from the recipe that led there.
             let before = folder.join(format!("recipe-until-{stands}.toml"));
-            std::fs::copy(&path, &before).map_err(TrainError::io(&before))?;
+            if !before.exists() {
+                std::fs::copy(&path, &before).map_err(TrainError::io(&before))?;
+            }
             trainer.write_recipe()?;
         }
         Ok(trainer)
@@ -275,8 +288,9 @@ impl Trainer {
         let pairs = pairs.collect::<Result<Vec<_>, TrainError>>()?;
         let store = Store::new(folder, recipe.checkpoints.keep);
         let sources = Sources {
-            text: fingerprint(&[&text.train, &text.held_out]),
-            teacher: teacher.as_ref().map(|t| t.model.fingerprint()).unwrap_or_default(),
+            text: of_text(&[&text.train, &text.held_out]),
+            pairs: pairs.iter().map(|pairs| pairs.as_ref().map(Pairs::fingerprint).unwrap_or_default()).collect(),
+            teacher: teacher.as_ref().map(|t| of_model(&t.model)).unwrap_or_default(),
         };
         let position = Position { sources, ..Default::default() };
         Ok(Self {
@@ -290,7 +304,7 @@ impl Trainer {
             text,
             pairs,
             held_out,
-            _lock: lock,
+            lock,
             store,
             start: None,
         })
@@ -325,10 +339,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// Drops a head that was there to train, so that what is measured last is what is kept. Checkpoints hold the
-    /// parameters as they trained.
+    /// Drops a head that was there to train, so that what is measured last is what is kept; the head of a teacher
+    /// that has one of its own stays. Checkpoints hold the parameters as they trained.
     fn tie_if_last(&mut self) {
-        if self.recipe.student.tied == TiedEmbeddings::UntieDiscard && self.position.stage + 1 >= self.recipe.stages.len() {
+        let untied = self.recipe.student.tied == TiedEmbeddings::UntieDiscard
+            && self.teacher.as_ref().is_some_and(|teacher| teacher.model.config.tied);
+        if untied && self.position.stage + 1 >= self.recipe.stages.len() {
             self.student.tie();
         }
     }
@@ -432,11 +448,8 @@ impl Trainer {
         observer.event(&Event::Snapshot { name: &stage.name, model: &self.student, loss })?;
         self.position.stage += 1;
         self.position.step = 0;
-        let next = match self.recipe.stages.get(self.position.stage) {
-            Some(stage) => self::optimizer(stage, params),
-            None => Optimizer::new(AdamW::default(), 0.0, Vec::new()),
-        };
-        self.save(params, &next, metrics, observer)
+        // The next stage begins without moments.
+        self.save(params, &Optimizer::new(AdamW::default(), 0.0, Vec::new()), metrics, observer)
     }
 
     fn save(
@@ -468,8 +481,22 @@ fn lock(folder: &Path) -> Result<Option<File>, TrainError> {
     }
 }
 
+/// A hash of a model's values, of some from all over each tensor.
+fn of_model(model: &Model) -> String {
+    use sha2::{Digest, Sha256};
+    const VALUES: usize = 64;
+    let mut hash = Sha256::new();
+    for (name, param) in model.parameters() {
+        let values = param.read();
+        hash.update(&name);
+        let step = values.len().div_ceil(VALUES).max(1);
+        values.iter().step_by(step).for_each(|x| hash.update(x.to_le_bytes()));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A hash of the text's lengths and of tokens from all over it.
-fn fingerprint(streams: &[&TokenStream]) -> String {
+fn of_text(streams: &[&TokenStream]) -> String {
     use sha2::{Digest, Sha256};
     const PLACES: usize = 1024;
     const TOKENS: usize = 64;

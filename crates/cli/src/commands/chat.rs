@@ -5,7 +5,7 @@ use crate::arguments::{Quantize, SamplingArgs};
 use anyhow::Context;
 use recast_infer::engine::{Handle, Limits, Message as Answer, Request, Summary};
 use recast_infer::samplers::{Event, Finish};
-use recast_infer::{Engine, Loaded, Sampling, Snapshot};
+use recast_infer::{Engine, InferError, Loaded, Sampling, Snapshot};
 use recast_text::{ChatTemplate, Message};
 use rustyline::error::ReadlineError;
 use std::io::{IsTerminal, Write};
@@ -60,6 +60,10 @@ struct Chat<'a> {
 /// # Errors
 /// When the model cannot be used for a chat.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    if global.json {
+        let expected = "a verb that ends with one result; `recast generate --chat --json` answers one turn".into();
+        return Err(InferError::Setting { name: "--json", expected, found: "chat, which goes on".into() }.into());
+    }
     // What is out of range is said before a model is opened.
     args.sampling.sampling()?;
     let device = global.device()?;

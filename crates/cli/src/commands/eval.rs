@@ -12,7 +12,6 @@ use recast_eval::{
     Comparison, Cost, Journal, LoadOptions, Loaded, Progress, RunOptions, Scorer, Task, TaskResult, estimate, run as run_task,
 };
 use serde::Serialize;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,8 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 96;
 /// ... but not many more tokens than this: progress is shown, and a kill loses work, by batches.
 const BATCH_TOKENS: u64 = 8192;
+/// Masks drawn for each text, where nothing is said.
+const SAMPLES: usize = 128;
 /// Time between two lines of progress where there is no terminal.
 const QUIET: Duration = Duration::from_secs(15);
 
@@ -50,9 +51,9 @@ pub struct Args {
     /// Seed of the subset.
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Masks drawn for each text that a masked diffusion model scores.
-    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    samples: u64,
+    /// Masks drawn for each text that a masked diffusion model scores [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    samples: Option<u64>,
     /// Answers are kept in this file, and taken from it when asked again: a killed evaluation goes
     /// on where it was.
     #[arg(long, value_name = "FILE")]
@@ -88,6 +89,9 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let tasks =
         args.tasks.iter().map(|name| Ok(task(name)?.load(&args.data, &options)?)).collect::<anyhow::Result<Vec<Loaded>>>()?;
     let mut report = args.report.as_deref().map(|run| report::read(&run.join("report.json"))).transpose()?;
+    if let Some(run) = &args.report {
+        crate::output::check_folder("--report", run)?;
+    }
     // And with a model, before the first is scored.
     for path in std::iter::once(&args.model).chain(&args.against) {
         let checkpoint = recast_models::weights::open(&crate::embedded::resolve(path)?)?;
@@ -96,7 +100,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let mut journal = args.journal.as_deref().map(Journal::open).transpose()?;
     let device = global.device()?;
     let started = Instant::now();
-    let samples = args.samples as usize;
+    let samples = args.samples.map(|n| n as usize);
     let mut score = |path: &Path| score(path, &tasks, samples, journal.as_mut(), global, &device);
     let results = score(&args.model)?;
     let teacher = args.against.as_deref().map(&mut score).transpose()?;
@@ -105,26 +109,34 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         .map(|teacher| teacher.iter().zip(&results).map(|(t, s)| Comparison::new(t, s)).collect::<Result<Vec<_>, _>>())
         .transpose()?;
     let seconds = started.elapsed().as_secs_f64();
-    if let (Some(report), Some(run), Some(rows)) = (&mut report, &args.report, &comparisons) {
+    let scored = Report { results, teacher, comparisons, seconds };
+    if global.json {
+        crate::output::json(&scored)?;
+    } else {
+        print(&scored, args);
+    }
+    // After the results: a full disk does not take them along.
+    if let (Some(report), Some(run), Some(rows)) = (&mut report, &args.report, &scored.comparisons) {
         report.tasks.retain(|old| rows.iter().all(|new| new.task != old.task));
         report.tasks.extend(rows.iter().cloned());
         report::write(run, report)?;
     }
-    if global.json {
-        return crate::output::json(&Report { results, teacher, comparisons, seconds });
-    }
-    let colour = std::io::stdout().is_terminal();
-    if teacher.is_some() {
+    Ok(())
+}
+
+/// The results as tables.
+fn print(scored: &Report, args: &Args) {
+    let colour = console::colors_enabled();
+    if scored.teacher.is_some() {
         println!("{}", args.model.display());
     }
-    print!("{}", results_table(&results, args.groups).render(colour));
-    if let (Some(path), Some(teacher), Some(rows)) = (&args.against, &teacher, &comparisons) {
+    print!("{}", results_table(&scored.results, args.groups).render(colour));
+    if let (Some(path), Some(teacher), Some(rows)) = (&args.against, &scored.teacher, &scored.comparisons) {
         println!("\n{}", path.display());
         print!("{}", results_table(teacher, args.groups).render(colour));
         println!("\nagainst the teacher");
         print!("{}", comparison_table(rows).render(colour));
     }
-    Ok(())
 }
 
 /// A task by name, or from a file.
@@ -139,7 +151,7 @@ fn task(name: &str) -> anyhow::Result<Task> {
 fn score(
     path: &Path,
     tasks: &[Loaded],
-    samples: usize,
+    samples: Option<usize>,
     mut journal: Option<&mut Journal>,
     global: &Global,
     device: &Device,
@@ -149,8 +161,18 @@ fn score(
     let name = path.display().to_string();
     let hash = weights_hash(&place)?;
     let mut scorer: Box<dyn Scorer> = match loaded.model.config.diffusion {
-        Some(_) => Box::new(DiffusionScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash, samples)),
-        None => Box::new(ModelScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash)),
+        Some(_) => {
+            let samples = samples.unwrap_or(SAMPLES);
+            Box::new(DiffusionScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash, samples))
+        }
+        None => {
+            if samples.is_some() {
+                eprintln!(
+                    "note: --samples is for models that denoise; {name} is a next-token model, and nothing is drawn for it"
+                );
+            }
+            Box::new(ModelScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash))
+        }
     };
     let costs = tasks.iter().map(|t| estimate(scorer.as_ref(), t, journal.as_deref())).collect::<Result<Vec<Cost>, _>>()?;
     for cost in &costs {
@@ -185,7 +207,7 @@ struct Talk {
 
 impl Talk {
     fn new(all: u64, global: &Global) -> Self {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = crate::output::redraws();
         let bar = if terminal && !global.no_progress { ProgressBar::new(all) } else { ProgressBar::hidden() };
         let style = "{msg} [{wide_bar}] {human_pos}/{human_len} tokens, {per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(style) {

@@ -38,6 +38,8 @@ struct Result {
 /// # Errors
 /// When the model cannot be used, there is no token, or the file cannot be written.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    // Before a large model is read.
+    crate::output::check_file("--out", &args.out)?;
     let device = global.device()?;
     let path = crate::embedded::resolve(&args.model)?;
     let (model, ids) = match (&args.text, &args.ids) {

@@ -31,7 +31,7 @@ pub fn load(path: Option<&PathBuf>, set: &[String]) -> anyhow::Result<Recipe> {
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let recipe = load(args.recipe.as_ref(), &args.set)?;
     let device: Device = global.device()?;
-    let files = embedded::files()?;
+    let files = embedded::files(&recipe)?;
     check_text(&recipe, &files)?;
     let plan = match (&recipe.teacher, &recipe.scratch) {
         (Some(named), _) => {

@@ -2,6 +2,7 @@
 
 use crate::Global;
 use crate::arguments::Quantize;
+use crate::output::tell;
 use anyhow::Context;
 use recast_infer::engine::Limits;
 use recast_infer::{Engine, Loaded};
@@ -142,12 +143,12 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         let path = crate::embedded::resolve(&path)?;
         let Loaded { model, tokenizer, .. } =
             args.quantize.open(&path, &device).with_context(|| format!("cannot open {}", path.display()))?;
-        eprintln!(
+        tell(format_args!(
             "{name}: {} layers, weights {}, state {} at 1024 tokens",
             model.config.layers,
             crate::run::bytes(model.weight_bytes()),
             crate::run::bytes(model.state_bytes(1024))
-        );
+        ));
         models.push((name, Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?));
     }
     recast_ops::cpu::small_pages_from_now_on();
@@ -155,12 +156,13 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let server = Server::new(settings, models)?;
     let address = listener.local_addr()?;
     if open_to_all {
-        eprintln!("note: no --api-key, and {} is not this machine alone: whoever reaches the port may use it", args.host);
+        let host = args.host;
+        tell(format_args!("note: no --api-key, and {host} is not this machine alone: whoever reaches the port may use it"));
     }
     let ended = runtime.block_on(async {
         let stop = signals().context("cannot listen to signals")?;
         tokio::spawn(give_back_memory());
-        eprintln!("serving on http://{address}");
+        tell(format_args!("serving on http://{address}"));
         if global.json {
             println!("{}", serde_json::json!({"address": address.to_string()}));
         }

@@ -1,6 +1,7 @@
 //! What a run's bits depend on beside its recipe: kept in its folder, so that a resumed run goes on
 //! as it began.
 
+use crate::output::tell;
 use crate::{Global, Precision};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ pub struct Conditions {
     pub precision: Precision,
     /// Worker threads.
     pub threads: usize,
+    /// Kind of device; none of runs older than this entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Variants of the stages' objectives, in words, by the stage's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variants: BTreeMap<String, String>,
@@ -27,9 +31,11 @@ impl Conditions {
     /// Those of this process.
     pub fn now(global: &Global) -> Self {
         Self {
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            // Paths need not be UTF-8.
+            command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "),
             precision: global.precision,
             threads: recast_ops::cpu::threads(),
+            device: Some(global.device.to_string()),
             variants: BTreeMap::new(),
         }
     }
@@ -50,16 +56,54 @@ impl Conditions {
         std::fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Sets this process to them; threads are as they were started, and a difference is told.
+    /// Sets this process to them; threads and device are as they were started, and a difference is told.
     pub fn restore(&self, global: &Global) -> anyhow::Result<()> {
         Global { precision: self.precision, ..global.clone() }.device()?;
-        if self.precision != global.precision {
-            eprintln!("the run was begun at precision {} and goes on so", self.precision);
-        }
-        let threads = recast_ops::cpu::threads();
-        if self.threads != threads {
-            eprintln!("the run was begun on {} threads and goes on on {threads}: its bits will differ", self.threads);
-        }
+        self.differences(&Self::now(global)).into_iter().for_each(tell);
         Ok(())
+    }
+
+    /// What is another way now, a line each.
+    fn differences(&self, now: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.precision != now.precision {
+            lines.push(format!("the run was begun at precision {} and goes on so", self.precision));
+        }
+        if let (Some(then), Some(now)) = (&self.device, &now.device)
+            && then != now
+        {
+            lines.push(format!(
+                "the run was begun on {then} and goes on on {now}: its bits will differ; --device {then} goes on as it began"
+            ));
+        }
+        if self.threads != now.threads {
+            lines.push(format!(
+                "the run was begun on {} threads and goes on on {}: its bits will differ",
+                self.threads, now.threads
+            ));
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conditions(json: &str) -> Conditions {
+        serde_json::from_str(json).expect("what a run writes")
+    }
+
+    #[test]
+    fn another_device_is_told_and_an_unknown_one_is_not() {
+        let now = conditions(r#"{"command": "recast", "precision": "f32", "threads": 2, "device": "cpu"}"#);
+        let begun = Conditions { device: Some("cuda".into()), ..now.clone() };
+        let lines = begun.differences(&now);
+        assert!(lines.len() == 1 && lines[0].contains("begun on cuda and goes on on cpu"), "{lines:?}");
+        // As runs wrote it before there was a device in it.
+        let older = conditions(r#"{"command": "recast", "precision": "f32", "threads": 2}"#);
+        assert_eq!((older.device.clone(), older.differences(&now)), (None, Vec::new()));
+        let threads = Conditions { threads: 3, ..begun };
+        assert_eq!(threads.differences(&now).len(), 2);
     }
 }

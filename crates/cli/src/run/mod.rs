@@ -11,11 +11,13 @@ pub use progress::duration;
 pub use summary::{Summary, bytes};
 
 use crate::Global;
+use crate::output::tell;
 use anyhow::Context;
 use progress::Screen;
 use recast_models::export::{self, Provenance, Storage};
 use recast_models::weights::Dtype;
 use recast_train::checkpoint::Store;
+use recast_train::recipe::Embedded;
 use recast_train::{Recipe, TrainError, Trainer};
 use std::path::{Path, PathBuf};
 
@@ -55,7 +57,14 @@ impl Wanted {
 /// Runs to the end: stages, model, report. Returns what there is to tell.
 pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
     let device = global.device()?;
-    let files = crate::embedded::files()?;
+    let files = match &start {
+        Start::New(recipe, _) => crate::embedded::files(recipe)?,
+        Start::Resume(folder, changes) => match recast_train::recipe::load(&folder.join("recipe.toml"), changes) {
+            Ok(recipe) => crate::embedded::files(&recipe)?,
+            // Refused below, where the run is opened, with what to do.
+            Err(_) => Embedded::default(),
+        },
+    };
     let folder = match &start {
         Start::New(_, Some(folder)) | Start::Resume(folder, _) => folder.clone(),
         Start::New(recipe, None) => free_folder(&recipe.name)?,
@@ -69,7 +78,7 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         && changes.is_empty()
         && let Some(summary) = finished(folder)?
     {
-        eprintln!("{}: finished already", folder.display());
+        tell(format_args!("{}: finished already", folder.display()));
         return Ok(summary);
     }
     conditions.restore(global)?;

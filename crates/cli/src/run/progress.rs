@@ -3,10 +3,10 @@
 use super::samples::{self, Written};
 use super::summary::label;
 use crate::Global;
+use crate::output::{redraws, tell};
 use indicatif::{ProgressBar, ProgressStyle};
 use recast_train::trainer::{BEFORE, TEACHER};
 use recast_train::{Event, Observer, TrainError, Trainer};
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,12 +14,20 @@ use std::time::{Duration, Instant};
 /// Set by SIGINT and SIGTERM: finish the step, save, stop.
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// Whether a bar may stand on the line where a signal's words begin.
+static BARS: AtomicBool = AtomicBool::new(false);
+
 extern "C" fn on_signal(_: libc::c_int) {
     // A second signal ends the program at once.
     if STOP.swap(true, Ordering::Relaxed) {
         // SAFETY: _exit is async-signal-safe.
         unsafe { libc::_exit(130) }
     }
+    let words: &[u8] = b"\nstopping after this step; once more ends at once\n";
+    let words = if BARS.load(Ordering::Relaxed) { words } else { &words[1..] };
+    // SAFETY: write is async-signal-safe, and the bytes live as long as the program. Where nobody reads them, it
+    // fails, and nothing is lost.
+    unsafe { libc::write(2, words.as_ptr().cast(), words.len() as _) };
 }
 
 /// Seconds between plain lines.
@@ -31,6 +39,15 @@ pub struct Screen {
     bars: bool,
     bar: Option<ProgressBar>,
     line_at: Instant,
+    /// When a line about the text that is read was said last.
+    read_at: Option<Instant>,
+    /// Whether the run can be gone on with.
+    begun: bool,
+    /// The stage under way and the steps done in it ...
+    stage: String,
+    step: u64,
+    /// ... and whether some of them are in no checkpoint yet.
+    unsaved: bool,
     stage_at: Instant,
     stage_tokens: u64,
     prompts: Vec<String>,
@@ -45,16 +62,27 @@ pub struct Screen {
 impl Screen {
     /// For a run in `folder`.
     pub fn new(folder: &Path, global: &Global) -> Self {
-        // SAFETY: the handler only touches an atomic and _exit.
+        let bars = !global.no_progress && redraws();
+        BARS.store(bars, Ordering::Relaxed);
+        // SAFETY: the handler only touches atomics, write and _exit.
         unsafe {
             libc::signal(libc::SIGINT, on_signal as *const () as libc::sighandler_t);
             libc::signal(libc::SIGTERM, on_signal as *const () as libc::sighandler_t);
         }
+        Self::with(folder, bars)
+    }
+
+    fn with(folder: &Path, bars: bool) -> Self {
         Self {
             folder: folder.to_owned(),
-            bars: !global.no_progress && std::io::stderr().is_terminal(),
+            bars,
             bar: None,
             line_at: Instant::now(),
+            read_at: None,
+            begun: false,
+            stage: String::new(),
+            step: 0,
+            unsaved: false,
             stage_at: Instant::now(),
             stage_tokens: 0,
             prompts: Vec::new(),
@@ -67,15 +95,19 @@ impl Screen {
 
     /// Shows the plan.
     pub fn begin(&mut self, trainer: &Trainer) {
+        self.finish();
+        self.begun = true;
+        let stage = trainer.recipe.stages.get(trainer.position.stage);
+        self.stage = stage.map_or_else(|| "the end".into(), |stage| stage.name.clone());
+        self.step = trainer.position.step;
         self.prompts = trainer.recipe.samples.prompts.clone();
         self.sample_tokens = trainer.recipe.samples.tokens;
         self.tokenizer = Some(trainer.tokenizer.clone());
         let stages = trainer.plan.stages.iter();
         self.variants = stages.filter_map(|s| Some((s.name.clone(), s.variant.clone()?))).collect();
-        eprintln!("{}", crate::commands::plan::table(&trainer.recipe, &trainer.plan));
+        tell(crate::commands::plan::table(&trainer.recipe, &trainer.plan));
         if trainer.position.stage > 0 || trainer.position.step > 0 {
-            let name = trainer.recipe.stages.get(trainer.position.stage).map_or("the end", |s| &s.name);
-            eprintln!("going on at stage {name}, step {}\n", trainer.position.step);
+            tell(format_args!("going on at stage {}, step {}\n", self.stage, self.step));
         }
     }
 
@@ -88,17 +120,56 @@ impl Screen {
 
     fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| tell(line)),
+            None => tell(line),
         }
+    }
+
+    /// Ends a run that was asked to stop, where no step is lost by it. The trainer itself asks once a step, which
+    /// leaves out what comes before the stages and between them; steps that are in no checkpoint yet are worth the
+    /// measurement that the next one waits for.
+    fn end_if_asked(&self) -> Result<(), TrainError> {
+        if !self.stop() || self.unsaved {
+            return Ok(());
+        }
+        let path = self.folder.clone();
+        if !self.begun {
+            let words = "stopped before the first step; the same command starts again";
+            return Err(TrainError::Io { path, source: std::io::Error::new(std::io::ErrorKind::Interrupted, words) });
+        }
+        Err(TrainError::Stopped { stage: self.stage.clone(), step: self.step, path })
+    }
+
+    fn spin(&mut self, words: String) {
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        bar.set_message(words);
     }
 }
 
 impl Observer for Screen {
     fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
         match event {
+            Event::StageStarted { stage, done, .. } => (self.stage, self.step) = (stage.name.clone(), *done),
+            Event::Step { step, .. } => (self.step, self.unsaved) = (*step, true),
+            Event::Saved(_) => self.unsaved = false,
+            _ => {}
+        }
+        if matches!(event, Event::Reading(_) | Event::Measuring(_) | Event::Snapshot { .. } | Event::Saved(_)) {
+            self.end_if_asked()?;
+        }
+        match event {
             Event::Reading(progress) => {
-                self.say(&format!("reading text: {} documents, {} tokens", progress.documents, progress.tokens));
+                let words = format!("reading text: {} documents, {} tokens", progress.documents, progress.tokens);
+                if self.bars {
+                    self.spin(words);
+                } else if self.read_at.is_none_or(|at| at.elapsed().as_secs() >= LINE_SECONDS) {
+                    self.read_at = Some(Instant::now());
+                    self.say(&words);
+                }
             }
             Event::StageStarted { stage, trainable, done, .. } => {
                 self.finish();
@@ -139,12 +210,7 @@ impl Observer for Screen {
             }
             Event::Measuring(name) => match &self.bar {
                 Some(bar) => bar.set_message("measuring on held-out text"),
-                None if self.bars => {
-                    let bar = ProgressBar::new_spinner();
-                    bar.set_message(format!("measuring on held-out text: {}", label(name)));
-                    bar.enable_steady_tick(Duration::from_millis(100));
-                    self.bar = Some(bar);
-                }
+                None if self.bars => self.spin(format!("measuring on held-out text: {}", label(name))),
                 None => {}
             },
             Event::HeldOut { stage, step, loss } => {
@@ -179,4 +245,32 @@ impl Observer for Screen {
 pub fn duration(seconds: f64) -> String {
     let s = seconds.max(0.0).round() as u64;
     if s >= 3600 { format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60) } else { format!("{}:{:02}", s / 60, s % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_ends_a_run_where_no_step_is_lost() {
+        let stage = serde_json::json!({"name": "align", "objective": "next-token", "tokens": 64, "context": 8, "batch": 1,
+            "learning_rate": 1e-3});
+        let stage: recast_train::recipe::Stage = serde_json::from_value(stage).expect("a stage");
+        let mut screen = Screen::with(Path::new("none"), false);
+        let reading = recast_text::Progress { documents: 1, tokens: 2, text_bytes: 3 };
+        screen.event(&Event::Reading(reading)).expect("nobody asked");
+        STOP.store(true, Ordering::Relaxed);
+        for event in [Event::Reading(reading), Event::Measuring(TEACHER)] {
+            let error = screen.event(&event).expect_err("asked to stop").to_string();
+            assert!(error.contains("before the first step") && !error.contains("--resume"), "{error}");
+        }
+        screen.begun = true;
+        screen.event(&Event::StageStarted { stage: &stage, index: 0, trainable: 1, done: 3 }).expect("tells it");
+        screen.event(&Event::Step { stage: &stage, step: 4, loss: 1.0, rate: 0.1, tokens: 8 }).expect("tells it");
+        screen.event(&Event::Measuring("align")).expect("the step is in no checkpoint yet");
+        let saved = screen.event(&Event::Saved(Path::new("none")));
+        assert!(matches!(&saved, Err(TrainError::Stopped { stage, step: 4, .. }) if stage == "align"), "{saved:?}");
+        STOP.store(false, Ordering::Relaxed);
+        screen.event(&Event::Saved(Path::new("none"))).expect("nobody asks any more");
+    }
 }

@@ -89,7 +89,7 @@ impl Summary {
             .collect();
         let mut speeds = Vec::new();
         if !contexts.is_empty() {
-            eprintln!("timing generation");
+            crate::output::tell("timing generation");
             let student = decode_speed(&trainer.student, contexts, SPEED_STEPS)?;
             let teacher = teacher.map(|t| decode_speed(t, contexts, SPEED_STEPS)).transpose()?;
             for (i, at) in student.iter().enumerate() {

@@ -89,12 +89,13 @@ impl Projections {
         let tokens = x.dims()[1];
         let first = positions.first().copied().unwrap_or(0);
         let alike = positions.iter().all(|&p| p == first);
-        if !alike && documents.is_none() && self.layer.rope.depends_on_length() {
+        let length = positions.iter().max().copied().unwrap_or(0) + tokens;
+        if !alike && documents.is_none() && self.layer.rope.depends_on_length(length) {
             // Each by a table of its own length: no row knows how long the others are.
             let rows = positions.iter().enumerate();
             return Tensor::cat(rows.map(|(row, &p)| self.rotate(x.clone().narrow(0, row, 1), &[p], None)).collect(), 0);
         }
-        let table = self.layer.rope.table(positions.iter().max().copied().unwrap_or(0) + tokens);
+        let table = self.layer.rope.table(length);
         let own = match documents {
             Some(documents) => Some(documents.positions()),
             None if alike => None,

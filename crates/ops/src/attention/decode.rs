@@ -39,6 +39,10 @@ pub fn attention_step(q: Tensor<4>, caches: &[Cache<'_>], window: Option<usize>)
     let Some(PageSizes { groups, tokens: page, .. }) = caches.first().and_then(Cache::sizes) else {
         panic!("attention_step: a sequence's own key is in its cache");
     };
+    assert!(heads.is_multiple_of(groups), "attention_step: {heads} query heads over {groups} key heads");
+    let alike = |cache: &Cache<'_>| cache.sizes().is_some_and(|s| (s.groups, s.tokens, s.size) == (groups, page, size));
+    assert!(caches.iter().all(alike), "attention_step: caches of other sizes than the queries, or than each other");
+    assert!(window != Some(0), "attention_step: a window of no token");
     let sizes = Step { repeat: heads / groups, size, page, scale: (size as f32).powf(-0.5) };
     let each = (PIECE / page).max(1);
     let mut tasks = Vec::new();

@@ -24,7 +24,7 @@ impl<'a> Matrix<'a> {
     /// Rows of `columns` elements that start `row_stride` apart.
     pub fn strided(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(
-            rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= data.len(),
+            rows == 0 || columns == 0 || reach(rows, columns, row_stride).is_some_and(|reach| reach <= data.len()),
             "matrix {rows}x{columns} with stride {row_stride} exceeds {} elements",
             data.len()
         );
@@ -63,6 +63,11 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Elements that rows of `columns`, `stride` apart, reach over; none where that is more than can be counted.
+pub(super) fn reach(rows: usize, columns: usize, stride: usize) -> Option<usize> {
+    rows.checked_sub(1)?.checked_mul(stride)?.checked_add(columns)
+}
+
 /// `out = alpha * out + left * right`, on the calling thread; `out` has rows `out_stride` apart.
 pub fn matmul(out: &mut [f32], out_stride: usize, alpha: f32, left: Matrix<'_>, right: Matrix<'_>) {
     let small = left.rows * left.columns * right.columns <= SMALL;
@@ -81,7 +86,9 @@ const SMALL: usize = 1 << 20;
 fn check<T>(out: &[T], out_stride: usize, left: Matrix<'_>, right: Matrix<'_>) {
     assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
     let (m, n) = (left.rows, right.columns);
-    assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len(), "output of a matrix product is too small");
+    let fits = reach(m, n, out_stride).is_some_and(|reach| reach <= out.len());
+    assert!(m == 0 || n == 0 || fits, "output of a matrix product is too small");
+    assert!(m <= 1 || out_stride >= n, "rows of the output of a matrix product overlap");
 }
 
 simd! {

@@ -23,7 +23,8 @@ unsafe impl Sync for Out {}
 /// # Panics
 /// When the slices have other sizes.
 pub fn product(layout: Layout, x: &[f32], weight: &[f32], [rows, inner, outer]: [usize; 3]) -> Vec<f32> {
-    assert!(x.len() == rows * inner && weight.len() == inner * outer, "sizes of a product of few rows");
+    let sizes = (rows.checked_mul(inner), inner.checked_mul(outer));
+    assert!(sizes == (Some(x.len()), Some(weight.len())), "sizes of a product of few rows");
     let mut y = vec![0.0; rows * outer];
     let out = Out(y.as_mut_ptr());
     let shares = (rows * inner * outer / SHARE).clamp(1, threads());
@@ -164,6 +165,21 @@ mod tests {
                 pool.install(|| product(layout, &x, &weight, [rows, inner, outer]))
             };
             assert_eq!(with(1), with(5));
+        }
+    }
+
+    /// More threads than there are blocks of columns: none of them gets an empty share.
+    #[test]
+    fn many_threads_share_few_columns() {
+        for threads in [3, 5, 6, 7, 16] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            for (rows, inner, outer) in [(1, 1536, 64), (2, 896, 64), (3, 576, 96), (64, 576, 33), (5, 2048, 1)] {
+                let (x, weight) = (values(rows * inner, 0.2), values(inner * outer, 3.0));
+                for layout in [Layout::OutIn, Layout::InOut] {
+                    let y = pool.install(|| product(layout, &x, &weight, [rows, inner, outer]));
+                    assert_eq!(y, product(layout, &x, &weight, [rows, inner, outer]), "{layout:?}, {threads} threads");
+                }
+            }
         }
     }
 }

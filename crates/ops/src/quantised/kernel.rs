@@ -109,7 +109,7 @@ unsafe fn tile<L: Lanes, F: Blocks, const R: usize>(work: &Work<'_>, panel: usiz
                         for vector in vector..vector + length {
                             let weights = F::integers::<L>(at, part, vector);
                             for r in 0..R {
-                                let four = *integers.add(r * x.width / 4 + block * 8 + vector);
+                                let four = integers.add(r * x.width / 4 + block * 8 + vector).read_unaligned();
                                 runs[r] = if F::WIDE {
                                     L::dot::<true>(runs[r], weights, four)
                                 } else {

@@ -75,7 +75,7 @@ impl QuantMatrix {
             return Err(QuantError::Width { format, columns, block: elements });
         }
         let blocks = columns / elements;
-        let expected = rows * blocks * stored;
+        let expected = rows.checked_mul(blocks).and_then(|n| n.checked_mul(stored)).unwrap_or(usize::MAX);
         if bytes.len() != expected {
             return Err(QuantError::Length { what: "bytes", format, rows, columns, expected, found: bytes.len() });
         }

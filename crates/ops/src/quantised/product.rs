@@ -156,8 +156,10 @@ pub(super) fn product_into(out: &mut [MaybeUninit<f32>], x: &[f32], weight: &Qua
     ROUNDED.set(rounded);
 }
 
-/// Runs `work` on `shares` pieces of `range`, each on a thread of its own if there is one.
+/// Runs `work` on `shares` pieces of `range`, each on a thread of its own if there is one; none is empty, unless
+/// all of it is.
 pub fn share(range: Range<usize>, shares: usize, work: &(impl Fn(Range<usize>) + Sync)) {
+    let shares = shares.min(range.len());
     if shares <= 1 || range.len() <= 1 {
         return work(range);
     }

@@ -124,8 +124,7 @@ pub fn rwkv6_step(inputs: Inputs, states: Vec<Option<Tensor<4>>>, scale: f32) ->
         let (y, last) = rwkv6(inputs, Some(state), settings);
         return (y, (0..b).map(|row| last.clone().narrow(0, row, 1)).collect());
     }
-    let [_, _, g, _] = inputs.k.dims();
-    assert!(g > 0 && h % g == 0, "rwkv6: {h} heads over {g} key-value heads");
+    check(&inputs);
     let mut states = taken(states, h * n * n);
     let constants = Constants { layer: Options { settings, save: false, states: States::Nothing }, balanced: inputs.balanced };
     let gate = inputs.gate.map_or_else(|| Tensor::empty([0], &device), |gate| gate.reshape([-1]));
@@ -137,7 +136,7 @@ pub fn rwkv6_step(inputs: Inputs, states: Vec<Option<Tensor<4>>>, scale: f32) ->
     (Tensor::from_data(TensorData::new(y, [b, 1, h, n]), &device), given(states, [1, h, n, n], &device))
 }
 
-fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, states: States) -> Tensor<1> {
+fn check(inputs: &Inputs) {
     let [b, t, h, n] = inputs.q.dims();
     let [_, _, g, _] = inputs.k.dims();
     assert!(g > 0 && h % g == 0, "rwkv6: {h} heads over {g} key-value heads");
@@ -145,6 +144,11 @@ fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, states: 
     assert_eq!(inputs.v.dims(), [b, t, g, n], "rwkv6: shape of v");
     assert_eq!(inputs.decay.dims(), [b, t, h * n], "rwkv6: shape of the decay");
     assert_eq!(inputs.bias.dims(), [h * n], "rwkv6: shape of the decay's bias");
+}
+
+fn packed(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings, states: States) -> Tensor<1> {
+    let [b, t, h, n] = inputs.q.dims();
+    check(&inputs);
     let device = inputs.q.device().inner();
     let tracked = inputs.is_tracked();
     let gate = match inputs.gate {

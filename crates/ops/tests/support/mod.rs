@@ -61,16 +61,20 @@ pub fn compare(
 ) {
     let (output, gradients) = evaluate(tested(), inputs, fast);
     let (expected, expected_gradients) = evaluate(Device::flex(), inputs, slow);
-    close(&format!("{name}: output"), &output, &expected, 2e-5);
+    // Products with weights are burn's on GPUs, and on CUDA of TF32 operands, which have ten bits.
+    let rough = std::env::var("RECAST_TEST_DEVICE").is_ok_and(|device| device == "cuda" || device == "rocm");
+    let of_products = ["linear", "input-major", "cross_entropy", "teacher_kl", "attention"];
+    let slack = if rough && of_products.iter().any(|of| name.contains(of)) { 100.0 } else { 1.0 };
+    close(&format!("{name}: output"), &output, &expected, slack * 2e-5);
     for (i, (a, b)) in gradients.iter().zip(&expected_gradients).enumerate() {
-        close(&format!("{name}: gradient {i}"), a, b, 5e-5);
+        close(&format!("{name}: gradient {i}"), a, b, slack * 5e-5);
     }
     let again = evaluate(tested(), inputs, fast);
     assert!(again.0 == output && again.1 == gradients, "{name}: two runs differ");
     let device = tested();
     let plain: Vec<_> = inputs.iter().map(|data| flat(data, &device)).collect();
     // Not bit for bit: decoding one token takes its own path.
-    close(&format!("{name}: inference"), &numbers(fast(&plain)), &output, 5e-6);
+    close(&format!("{name}: inference"), &numbers(fast(&plain)), &output, slack * 5e-6);
 }
 
 /// Analytic gradients of `fast` against central differences at a few elements.

@@ -323,7 +323,11 @@ impl Scores {
             map.insert(text.clone(), own.into());
             Value::from(map)
         });
-        let (within, begun) = tokens::characters(&bytes);
+        let (within, mut begun) = tokens::characters(&bytes);
+        // SentencePiece's blank before the first word of a text, which the text does not show.
+        if *offset == 0 && bytes.first() == Some(&b' ') && !echo.is_empty() && !echo.starts_with(' ') {
+            begun -= 1;
+        }
         // A token that goes on with a character stands where that does.
         self.offsets.push(offset.saturating_sub(usize::from(within)));
         // A special token may be one that the text spells out, or one that was put before it.

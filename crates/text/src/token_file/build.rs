@@ -1,6 +1,7 @@
 //! From text to a token file, or to the one made earlier.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
@@ -73,6 +74,7 @@ impl TokenFile {
             tokenizer,
             options,
             path: &path,
+            begin: tokenizer.begins_with(),
             text_bytes: 0,
             last: None,
         };
@@ -100,6 +102,9 @@ fn key(files: &[PathBuf], tokenizer: &Tokenizer, options: &TokenFileOptions) -> 
     // can be compressed, or have a template put text around it.
     add(&(PIECE_BYTES as u64).to_le_bytes());
     add(tokenizer.fingerprint().as_bytes());
+    if let Some(begin) = tokenizer.begins_with() {
+        add(&begin.to_le_bytes());
+    }
     for file in files {
         // The .idx of a pair decides as much as its .bin.
         let half = (file.extension().is_some_and(|kind| kind == "bin")).then(|| file.with_extension("idx"));
@@ -132,32 +137,39 @@ struct Builder<'a> {
     tokenizer: &'a Tokenizer,
     options: &'a TokenFileOptions,
     path: &'a Path,
+    /// What a text begins with, as in every other use of the model.
+    begin: Option<u32>,
     text_bytes: u64,
     /// The last token of the document that is open.
     last: Option<u32>,
 }
 
+/// Documents, and pieces that continue one (true), to be encoded together.
+#[derive(Default)]
+struct Batch {
+    parts: Vec<(Document, bool)>,
+    bytes: usize,
+}
+
 impl Builder<'_> {
     fn run(&mut self, documents: impl Iterator<Item = Result<Document>>, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let mut batch = Batch::default();
         for document in documents {
             let document = document?;
-            if let Content::Text(text) = &document.content
-                && text.len() > PIECE_BYTES
-            {
-                self.flush(&mut batch, progress)?;
-                bytes = 0;
-                self.large(text, progress)?;
-            } else {
-                bytes += match &document.content {
-                    Content::Text(text) => text.len(),
-                    Content::Tokens { ids, .. } => 4 * ids.len(),
-                };
-                batch.push(document);
-                if bytes >= BATCH_BYTES || batch.len() >= BATCH_DOCUMENTS {
-                    self.flush(&mut batch, progress)?;
-                    bytes = 0;
+            match &document.content {
+                // In pieces, beside other documents and pieces: memory does not grow with the text, and no thread waits.
+                Content::Text(text) if text.len() > PIECE_BYTES => {
+                    let mut continues = false;
+                    for piece in pieces(text, PIECE_BYTES) {
+                        let (content, source) = (Content::Text(piece.to_owned()), Arc::clone(&document.source));
+                        self.add(&mut batch, Document { content, source, record: document.record }, continues, progress)?;
+                        continues = true;
+                        if self.room() == 0 {
+                            return Ok(());
+                        }
+                    }
                 }
+                _ => self.add(&mut batch, document, false, progress)?,
             }
             if self.room() == 0 {
                 return Ok(());
@@ -167,26 +179,52 @@ impl Builder<'_> {
         self.end_document()
     }
 
+    /// Puts a document, or a piece that continues one, to those that are encoded together.
+    fn add(&mut self, batch: &mut Batch, document: Document, continues: bool, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+        batch.bytes += match &document.content {
+            Content::Text(text) => text.len(),
+            Content::Tokens { ids, .. } => 4 * ids.len(),
+        };
+        batch.parts.push((document, continues));
+        if batch.bytes >= BATCH_BYTES || batch.parts.len() >= BATCH_DOCUMENTS {
+            self.flush(batch, progress)?;
+        }
+        Ok(())
+    }
+
     /// Tokens that may still be written.
     fn room(&self) -> u64 {
         self.options.max_tokens.map_or(u64::MAX, |most| most.saturating_sub(self.writer.count()))
     }
 
-    fn flush(&mut self, batch: &mut Vec<Document>, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-        let texts: Vec<&str> = batch
+    fn flush(&mut self, batch: &mut Batch, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+        let Batch { parts, .. } = std::mem::take(batch);
+        let texts: Vec<&str> = parts
             .iter()
-            .filter_map(|document| match &document.content {
+            .filter_map(|(document, _)| match &document.content {
                 Content::Text(text) => Some(text.as_str()),
                 Content::Tokens { .. } => None,
             })
             .collect();
         let mut encoded = self.tokenizer.encode_batch(&texts, false)?.into_iter();
-        for document in batch.drain(..) {
+        for (document, continues) in parts {
             let ids = match document.content {
                 Content::Text(text) => {
+                    if continues {
+                        self.report(progress);
+                    } else {
+                        self.end_document()?;
+                    }
                     self.text_bytes += text.len() as u64;
-                    self.end_document()?;
-                    encoded.next().expect("one list of tokens a text")
+                    let ids = encoded.next().expect("one list of tokens a text");
+                    // Chats that a template wrote have it already.
+                    if let Some(begin) = self.begin
+                        && !continues
+                        && ids.first().is_some_and(|first| *first != begin)
+                    {
+                        self.push(&[begin])?;
+                    }
+                    ids
                 }
                 Content::Tokens { ids, continues } => {
                     if !continues {
@@ -199,26 +237,6 @@ impl Builder<'_> {
             self.push(&ids)?;
         }
         self.report(progress);
-        Ok(())
-    }
-
-    /// A document of one large text: its pieces are encoded a batch at a time, so that memory does
-    /// not grow with it, and their tokens follow each other without anything between.
-    fn large(&mut self, text: &str, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-        self.end_document()?;
-        let mut pieces = pieces(text, PIECE_BYTES);
-        while self.room() > 0 {
-            let some: Vec<&str> = pieces.by_ref().take(BATCH_BYTES / PIECE_BYTES).collect();
-            if some.is_empty() {
-                break;
-            }
-            let encoded = self.tokenizer.encode_batch(&some, false)?;
-            for (piece, ids) in some.iter().zip(&encoded) {
-                self.push(ids)?;
-                self.text_bytes += piece.len() as u64;
-                self.report(progress);
-            }
-        }
         Ok(())
     }
 

@@ -51,6 +51,18 @@ fn documents_are_tokens_with_separators_between() {
 }
 
 #[test]
+fn documents_begin_as_the_tokenizer_begins_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = "{\"text\": \"ab\"}\n{\"text\": \"\"}\n{\"text\": \"<|im_start|>c\"}\n";
+    let source = write(folder.path(), "a.jsonl", lines);
+    let beginning = Tokenizer::from_gguf(crate::tokenizer::GgufVocab { add_bos: Some(true), ..bytes_vocab() }).unwrap();
+    assert_eq!((beginning.begins_with(), tokenizer().begins_with()), (Some(1), None));
+    let file = TokenFile::build(&[source], &beginning, &separated(), folder.path(), &mut |_| {}).unwrap();
+    let expected = tokenizer().encode("<|im_start|>ab<|endoftext|><|im_start|>c<|endoftext|>", false).unwrap();
+    assert_eq!((file.tokens(0..file.len()), file.document_starts()), (expected, &[0, 4][..]));
+}
+
+#[test]
 fn the_cache_is_used_until_something_changes() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");

@@ -234,6 +234,12 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The token that [`Self::encode`] puts before a text, if it puts one.
+    pub fn begins_with(&self) -> Option<u32> {
+        let first = |add_special| self.encode("a", add_special).ok().and_then(|ids| ids.first().copied());
+        self.bos.filter(|bos| first(true) == Some(*bos) && first(false) != Some(*bos))
+    }
+
     /// The token before a text, where the model knows one.
     pub fn bos(&self) -> Option<u32> {
         self.bos

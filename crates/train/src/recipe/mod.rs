@@ -547,7 +547,8 @@ impl Recipe {
 
     /// What a run that stands at this step of this stage has built on: the stages that are done, and of the one
     /// under way all but its rates and the way its steps are computed. What comes later may still change,
-    /// and so may what the end of the run writes.
+    /// and so may what the end of the run writes. Where teacher and text lie is left out: a checkpoint knows
+    /// them by their contents.
     pub fn fixed(&self, stage: usize, step: u64) -> Self {
         let mut fixed = self.clone();
         fixed.stages.truncate(stage + usize::from(step > 0));
@@ -562,6 +563,12 @@ impl Recipe {
             under_way.recompute = false;
             under_way.validate_every = 0;
         }
+        if let Some(teacher) = &mut fixed.teacher {
+            teacher.path.clear();
+        }
+        fixed.text.train.clear();
+        fixed.text.held_out.clear();
+        fixed.text.cache = None;
         fixed.about.clear();
         fixed.checkpoints = Checkpoints::default();
         fixed.export = Export::default();

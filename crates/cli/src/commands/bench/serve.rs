@@ -64,6 +64,18 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let device = global.device()?;
     anyhow::ensure!(args.tokens >= 4, "--tokens is {}: expected at least 4", args.tokens);
     anyhow::ensure!(!args.contexts.contains(&0) && !args.batches.contains(&0), "a batch or a context of 0");
+    // Whatever the end needs is looked for before anything is measured.
+    if let Some(file) = &args.svg
+        // What is there already, such as standard output, is written where it is.
+        && (!file.exists() || file.is_dir())
+    {
+        output::check_file("--svg", file)?;
+    }
+    let files: Vec<&PathBuf> = args.models.iter().filter(|m| m.extension().is_some_and(|e| e == "gguf")).collect();
+    if let Some(python) = &args.rival {
+        anyhow::ensure!(!files.is_empty(), "--rival: expected a GGUF file among the models, found none");
+        rival::check(python)?;
+    }
     let budget = (args.state_gib * f64::from(1 << 30)) as usize;
     let mut rows = Vec::new();
     for path in &args.models {
@@ -105,19 +117,28 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
             }
         }
     }
+    // What was measured before a rival failed is told all the same.
+    let mut failed = None;
     if let Some(python) = &args.rival {
-        let files: Vec<_> = args.models.iter().filter(|m| m.extension().is_some_and(|e| e == "gguf")).collect();
-        anyhow::ensure!(!files.is_empty(), "--rival: expected a GGUF file among the models, found none");
         for file in files {
-            rows.extend(rival::run(python, file, args, recast_ops::cpu::threads())?);
+            match rival::run(python, file, args, recast_ops::cpu::threads()) {
+                Ok(more) => rows.extend(more),
+                Err(error) => failed = Some(error),
+            }
         }
     }
-    if let Some(file) = &args.svg {
-        std::fs::write(file, picture::svg(&rows)).with_context(|| file.display().to_string())?;
-    }
     if global.json {
-        return output::json(&serde_json::json!({ "serve": rows }));
+        output::json(&serde_json::json!({ "serve": &rows }))?;
+    } else {
+        println!("{}", table(&rows));
     }
+    if let Some(file) = &args.svg {
+        std::fs::write(file, picture::svg(&rows)).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn table(rows: &[Row]) -> String {
     let mut table = Table::new(&[
         ("model", Align::Left),
         ("context", Align::Right),
@@ -126,7 +147,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         ("state, all", Align::Right),
         ("fit in 16 GiB", Align::Right),
     ]);
-    for row in &rows {
+    for row in rows {
         table.row([
             row.model.clone(),
             row.context.to_string(),
@@ -136,8 +157,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
             row.fit_in_16_gib.to_string(),
         ]);
     }
-    println!("{}", table.plain());
-    Ok(())
+    table.plain()
 }
 
 fn shown(speed: Option<f64>) -> String {

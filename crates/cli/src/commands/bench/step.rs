@@ -152,7 +152,7 @@ fn stage(args: &Args, path: &PathBuf, device: &Device) -> anyhow::Result<Work> {
         Some(name) => recipe.stages.iter().find(|s| s.name == *name),
     };
     let stage = stage.with_context(|| format!("bench step --stage: expected one of {}", names()))?;
-    let teacher = Teacher::open(&embedded::files()?.teacher(&named.path), device)?;
+    let teacher = Teacher::open(&embedded::resolve(&named.path)?, device)?;
     let student = teacher.student(&recipe, device)?;
     let batch = args.batch.unwrap_or(stage.batch);
     Ok(Work {

@@ -62,7 +62,7 @@ pub struct DenoisingArgs {
     #[arg(long, value_name = "WHAT", value_parser = keep)]
     keep: Option<Keep>,
     /// Fill holes: [[N]] in the prompt stands for N tokens, anywhere.
-    #[arg(long, conflicts_with = "chat")]
+    #[arg(long, conflicts_with_all = ["chat", "max_tokens", "repeat_context"])]
     pub infill: bool,
     /// Show the text settling on standard error, in place on a terminal.
     #[arg(long)]

@@ -84,6 +84,9 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         stop: args.stop.clone(),
         ..Options::default()
     };
+    if let Some(path) = &args.save_state {
+        crate::output::check_file("--save-state", path)?;
+    }
     let prompt = prompt(args)?;
     let device = global.device()?;
     let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(&args.model)?, &device)?;
@@ -121,14 +124,6 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if let Some(error) = failed {
         return Err(error).context("cannot write to standard output");
     }
-    if let Some(path) = &args.save_state {
-        // The last token was written and not read.
-        if let Some(last) = written.tokens.last() {
-            model.hidden(&[*last], 1, Some(&mut [&mut *state]), None)?;
-        }
-        before.tokens.extend(tokens.iter().chain(&written.tokens));
-        before.save(&model, path)?;
-    }
     let result = Result {
         prefill_tokens_per_second: written.prefill_tokens_per_second(),
         decode_tokens_per_second: written.decode_tokens_per_second(),
@@ -140,18 +135,28 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         seed: args.sampling.seed,
     };
     if global.json {
-        return crate::output::json(&result);
+        crate::output::json(&result)?;
+    } else {
+        println!();
+        let decode = result.decode_tokens_per_second.map_or_else(|| "-".into(), |x| format!("{x:.1}"));
+        eprintln!(
+            "prompt {} tokens at {:.1} tokens/s; wrote {} at {decode} tokens/s; state {} bytes; seed {}",
+            result.prompt_tokens,
+            result.prefill_tokens_per_second,
+            result.tokens.len(),
+            result.state_bytes,
+            result.seed,
+        );
     }
-    println!();
-    let decode = result.decode_tokens_per_second.map_or_else(|| "-".into(), |x| format!("{x:.1}"));
-    eprintln!(
-        "prompt {} tokens at {:.1} tokens/s; wrote {} at {decode} tokens/s; state {} bytes; seed {}",
-        result.prompt_tokens,
-        result.prefill_tokens_per_second,
-        result.tokens.len(),
-        result.state_bytes,
-        result.seed,
-    );
+    // After the text: a full disk does not take it along.
+    if let Some(path) = &args.save_state {
+        // The last token was written and not read.
+        if let Some(last) = result.tokens.last() {
+            model.hidden(&[*last], 1, Some(&mut [&mut before.state]), None)?;
+        }
+        before.tokens.extend(tokens.iter().chain(&result.tokens));
+        before.save(&model, path)?;
+    }
     Ok(())
 }
 

@@ -44,7 +44,7 @@ impl<'a> Screen<'a> {
         let term = Term::stderr();
         let start = canvas.prompt();
         let prompt: Vec<u32> = canvas.positions()[..start].iter().flatten().copied().collect();
-        let live = term.is_term();
+        let live = crate::output::redraws();
         let screen = Self {
             tokenizer,
             live,

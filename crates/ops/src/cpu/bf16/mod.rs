@@ -19,7 +19,7 @@ mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod whole;
 
-use super::matmul::{Matrix, assume_written, written};
+use super::matmul::{Matrix, assume_written, reach, written};
 use super::{Level, amd, level};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -130,7 +130,8 @@ fn prepared(out: &mut [MaybeUninit<f32>], out_stride: usize, accumulate: bool, m
     if m == 0 || n == 0 {
         return false;
     }
-    assert!((m - 1) * out_stride + n <= out.len(), "output of a matrix product is too small");
+    assert!(reach(m, n, out_stride).is_some_and(|reach| reach <= out.len()), "output of a matrix product is too small");
+    assert!(m == 1 || out_stride >= n, "rows of the output of a matrix product overlap");
     if k == 0 && !accumulate {
         out.chunks_mut(out_stride).take(m).for_each(|row| row[..n].fill(MaybeUninit::new(0.0)));
     }

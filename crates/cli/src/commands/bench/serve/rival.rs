@@ -22,6 +22,23 @@ struct Measured {
     fit_in_16_gib: usize,
 }
 
+/// Refuses a Python that does not start or has no llama.cpp, before anything is measured.
+pub(super) fn check(python: &Path) -> anyhow::Result<()> {
+    let output = Command::new(python)
+        .args(["-c", "import llama_cpp"])
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("--rival: starting {}", python.display()))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(
+        output.status.success(),
+        "--rival: {} has no llama.cpp (`pip install llama-cpp-python` brings it): {}",
+        python.display(),
+        words.trim().lines().last().unwrap_or("no reason given")
+    );
+    Ok(())
+}
+
 /// The same contexts and batches of one GGUF file. Errors tell what to install.
 pub(super) fn run(python: &Path, model: &Path, args: &Args, threads: usize) -> anyhow::Result<Vec<Row>> {
     let list = |numbers: &[usize]| numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
