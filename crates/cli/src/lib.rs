@@ -91,7 +91,7 @@ impl Global {
             static TOLD: Once = Once::new();
             TOLD.call_once(|| {
                 let level = recast_ops::cpu::level();
-                eprintln!("no instructions for bf16 that beat f32 at {level:?}: products are computed in f32");
+                output::tell(format_args!("no instructions for bf16 that beat f32 at {level:?}: products are computed in f32"));
             });
         }
         Ok(device)
@@ -154,7 +154,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("recast: {}", output::message(&error));
+            output::tell(format_args!("recast: {}", output::message(&error)));
             ExitCode::from(output::exit_code(&error))
         }
     }

@@ -1,0 +1,43 @@
+//! The server from outside, where a signal can end it.
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+/// Who asks much and leaves at once makes the server write to a connection that is gone. Such a write raises SIGPIPE, which
+/// tests ignore and programs need not.
+#[test]
+fn clients_that_leave_do_not_end_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = Command::new(env!("CARGO_BIN_EXE_recast"))
+        .current_dir(folder.path())
+        .args(["serve", "embedded", "--port", "0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut log = BufReader::new(server.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("http://") {
+        line.clear();
+        assert!(log.read_line(&mut line).expect("a line") > 0, "it ended before it served");
+    }
+    let address = line.trim().rsplit("http://").next().expect("an address").to_owned();
+    // What it says from now on is read, so that it does not wait for that.
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    for _ in 0..200 {
+        let mut rude = TcpStream::connect(&address).expect("it is there");
+        // It may have hung up by now.
+        let _ = rude.write_all(&b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(40));
+    }
+    let mut answer = String::new();
+    let mut polite = TcpStream::connect(&address).expect("it is still there");
+    polite.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("asks");
+    polite.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(server.try_wait().expect("asks").is_none(), "it ended");
+    // SAFETY: the process is a child of ours that was not waited for.
+    assert_eq!(unsafe { libc::kill(server.id() as i32, libc::SIGTERM) }, 0);
+    assert!(server.wait().expect("ends").success());
+}
