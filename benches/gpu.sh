@@ -52,9 +52,9 @@ fitting() {
   fi
   # `bench step` says tokens a second, compare.py seconds a step of $batch times 512 tokens.
   awk -v left=$((budget - SECONDS)) -v most="$tokens" -v step=$((batch * 512)) '
-    match($0, /^[0-9.,]+ tokens\/s/) { rate = $1; gsub(",", "", rate); seconds += 1 / rate; stages++ }
-    match($0, /recast [0-9.]+ s,/) { seconds += substr($0, RSTART + 7) / step; stages++ }
-    END { n = stages == 2 ? left / 2 / seconds : most + 0; printf "%d", n < most + 0 ? n : most + 0 }' "$out"/{align,distil}.log
+    match($0, /^[0-9.,]+ tokens\/s/) { rate = $1; gsub(",", "", rate); token[FILENAME] = 1 / rate }
+    match($0, /recast [0-9.]+ s/) { token[FILENAME] = substr($0, RSTART + 7) / step }
+    END { for (stage in token) { seconds += token[stage]; stages++ }; n = stages == 2 ? left / 2 / seconds : most + 0; printf "%d", n < most + 0 ? n : most + 0 }' "$out"/{align,distil}.log
 }
 
 # What is compiled at run time needs CUDA's headers, and its compiler where the loader finds it.

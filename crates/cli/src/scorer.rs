@@ -43,14 +43,11 @@ impl<'a> ModelScorer<'a> {
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer, name: &str, hash: &str) -> Self {
         let precision = crate::computed_at(model.device());
         let identity = format!("{hash}\n{precision}\n{}", tokenizer.fingerprint());
-        let bos = tokenizer.bos();
-        // Whether the tokenizer itself puts a begin token before a text.
-        let begins = |special| tokenizer.encode("a", special).ok().and_then(|ids| ids.first().copied());
         let card = ModelCard {
             name: name.to_owned(),
             hash: hex(Sha256::digest(identity.as_bytes()).as_slice()),
-            prefix_token: bos.or_else(|| tokenizer.document_separator()).unwrap_or(0),
-            add_bos: bos.is_some() && begins(true) == bos && begins(false) != bos,
+            prefix_token: tokenizer.bos().or_else(|| tokenizer.document_separator()).unwrap_or(0),
+            add_bos: tokenizer.begins_with().is_some(),
             max_context: model.config.max_positions,
             estimate: None,
         };

@@ -184,8 +184,9 @@ pub struct Rope {
     tables: RwLock<Vec<(usize, RopeTable)>>,
 }
 
-/// Tables kept of lengths that each have their own: of so many rows that are decoded together, all layers share theirs.
-const TABLES: usize = 64;
+/// Positions kept in tables of lengths that each have their own: rows that are decoded together each have one, which
+/// all layers share.
+const KEPT: usize = 1 << 18;
 
 impl Rope {
     /// No table yet.
@@ -216,8 +217,14 @@ impl Rope {
         let frequencies: Vec<f32> = frequencies.iter().map(|&f| f as f32).collect();
         let table = RopeTable::new(&frequencies, key, scale as f32);
         let mut tables = self.tables.write().expect("the tables' lock is never poisoned");
-        let kept = if dynamic { TABLES - 1 } else { 0 };
-        let surplus = tables.len().saturating_sub(kept);
+        let mut room = if dynamic { KEPT } else { 0 };
+        // The newest first, as long as there is room.
+        let mut kept = 0;
+        for (size, _) in tables.iter().rev() {
+            let Some(left) = room.checked_sub(*size) else { break };
+            (room, kept) = (left, kept + 1);
+        }
+        let surplus = tables.len() - kept;
         tables.drain(..surplus);
         tables.push((key, table.clone()));
         table

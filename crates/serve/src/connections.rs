@@ -58,6 +58,7 @@ impl Listener for Connections {
                         idle_timer: Box::pin(sleep(self.idle)),
                         idle: self.idle,
                         busy: self.busy,
+                        asked: false,
                         _place: place,
                     };
                     return (connection, address);
@@ -89,6 +90,8 @@ pub(crate) struct Connection {
     idle_timer: Pin<Box<Sleep>>,
     idle: Duration,
     busy: Duration,
+    /// Whether something was read since the connection was opened or written to.
+    asked: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -108,7 +111,9 @@ impl Connection {
 
     fn note(&mut self, wrote: &Poll<std::io::Result<usize>>, context: &mut Context<'_>) {
         if matches!(wrote, Poll::Ready(Ok(1..))) {
-            self.idle_timer.as_mut().reset(Instant::now() + self.idle);
+            self.asked = false;
+            let until = Instant::now() + self.idle;
+            self.idle_timer.as_mut().reset(until);
             // Asked now, since whoever has found nothing to read does not try again until it is woken.
             let _ = self.idle_timer.as_mut().poll(context);
         }
@@ -119,9 +124,12 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_ready() {
-            // Something is asked, or begun to be.
-            let until = Instant::now() + self.busy;
-            self.idle_timer.as_mut().reset(until);
+            // Something is asked, or begun to be; a byte now and then gives it no more time.
+            if !self.asked {
+                self.asked = true;
+                let until = Instant::now() + self.busy;
+                self.idle_timer.as_mut().reset(until);
+            }
             return polled;
         }
         ready!(self.idle_timer.as_mut().poll(context));

@@ -16,6 +16,8 @@ pub enum LogFormat {
 /// somebody already listens.
 pub fn start_logging(format: LogFormat) {
     let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).with_target(false).with_writer(std::io::stderr);
+    // A log that nobody reads any more ends no request: telling that it cannot be written would panic where it cannot.
+    let builder = builder.log_internal_errors(false);
     // An error means that a subscriber is there already.
     let _ = match format {
         LogFormat::Text => builder.with_ansi(false).try_init(),

@@ -70,7 +70,8 @@ impl Server {
     pub async fn run(self, listener: TcpListener, mut stop: mpsc::Receiver<()>) -> std::io::Result<Ended> {
         let (close, mut closing) = watch::channel(false);
         let settings = &self.app.settings;
-        let request = Duration::from_secs(settings.body_seconds.saturating_add(settings.request_seconds));
+        const YEAR: u64 = 365 * 24 * 3600;
+        let request = Duration::from_secs(settings.body_seconds.saturating_add(settings.request_seconds).min(YEAR));
         let connections = Connections::new(listener, settings.connections, Duration::from_secs(settings.stall_seconds), request);
         let shutdown = async move {
             // An error is a sender that is gone: then there is nothing to wait for either.

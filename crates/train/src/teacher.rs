@@ -8,6 +8,7 @@ use recast_models::source::{FromCheckpoint, FromParams, Missing};
 use recast_models::weights::{self, Checkpoint};
 use recast_models::{Diffusion, Model, ModelConfig, families, tokenizer};
 use recast_text::{Content, Corpus, Tokenizer};
+use std::io::Write;
 use std::path::Path;
 
 /// A teacher: its files, its model, its tokenizer.
@@ -108,7 +109,11 @@ pub fn from_scratch(
             let end = "<|endoftext|>";
             let tokenizer = Tokenizer::train_bpe(texts.into_iter(), size, &[end])?;
             if tokenizer.vocab_size() < size {
-                eprintln!("scratch.vocabulary = {size}: the text is too poor for it and made {} tokens", tokenizer.vocab_size());
+                let made = tokenizer.vocab_size();
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "scratch.vocabulary = {size}: the text is too poor for it and made {made} tokens"
+                );
             }
             let id = tokenizer.token_to_id(end);
             tokenizer.with_special_tokens(None, id.into_iter().collect())?

@@ -8,6 +8,7 @@ use recast_models::state::Documents;
 use recast_text::{
     CorpusOptions, HeldOut, Packing, PackingOptions, Progress, TokenFile, TokenFileOptions, TokenStream, Tokenizer,
 };
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ impl RunText {
         embedded: &Embedded,
         tokenizer: &Tokenizer,
         cache: &Path,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self, TrainError> {
         let options = |max_tokens| -> Result<TokenFileOptions, TrainError> {
             Ok(TokenFileOptions {
@@ -45,7 +46,7 @@ impl RunText {
             })
         };
         let mut build = |sources: &[PathBuf], max| -> Result<Arc<TokenFile>, TrainError> {
-            Ok(Arc::new(TokenFile::build(sources, tokenizer, &options(max)?, cache, progress)?))
+            Ok(Arc::new(TokenFile::build_while(sources, tokenizer, &options(max)?, cache, progress)?))
         };
         let (train, held_out) = embedded.text(&recipe.text);
         let train = build(&train, recipe.text.max_tokens)?;
@@ -155,14 +156,17 @@ mod tests {
         let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 257, &["<|endoftext|>"]).expect("bytes");
         for seed in 0..6 {
             recipe.seed = seed;
-            let text = RunText::open(&recipe, &Embedded::default(), &tokenizer, folder.path(), &mut |_| {}).expect("opens");
+            let text =
+                RunText::open(&recipe, &Embedded::default(), &tokenizer, folder.path(), &mut |_| ControlFlow::Continue(()))
+                    .expect("opens");
             // The notes with the token behind them, and the end of the book.
             assert_eq!((text.held_out.len(), text.train.len()), (2000, 281 + 68_001 - 2000), "seed {seed}");
             assert_eq!((text.held_out.document_starts(), text.train.document_starts()), (&[0, 281][..], &[0][..]));
         }
         recipe.text.train.truncate(1);
         std::fs::write(&recipe.text.train[0], "brief").expect("text");
-        let refused = RunText::open(&recipe, &Embedded::default(), &tokenizer, folder.path(), &mut |_| {}).err();
+        let refused =
+            RunText::open(&recipe, &Embedded::default(), &tokenizer, folder.path(), &mut |_| ControlFlow::Continue(())).err();
         let message = refused.expect("refused").to_string();
         assert!(message.contains("too few to keep some out") && message.contains("text.held_out"), "{message}");
     }

@@ -19,6 +19,7 @@ use recast_models::param::Named;
 use recast_ops::adamw::AdamW;
 use recast_text::{Packing, Progress, TokenStream, Tokenizer};
 use std::fs::{File, TryLockError};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -268,13 +269,13 @@ impl Trainer {
         std::fs::create_dir_all(&cache).map_err(TrainError::io(&cache))?;
         let mut failed = None;
         let text = RunText::open(&recipe, embedded, &tokenizer, &cache, &mut |progress| {
-            if failed.is_none() {
-                failed = observer.event(&Event::Reading(progress)).err();
-            }
-        })?;
+            failed = observer.event(&Event::Reading(progress)).err();
+            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
         if let Some(error) = failed {
             return Err(error);
         }
+        let text = text?;
         let held_out = HeldOut::new(&text.held_out, &recipe.validation)?;
         let plan = Plan::new(&recipe, teacher.as_ref().map(|t| &t.model), &student)?;
         // Whatever a later stage could be refused for is found before the first one has cost anything.
@@ -481,11 +482,12 @@ fn lock(folder: &Path) -> Result<Option<File>, TrainError> {
     }
 }
 
-/// A hash of a model's values, of some from all over each tensor.
+/// A hash of a model's config and of its values, of some from all over each tensor.
 fn of_model(model: &Model) -> String {
     use sha2::{Digest, Sha256};
     const VALUES: usize = 64;
     let mut hash = Sha256::new();
+    hash.update(model.fingerprint());
     for (name, param) in model.parameters() {
         let values = param.read();
         hash.update(&name);

@@ -110,18 +110,19 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         .transpose()?;
     let seconds = started.elapsed().as_secs_f64();
     let scored = Report { results, teacher, comparisons, seconds };
+    // Neither a full disk nor a reader that has seen enough takes the other along: written, told, and only then failed.
+    let mut written = Ok(());
+    if let (Some(report), Some(run), Some(rows)) = (&mut report, &args.report, &scored.comparisons) {
+        report.tasks.retain(|old| rows.iter().all(|new| new.task != old.task));
+        report.tasks.extend(rows.iter().cloned());
+        written = report::write(run, report);
+    }
     if global.json {
         crate::output::json(&scored)?;
     } else {
         print(&scored, args);
     }
-    // After the results: a full disk does not take them along.
-    if let (Some(report), Some(run), Some(rows)) = (&mut report, &args.report, &scored.comparisons) {
-        report.tasks.retain(|old| rows.iter().all(|new| new.task != old.task));
-        report.tasks.extend(rows.iter().cloned());
-        report::write(run, report)?;
-    }
-    Ok(())
+    Ok(written?)
 }
 
 /// The results as tables.

@@ -7,6 +7,7 @@ use anyhow::Context;
 use recast_infer::engine::Limits;
 use recast_infer::{Engine, Loaded};
 use recast_serve::{Ended, LogFormat, Server, Settings, signals, start_logging};
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -164,7 +165,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         tokio::spawn(give_back_memory());
         tell(format_args!("serving on http://{address}"));
         if global.json {
-            println!("{}", serde_json::json!({"address": address.to_string()}));
+            let _ = writeln!(std::io::stdout(), "{}", serde_json::json!({"address": address.to_string()}));
         }
         Ok::<_, anyhow::Error>(server.run(listener, stop).await?)
     })?;

@@ -6,6 +6,7 @@
 //! reordered by the compiler: reduce with the lane helpers ([`dot`], [`sum`], [`maximum`]), which
 //! every level evaluates in the same order.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Instruction sets, narrowest first.
@@ -61,7 +62,8 @@ fn choose() -> Level {
         Ok(name) => match parse(&name) {
             Some(wanted) => granted(wanted, widest, fastest),
             None => {
-                eprintln!(
+                let _ = writeln!(
+                    std::io::stderr(),
                     "RECAST_CPU is `{name}`: expected `baseline`, `avx2`, `avx512`, `avx512bf16` or `amx`; using {fastest:?}"
                 );
                 fastest

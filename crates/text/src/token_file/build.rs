@@ -1,5 +1,6 @@
 //! From text to a token file, or to the one made earlier.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -42,6 +43,9 @@ pub struct Progress {
     pub text_bytes: u64,
 }
 
+/// Told how far a build is; may end it.
+type Watch<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
+
 impl TokenFile {
     /// Tokenizes files (or folders of them) into one file in `cache_dir`, or opens the one made
     /// there earlier from the same sources, tokenizer and options. A cached file that is damaged
@@ -56,6 +60,24 @@ impl TokenFile {
         options: &TokenFileOptions,
         cache_dir: &Path,
         progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self> {
+        let progress: Watch<'_> = &mut |now| {
+            progress(now);
+            ControlFlow::Continue(())
+        };
+        Self::build_while(sources, tokenizer, options, cache_dir, progress)
+    }
+
+    /// [`Self::build`], until `progress` breaks it off: then there is an error and no file.
+    ///
+    /// # Errors
+    /// As [`Self::build`], and then.
+    pub fn build_while(
+        sources: &[PathBuf],
+        tokenizer: &Tokenizer,
+        options: &TokenFileOptions,
+        cache_dir: &Path,
+        progress: Watch<'_>,
     ) -> Result<Self> {
         let vocab_size = tokenizer.vocab_size();
         if let Some(id) = options.separator.filter(|id| *id as usize >= vocab_size) {
@@ -152,7 +174,7 @@ struct Batch {
 }
 
 impl Builder<'_> {
-    fn run(&mut self, documents: impl Iterator<Item = Result<Document>>, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    fn run(&mut self, documents: impl Iterator<Item = Result<Document>>, progress: Watch<'_>) -> Result<()> {
         let mut batch = Batch::default();
         for document in documents {
             let document = document?;
@@ -180,7 +202,7 @@ impl Builder<'_> {
     }
 
     /// Puts a document, or a piece that continues one, to those that are encoded together.
-    fn add(&mut self, batch: &mut Batch, document: Document, continues: bool, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    fn add(&mut self, batch: &mut Batch, document: Document, continues: bool, progress: Watch<'_>) -> Result<()> {
         batch.bytes += match &document.content {
             Content::Text(text) => text.len(),
             Content::Tokens { ids, .. } => 4 * ids.len(),
@@ -197,7 +219,7 @@ impl Builder<'_> {
         self.options.max_tokens.map_or(u64::MAX, |most| most.saturating_sub(self.writer.count()))
     }
 
-    fn flush(&mut self, batch: &mut Batch, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    fn flush(&mut self, batch: &mut Batch, progress: Watch<'_>) -> Result<()> {
         let Batch { parts, .. } = std::mem::take(batch);
         let texts: Vec<&str> = parts
             .iter()
@@ -211,7 +233,7 @@ impl Builder<'_> {
             let ids = match document.content {
                 Content::Text(text) => {
                     if continues {
-                        self.report(progress);
+                        self.report(progress)?;
                     } else {
                         self.end_document()?;
                     }
@@ -236,12 +258,15 @@ impl Builder<'_> {
             };
             self.push(&ids)?;
         }
-        self.report(progress);
-        Ok(())
+        self.report(progress)
     }
 
-    fn report(&self, progress: &mut dyn FnMut(Progress)) {
-        progress(Progress { documents: self.writer.documents(), tokens: self.writer.count(), text_bytes: self.text_bytes });
+    fn report(&self, progress: Watch<'_>) -> Result<()> {
+        let Self { writer, text_bytes, .. } = self;
+        match progress(Progress { documents: writer.documents(), tokens: writer.count(), text_bytes: *text_bytes }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(TextError::Request("reading the text was broken off".into())),
+        }
     }
 
     fn check(&self, ids: &[u32], source: &Path, record: u64) -> Result<()> {

@@ -154,6 +154,18 @@ fn a_large_text_is_one_document_with_progress_inside() {
 }
 
 #[test]
+fn a_build_that_is_broken_off_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = write(folder.path(), "a.txt", "some text");
+    let cache = folder.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let mut stop = |_| std::ops::ControlFlow::Break(());
+    let broken = TokenFile::build_while(&[source], &tokenizer(), &separated(), &cache, &mut stop);
+    assert!(broken.unwrap_err().to_string().contains("broken off"));
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
+}
+
+#[test]
 fn empty_sources_and_wrong_separators_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let source = write(folder.path(), "a.txt", "\n");

@@ -127,15 +127,15 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
             }
         }
     }
+    let drawn = args.svg.as_ref().map_or(Ok(()), |file| {
+        std::fs::write(file, picture::svg(&rows)).with_context(|| format!("cannot write {}", file.display()))
+    });
     if global.json {
         output::json(&serde_json::json!({ "serve": &rows }))?;
     } else {
         println!("{}", table(&rows));
     }
-    if let Some(file) = &args.svg {
-        std::fs::write(file, picture::svg(&rows)).with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(drawn, Err)
 }
 
 fn table(rows: &[Row]) -> String {

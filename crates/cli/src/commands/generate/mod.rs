@@ -134,6 +134,15 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         prompt_tokens: written.prompt_tokens,
         seed: args.sampling.seed,
     };
+    // Written, told, and only then failed: neither a full disk nor a reader that has seen enough takes the other along.
+    let saved = args.save_state.as_ref().map_or(Ok(()), |path| -> anyhow::Result<()> {
+        // The last token was written and not read.
+        if let Some(last) = result.tokens.last() {
+            model.hidden(&[*last], 1, Some(&mut [&mut before.state]), None)?;
+        }
+        before.tokens.extend(tokens.iter().chain(&result.tokens));
+        Ok(before.save(&model, path)?)
+    });
     if global.json {
         crate::output::json(&result)?;
     } else {
@@ -148,16 +157,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
             result.seed,
         );
     }
-    // After the text: a full disk does not take it along.
-    if let Some(path) = &args.save_state {
-        // The last token was written and not read.
-        if let Some(last) = result.tokens.last() {
-            model.hidden(&[*last], 1, Some(&mut [&mut before.state]), None)?;
-        }
-        before.tokens.extend(tokens.iter().chain(&result.tokens));
-        before.save(&model, path)?;
-    }
-    Ok(())
+    saved
 }
 
 fn show(piece: &str) -> std::io::Result<()> {
