@@ -1,7 +1,7 @@
 //! A masked diffusion model as the evaluation sees it: log-probabilities are bounds, estimated by
 //! [`recast_models::likelihood`], texts are written by the sampler, and the card says how.
 
-use crate::scorer::ModelScorer;
+use crate::scorer::{ModelScorer, at_most_certain};
 use recast_eval::{BoxError, Generated, ModelCard, Prompt, Request, Scored, Scorer};
 use recast_infer::samplers::denoising::{BLOCK, Canvas, Denoising, Filler, Masked, Rule};
 use recast_models::Model;
@@ -56,7 +56,7 @@ impl Scorer for DiffusionScorer<'_> {
             let tokens: Vec<u32> = context.iter().chain(continuation.iter()).copied().collect();
             // The masks depend on the text alone, not on what else is asked.
             let found = likelihood::estimate(self.model, &tokens, context.len(), self.options)?;
-            let each = (-found.nats / continuation.len() as f64).min(0.0) as f32;
+            let each = at_most_certain((-found.nats / continuation.len() as f64) as f32);
             out.push(Scored {
                 // Only their sum is known.
                 logprobs: vec![each; continuation.len()],

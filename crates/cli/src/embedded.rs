@@ -65,11 +65,6 @@ fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         return Ok(());
     }
     let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        file.persist(path).map(|_| ()).map_err(|e| e.error)
-    };
-    write().with_context(|| format!("writing the embedded files to {}", path.display()))
+    let written = std::fs::create_dir_all(folder).and_then(|()| crate::output::replace(path, bytes));
+    written.with_context(|| format!("writing the embedded files to {}", path.display()))
 }

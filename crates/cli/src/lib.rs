@@ -141,8 +141,8 @@ pub fn main() -> ExitCode {
     // each time cost a fifth of a training step in page faults.
     recast_ops::cpu::keep_freed_memory();
     let Arguments { global, verb } = Arguments::parse();
-    // A client that closes its connection must not end the server, nor a pipe for progress a training.
-    if matches!(verb, Verb::Serve(_) | Verb::Convert(_) | Verb::Train(_)) {
+    // A client that closes its connection must not end the server, nor a pipe for progress hours of work.
+    if matches!(verb, Verb::Serve(_) | Verb::Convert(_) | Verb::Train(_) | Verb::Eval(_) | Verb::Bench(_)) {
         closed_pipes_end_it(false);
     }
     let result = recast_ops::cpu::set_threads(global.threads).map_err(anyhow::Error::from).and_then(|()| match &verb {

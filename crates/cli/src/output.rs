@@ -1,9 +1,11 @@
 //! Where results and errors go.
 
+use anyhow::Context;
 use recast_infer::InferError;
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
+use tempfile::NamedTempFile;
 
 /// Exit code: 2 when the user asked wrongly (a recipe, a path, an option), 1 when something failed.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -31,7 +33,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         return 2;
     }
     match error.downcast_ref::<EvalError>() {
-        Some(EvalError::UnknownTask { .. }) => 2,
+        Some(EvalError::UnknownTask { .. } | EvalError::Setting(_) | EvalError::Task { .. } | EvalError::Item { .. }) => 2,
+        // The name of a task, of its data, of a journal: what could not be read or written for another reason failed.
+        Some(EvalError::Io { source, .. }) if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => 2,
         _ => 1,
     }
 }
@@ -50,8 +54,20 @@ pub fn message(error: &anyhow::Error) -> String {
 
 /// Prints a result as one JSON object.
 pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    print(serde_json::to_string_pretty(value)?)
+}
+
+/// Prints a result and a line break; standard output that cannot take it is an error. A result is told when the work is
+/// done: from now on a reader that has seen enough ends the program, as `| head` does.
+pub fn print(text: impl Display) -> anyhow::Result<()> {
+    crate::closed_pipes_end_it(true);
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+/// An option that was asked for wrongly.
+pub fn wrong(name: &'static str, expected: impl Into<String>, found: impl Into<String>) -> InferError {
+    InferError::Setting { name, expected: expected.into(), found: found.into() }
 }
 
 /// Says a line on standard error. That nobody is there to read it ends no run.
@@ -72,7 +88,30 @@ pub fn check_file(name: &'static str, file: &Path) -> Result<(), InferError> {
         let found = format!("{}, which is something else", file.display());
         return Err(InferError::Setting { name, expected: "the name of a file".into(), found });
     }
-    check_folder(name, file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    check_folder(name, folder_of(file))
+}
+
+/// Writes a file beside its place and renames it into it: whoever reads it, after a kill or a power cut too, finds the
+/// old bytes or the new ones.
+pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = beside(path)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// A new file beside `path`, to be renamed into it.
+pub fn beside(path: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    // Results are for others to read, which temporary files are not by default.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder_of(path))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Refuses a folder in which no file can be made.
@@ -99,6 +138,35 @@ mod tests {
             assert!(error.to_string().contains("--out") && error.to_string().contains(words), "{error}");
             assert_eq!(exit_code(&error.into()), 2);
         }
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_is_for_others_to_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [plain, replaced] = ["plain", "replaced"].map(|name| folder.path().join(name));
+        std::fs::write(&plain, "a").expect("writes");
+        for text in ["old and longer", "new"] {
+            replace(&replaced, text.as_bytes()).expect("writes");
+            assert_eq!(std::fs::read_to_string(&replaced).expect("reads"), text);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 2, "nothing is left behind");
+        let rights = |path: &Path| std::fs::metadata(path).expect("is there").permissions();
+        assert_eq!(rights(&replaced), rights(&plain));
+        assert!(replace(&folder.path().join("no/x"), b"x").is_err());
+    }
+
+    #[test]
+    fn what_was_asked_wrongly_is_told_from_what_failed() {
+        use recast_eval::EvalError;
+        let io = |kind: ErrorKind| EvalError::Io { action: "cannot read", path: "data".into(), source: kind.into() };
+        let task = || EvalError::Task { task: "t".into(), problem: "no".into() };
+        let item = EvalError::Item { path: "data".into(), line: 1, problem: "no".into() };
+        for error in [EvalError::Setting("no".into()), task(), item, io(ErrorKind::NotFound)] {
+            assert_eq!(exit_code(&error.into()), 2);
+        }
+        assert_eq!(exit_code(&anyhow::Error::from(task()).context("reading")), 2);
+        assert_eq!(exit_code(&io(ErrorKind::StorageFull).into()), 1);
+        assert_eq!(exit_code(&anyhow::anyhow!("no")), 1);
     }
 
     #[test]

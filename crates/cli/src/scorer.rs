@@ -10,7 +10,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use recast_eval::{BoxError, Generated, ModelCard, Prompt, Request, Scored, Scorer};
 use recast_infer::{Generator, Options, Sampling, prefill};
 use recast_models::param::values;
-use recast_models::{Model, ModelState};
+use recast_models::{Model, ModelConfig, ModelState};
 use recast_ops::vocab_loss::token_log_probabilities;
 use recast_text::Tokenizer;
 use sha2::{Digest, Sha256};
@@ -43,14 +43,8 @@ impl<'a> ModelScorer<'a> {
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer, name: &str, hash: &str) -> Self {
         let precision = crate::computed_at(model.device());
         let identity = format!("{hash}\n{precision}\n{}", tokenizer.fingerprint());
-        let card = ModelCard {
-            name: name.to_owned(),
-            hash: hex(Sha256::digest(identity.as_bytes()).as_slice()),
-            prefix_token: tokenizer.bos().or_else(|| tokenizer.document_separator()).unwrap_or(0),
-            add_bos: tokenizer.begins_with().is_some(),
-            max_context: model.config.max_positions,
-            estimate: None,
-        };
+        let hash = hex(Sha256::digest(identity.as_bytes()).as_slice());
+        let card = ModelCard { hash, ..card(&model.config, tokenizer, name) };
         Self { model, tokenizer, card }
     }
 
@@ -90,8 +84,7 @@ impl<'a> ModelScorer<'a> {
             let asked = at..at + requests[row].continuation.len();
             at = asked.end;
             out[row] = Some(Scored {
-                // Rounding may leave a certain token a hair above 0.
-                logprobs: logprobs[asked.clone()].iter().map(|p| p.min(0.0)).collect(),
+                logprobs: logprobs[asked.clone()].iter().map(|&p| at_most_certain(p)).collect(),
                 greedy: greedy[asked].iter().all(|g| *g == 1.0),
             });
         }
@@ -146,6 +139,27 @@ impl Scorer for ModelScorer<'_> {
         }
         Ok(out.into_iter().map(|g| g.expect("every prompt is in one batch")).collect())
     }
+}
+
+/// What can be said of a model before its weights are read: all but its hash.
+pub fn card(config: &ModelConfig, tokenizer: &Tokenizer, name: &str) -> ModelCard {
+    let mut end_tokens = tokenizer.eos_ids().to_vec();
+    end_tokens.sort_unstable();
+    end_tokens.dedup();
+    ModelCard {
+        name: name.to_owned(),
+        hash: String::new(),
+        prefix_token: tokenizer.bos().or_else(|| tokenizer.document_separator()).unwrap_or(0),
+        add_bos: tokenizer.begins_with().is_some(),
+        max_context: config.max_positions,
+        end_tokens,
+        estimate: None,
+    }
+}
+
+/// A log-probability without the hair above 0 that rounding may leave; NaN stays one, and is found out.
+pub fn at_most_certain(logprob: f32) -> f32 {
+    if logprob > 0.0 { 0.0 } else { logprob }
 }
 
 /// Tokens that a request reads.
@@ -391,5 +405,14 @@ pub(crate) mod tests {
         let hash = |weights| ModelScorer::new(&model, &tokenizer, "m", weights).describe().hash.clone();
         assert_ne!(hash("a"), hash("b"));
         assert_eq!(hash("a"), hash("a"));
+        // What ends a text is neither in the weights nor in the tokens, and stands on the card by itself.
+        let ends = tokenizer.clone().with_special_tokens(None, vec![5, 2]).expect("ids of its own");
+        assert_eq!(ModelScorer::new(&model, &ends, "m", "a").describe().end_tokens, [2, 5]);
+    }
+
+    #[test]
+    fn no_number_is_no_certainty() {
+        assert_eq!([1e-6, 0.0, -2.5].map(at_most_certain), [0.0, 0.0, -2.5]);
+        assert!(at_most_certain(f32::NAN).is_nan());
     }
 }

@@ -89,6 +89,33 @@ fn a_text_is_written_watched_traced_and_replayed() {
     assert!(page.contains("How this text was written") && !page.contains("http://") && !page.contains("https://"));
 }
 
+/// Where no file can hold a byte, as on a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trace_that_cannot_be_written_takes_neither_the_text_nor_an_older_trace_along() {
+    let model = model(&json!({"mask_token": 95, "block": 8}));
+    let trace = model.path().join("trace.jsonl");
+    std::fs::write(&trace, "older\n").expect("writes");
+    let files = || std::fs::read_dir(model.path()).expect("reads").count();
+    let before = files();
+    let arguments = ["--json", "generate", text(model.path()), "--prompt", "abc", "--max-tokens", "8", "--trace", text(&trace)];
+    let script = format!("trap '' XFSZ; ulimit -f 0; exec {} \"$@\"", env!("CARGO_BIN_EXE_recast"));
+    let output = Command::new("bash").args(["-c", &script, "recast"]).args(arguments).output().expect("bash");
+    let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{talk}");
+    assert!(talk.contains("cannot write") && talk.contains("trace.jsonl"), "{talk}");
+    let told: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert!(told["text"].is_string());
+    assert_eq!((std::fs::read_to_string(&trace).expect("reads").as_str(), files()), ("older\n", before));
+    ok(&arguments);
+    let written = std::fs::read_to_string(&trace).expect("reads");
+    assert!(written.starts_with("{\"recast_trace\"") && written.contains("\"done\""), "{written}");
+    assert_eq!(files(), before);
+    let output = recast(&["generate", text(model.path()), "--prompt", "abc", "--trace", "nodir/x"]);
+    let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && talk.contains("--trace") && output.stdout.is_empty(), "{talk}");
+}
+
 #[test]
 fn holes_are_filled_and_what_is_given_stays() {
     let model = model(&json!({"mask_token": 95}));

@@ -209,15 +209,137 @@ fn info_needs_no_tokenizer() {
     assert!(stdout(&["info", text(&golden())], "").contains("softmax"));
 }
 
-#[test]
-fn eval_scores_compares_and_remembers() {
-    let model = model();
+/// Items for `openbookqa`.
+fn questions() -> tempfile::TempDir {
     let data = tempfile::tempdir().expect("a folder");
     let items: Vec<String> = (0..6)
         .map(|i| json!({"id": i.to_string(), "query": format!("Which {i}?"), "choices": ["one", "two", "a b"], "gold": i % 3}))
         .map(|item| item.to_string())
         .collect();
     std::fs::write(data.path().join("openbookqa_test.jsonl"), items.join("\n")).expect("writes");
+    data
+}
+
+/// A full disk under standard output is a failure and no panic.
+#[cfg(target_os = "linux")]
+#[test]
+fn results_that_cannot_be_printed_are_an_error() {
+    let (model, data) = (model(), questions());
+    let out = model.path().join("out.safetensors");
+    for arguments in [
+        &["info", text(model.path())][..],
+        &["--json", "info", text(model.path())],
+        &["logits", text(model.path()), "--ids", "2", "--out", text(&out)],
+        &["eval", text(model.path()), "--tasks", "openbookqa", "--data", text(data.path())],
+        &["schema"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+        let output = Command::new(env!("CARGO_BIN_EXE_recast"))
+            .args(arguments)
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .spawn()
+            .and_then(std::process::Child::wait_with_output)
+            .expect("runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert!(error.contains("cannot write to standard output"), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn an_evaluation_goes_on_when_nobody_reads_its_progress() {
+    let (model, data) = (model(), questions());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_recast"))
+        .args(["--json", "eval", text(model.path()), "--tasks", "openbookqa", "--data", text(data.path())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    drop(child.stderr.take());
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success(), "{:?}", output.status);
+    let told: Value = serde_json::from_slice(&output.stdout).expect("the results");
+    assert_eq!(told["results"][0]["items"], 6);
+}
+
+#[test]
+fn a_teacher_that_fails_takes_no_result_along() {
+    let (student, teacher, data) = (model(), model(), questions());
+    // No weight of it is a number.
+    let weights = teacher.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).expect("reads");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("8")) as usize;
+    bytes[8 + header..].fill(0xff);
+    std::fs::write(&weights, bytes).expect("writes");
+    let arguments =
+        ["eval", text(student.path()), "--against", text(teacher.path()), "--tasks", "openbookqa", "--data", text(data.path())];
+    let output = recast(&[&["--json"], &arguments[..]].concat(), "");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains(text(teacher.path())) && error.contains("not finite"), "{error}");
+    let told: Value = serde_json::from_slice(&output.stdout).expect("the student's results");
+    assert_eq!((&told["results"][0]["items"], &told["teacher"]), (&json!(6), &Value::Null));
+    assert!(String::from_utf8_lossy(&recast(&arguments, "").stdout).contains("OpenBookQA"));
+
+    // What can be known of it before is said before.
+    std::fs::remove_file(teacher.path().join("tokenizer.json")).expect("removes");
+    let output = recast(&arguments, "");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{error}");
+    assert!(!error.contains("6 items"), "the student was scored first: {error}");
+}
+
+#[test]
+fn what_an_evaluation_was_asked_wrongly_is_code_2() {
+    let (model, data) = (model(), questions());
+    std::fs::write(data.path().join("bad.toml"), "name = 3").expect("writes");
+    let bad = data.path().join("bad.toml");
+    let nowhere = data.path().join("nowhere");
+    for (arguments, said) in [
+        (["--tasks", "openbookqa", "--data", text(data.path()), "--shots", "5"], "no solved examples"),
+        (["--tasks", text(&bad), "--data", text(data.path()), "--seed", "1"], "bad.toml"),
+        (["--tasks", "absent.toml", "--data", text(data.path()), "--seed", "1"], "absent.toml"),
+        (["--tasks", "openbookqa", "--data", text(&nowhere), "--seed", "1"], "openbookqa_test.jsonl"),
+    ] {
+        let output = recast(&[&["eval", text(model.path())], &arguments[..]].concat(), "");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(said), "{arguments:?}: {error}");
+    }
+    // Windows that the model does not read, before it is loaded.
+    std::fs::write(data.path().join("ppl_dev.jsonl"), r#"{"source": "s", "text": "abc"}"#).expect("writes");
+    let long = ["eval", text(model.path()), "--tasks", "perplexity", "--data", text(data.path()), "--context", "100000000"];
+    let output = recast(&long, "");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && error.contains("smaller --context"), "{error}");
+}
+
+#[test]
+fn serving_figures_outlive_a_model_that_cannot_be_used() {
+    let model = model();
+    // This one has no tokenizer.
+    let without = golden();
+    let arguments = ["bench", "serve", text(&without), text(model.path()), "--batches", "1", "--contexts", "4", "--tokens", "8"];
+    let output = recast(&[&["--json"], &arguments[..]].concat(), "");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("llama_gqa"), "{error}");
+    let told: Value = serde_json::from_slice(&output.stdout).expect("the figures");
+    assert_eq!(told["serve"].as_array().map(Vec::len), Some(1));
+    let output = recast(&["bench", "serve", text(&without)], "");
+    assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "nothing was measured");
+    for wrong in [["--tokens", "2"], ["--batches", "0"], ["--rival", "python3"]] {
+        let output = recast(&[&["bench", "serve", text(model.path())], &wrong[..]].concat(), "");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && error.contains(wrong[0]), "{wrong:?}: {error}");
+    }
+}
+
+#[test]
+fn eval_scores_compares_and_remembers() {
+    let model = model();
+    let data = questions();
     let journal = data.path().join("journal.jsonl");
     let arguments = [
         "eval",

@@ -4,6 +4,7 @@
 use super::subjects::Subject;
 use super::{ROUNDING, assert_close, difference};
 use recast_models::ModelError;
+use recast_models::mixers::find;
 use recast_models::param::values;
 use recast_models::sight::Sight;
 use recast_models::state::{Documents, ModelState};
@@ -96,6 +97,20 @@ pub fn no_row_sees_padding(subject: &Subject) {
     let packed = values(subject.model.hidden_seeing(&tokens[..11], 1, Sight::Whole, Some(&documents), None).expect("forward"));
     let alone = values(subject.model.hidden_seeing(&tokens[4..11], 1, Sight::Whole, None, None).expect("forward"));
     assert_close(&packed[4 * width..], &alone, ROUNDING, &subject.name, "a document seen whole");
+}
+
+/// A state of one size looks back only: clean tokens in blocks give what they give under a causal mask, which a
+/// next-token loss beside the diffusion loss relies on.
+pub fn constant_states_look_back_only(subject: &Subject) {
+    let constant = |kind: &str| find(kind).is_ok_and(|registration| registration.constant_state);
+    if !subject.model.config.mixers.iter().all(|mixer| constant(&mixer.kind)) {
+        return;
+    }
+    let subject = &subject.denoising(Some(4));
+    let tokens = subject.tokens(2, 11);
+    let hidden = |sight| values(subject.model.hidden_seeing(&tokens, 2, sight, None, None).expect("forward"));
+    let (blocks, causal) = (hidden(Sight::Blocks(4)), hidden(Sight::Causal));
+    assert_close(&blocks, &causal, ROUNDING, &subject.name, "clean tokens in blocks, against a causal pass");
 }
 
 /// The two streams are the clean tokens block by block, and the noisy blocks behind their states.

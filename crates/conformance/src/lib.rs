@@ -52,6 +52,7 @@ pub fn hold(name: &str, mixers: &[MixerSpec], body: Body) {
     }
     denoise::states_stay_as_they_are_and_rows_are_alone(&subject);
     denoise::no_row_sees_padding(&subject);
+    denoise::constant_states_look_back_only(&subject);
     denoise::two_streams_are_blocks_behind_states(&subject);
     gradients::parameters_and_inputs(&subject);
     gradients::through_the_states_of_two_streams(&subject);

@@ -27,6 +27,6 @@ mod toy;
 pub use error::{BoxError, EvalError, Result};
 pub use journal::Journal;
 pub use results::{Comparison, TaskResult};
-pub use run::{Cost, Progress, RunOptions, estimate, run};
+pub use run::{Cost, Progress, RunOptions, check, estimate, run};
 pub use scorer::{Generated, ModelCard, Prompt, Request, Scored, Scorer};
 pub use tasks::{LoadOptions, Loaded, Task};

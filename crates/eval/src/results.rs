@@ -261,6 +261,7 @@ pub(crate) fn sample(name: &str, value: f64) -> TaskResult {
             prefix_token: 0,
             add_bos: false,
             max_context: 8,
+            end_tokens: Vec::new(),
             estimate: None,
         },
         items: 200,

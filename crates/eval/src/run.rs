@@ -143,22 +143,43 @@ pub fn run(
     sum_up(loaded, &card, scorer, &outcomes)
 }
 
-fn check(loaded: &Loaded, card: &ModelCard) -> Result<()> {
-    loaded.window.map_or(Ok(()), |w| w.check(card).map(|_| ()))
+/// Refuses a task that a model cannot do whatever its items are: its windows do not fit, or what it may write does not.
+/// Asks the model nothing.
+///
+/// # Errors
+/// What does not fit, and what to do.
+pub fn check(loaded: &Loaded, card: &ModelCard) -> Result<()> {
+    if let Some(window) = loaded.window {
+        window.check(card)?;
+    }
+    match loaded.task.prompt {
+        tasks::Prompt::Generate { max_tokens, .. } if max_tokens > card.max_context => Err(EvalError::Setting(format!(
+            "task `{}` writes up to {max_tokens} tokens, `{}` has room for {}",
+            loaded.task.name, card.name, card.max_context
+        ))),
+        _ => Ok(()),
+    }
 }
 
-/// The key includes all that changes what the model reads beside the text itself.
+/// The key includes all that an answer depends on beside the text itself: what more the model reads, and where a
+/// text that it writes ends.
 fn key(loaded: &Loaded, item: &Prompted, card: &ModelCard) -> Key {
     let mut settings = vec![card.prefix_token.into(), card.add_bos.into(), card.max_context as u64];
     if let Some(window) = loaded.window {
         settings.extend([window.context as u64, window.stride as u64]);
+    }
+    let mut stops: &[String] = &[];
+    if let tasks::Prompt::Generate { until, max_tokens, .. } = &loaded.task.prompt {
+        settings.extend([*max_tokens as u64, card.end_tokens.len() as u64]);
+        settings.extend(card.end_tokens.iter().map(|id| u64::from(*id)));
+        stops = until;
     }
     Key {
         task: loaded.task.name.clone(),
         version: loaded.task.version,
         item: item.id.clone(),
         model: card.hash.clone(),
-        prompt: item.hash(&settings),
+        prompt: item.hash(&settings, stops),
     }
 }
 
@@ -182,19 +203,13 @@ fn prepare(scorer: &dyn Scorer, loaded: &Loaded, item: &Prompted) -> Result<Work
             let tasks::Prompt::Generate { until, max_tokens, .. } = &loaded.task.prompt else {
                 return Ok(work);
             };
-            // The last written token is never read.
-            let room = (card.max_context + 1).saturating_sub(*max_tokens);
-            if room == 0 {
-                return Err(EvalError::Setting(format!(
-                    "task `{}` writes up to {max_tokens} tokens, `{}` has room for {}",
-                    loaded.task.name, card.name, card.max_context
-                )));
-            }
+            // That something can be written at all was checked before.
+            let room = card.max_context.saturating_sub(*max_tokens);
             let mut tokens = encode(scorer, context)?;
             if card.add_bos || tokens.is_empty() {
                 tokens.insert(0, card.prefix_token);
             }
-            let dropped = tokens.len().saturating_sub(room - 1).min(tokens.len() - 1);
+            let dropped = tokens.len().saturating_sub(room).min(tokens.len() - 1);
             tokens.drain(..dropped);
             work.truncated = dropped > 0;
             work.prompt = Some(Prompt { tokens, until: until.clone(), max_tokens: *max_tokens });
@@ -449,6 +464,44 @@ mod tests {
         toy.card = Toy::bytes().card;
         toy.card.add_bos = true;
         assert_eq!(estimate(&toy, &loaded, Some(&journal)).unwrap().answered, 0);
+    }
+
+    #[test]
+    fn an_answer_is_taken_up_only_by_the_question_it_was_given_to() {
+        let written = loaded("xquad_en", r#"{"id":"a","context":"c","question":"q","answers":["x"]}"#);
+        let choices = loaded("openbookqa", CHOICES);
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&folder.path().join("journal.jsonl")).unwrap();
+        for task in [&written, &choices] {
+            run_all(&mut Toy::bytes(), task, Some(&mut journal)).unwrap();
+        }
+        let answered = |toy: &Toy, task: &Loaded| estimate(toy, task, Some(&journal)).unwrap().answered;
+        assert_eq!((answered(&Toy::bytes(), &written), answered(&Toy::bytes(), &choices)), (1, 4));
+        let tasks::Prompt::Generate { until, max_tokens, .. } = &written.task.prompt else { panic!("it is to write") };
+        for (stops, most) in [(&until[..1], *max_tokens), (&until[..], *max_tokens + 1)] {
+            let mut other = written.clone();
+            if let tasks::Prompt::Generate { until, max_tokens, .. } = &mut other.task.prompt {
+                (*until, *max_tokens) = (stops.to_vec(), most);
+            }
+            assert_eq!(answered(&Toy::bytes(), &other), 0);
+        }
+        // What ends a written text is no matter to choices.
+        let mut ends = Toy::bytes();
+        ends.card.end_tokens = vec![7];
+        assert_eq!((answered(&ends, &written), answered(&ends, &choices)), (0, 4));
+    }
+
+    #[test]
+    fn a_model_without_room_is_refused_before_it_is_asked() {
+        let written = loaded("xquad_en", r#"{"id":"a","context":"c","question":"q","answers":["x"]}"#);
+        let tasks::Prompt::Generate { max_tokens, .. } = written.task.prompt else { panic!("it is to write") };
+        let mut toy = Toy::bytes();
+        toy.card.max_context = max_tokens;
+        check(&written, &toy.card).unwrap();
+        assert_eq!(estimate(&toy, &written, None).unwrap().tokens, max_tokens as u64 + 1);
+        toy.card.max_context -= 1;
+        let error = check(&written, &toy.card).unwrap_err().to_string();
+        assert!(error.contains("has room for") && estimate(&toy, &written, None).is_err(), "{error}");
     }
 
     #[test]

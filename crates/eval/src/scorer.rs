@@ -25,6 +25,9 @@ pub struct ModelCard {
     pub add_bos: bool,
     /// The most input tokens a call may carry.
     pub max_context: usize,
+    /// The tokens that end a text which the model writes, in rising order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub end_tokens: Vec<u32>,
     /// How log-probabilities are estimated, where they are estimated: stated beside every score.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<String>,

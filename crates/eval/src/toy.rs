@@ -29,6 +29,7 @@ impl Toy {
                 prefix_token: Self::PREFIX,
                 add_bos: false,
                 max_context: 4096,
+                end_tokens: Vec::new(),
                 estimate: None,
             },
             words: words.iter().map(|w| (*w).to_string()).collect(),

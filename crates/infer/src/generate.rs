@@ -228,7 +228,7 @@ impl<'a> Generator<'a> {
             seen: prompt[..read].to_vec(),
             prompt_tokens: prompt.len(),
             log_probabilities: Vec::new(),
-            decoder: self.tokenizer.decode_stream(true),
+            decoder: self.tokenizer.decode_stream_after(prompt, true),
             filter: StopFilter::new(&self.options.stop),
             text: String::new(),
             finish: None,

@@ -384,6 +384,37 @@ fn a_short_prompt_does_not_wait_for_a_long_one() {
 }
 
 #[test]
+fn what_belongs_together_is_taken_together() {
+    let engine = engine("families/llama_gqa", Limits { slots: 2, queue: 3, ..Limits::default() });
+    let quiet = || -> Listener { Box::new(|_| ControlFlow::Continue(())) };
+    let request = || Request { prompt: vec![1], max_tokens: 1, ..Request::default() };
+    let batch = |count: usize| -> Vec<(Request, Listener)> { (0..count).map(|_| (request(), quiet())).collect() };
+    let go = hold(&engine);
+    // One slot and three places are left, whether the one that holds the loop up is seated yet or not.
+    assert!(matches!(engine.submit_all(batch(5)), Err(Refused::QueueFull { .. })));
+    let mut wrong = batch(2);
+    wrong.push((Request::default(), quiet()));
+    assert!(matches!(engine.submit_all(wrong), Err(Refused::Invalid(_))));
+    assert_eq!(engine.stats().refused, 8, "all of a batch or none");
+    assert_eq!(engine.submit_all(batch(4)).expect("taken").len(), 4);
+    drop(go);
+    idle(&engine);
+    assert_eq!(engine.stats().completed, 5);
+}
+
+#[test]
+fn what_one_has_asked_is_not_found_by_another() {
+    let engine = engine("released/rwkv7_hybrid", Limits::default());
+    let tokens = prompt(engine.model(), 40);
+    let reused = |owner| {
+        let answer = ask(&engine, Request { prompt: tokens.clone(), max_tokens: 1, owner, ..Request::default() });
+        idle(&engine);
+        answer.summary.expect("ends").reused_tokens
+    };
+    assert_eq!([reused(1), reused(2), reused(1), reused(0)], [0, 0, 40, 0]);
+}
+
+#[test]
 fn who_leaves_while_waiting_gives_the_place_up() {
     let engine = engine("released/rwkv6_rope_gate2", Limits { slots: 1, queue: 1, ..Limits::default() });
     let request = |max_tokens| Request { prompt: vec![1], max_tokens, ..Request::default() };

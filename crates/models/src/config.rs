@@ -6,6 +6,9 @@ use crate::sight::Sight;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// Columns of a mixer that no model comes near.
+const MOST_WIDTH: usize = 1 << 20;
+
 /// Everything the code needs to know of a model; `raw` keeps the rest of config.json for export.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
@@ -206,6 +209,15 @@ impl ModelConfig {
     /// When they do not.
     pub fn check(&self) -> Result<(), ModelError> {
         let fail = |message: String| Err(ModelError::Config(message));
+        // Some initial values are as wide as the mixer and made before a tensor is looked at: a file must not decide
+        // how much memory that takes.
+        if self.heads.checked_mul(self.head_size).is_none_or(|width| width > MOST_WIDTH) {
+            return fail(format!(
+                "{} heads of {} channels are wider than {MOST_WIDTH}, more than any model has; look at num_attention_heads \
+                 and head_dim",
+                self.heads, self.head_size
+            ));
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return fail(format!("{} heads cannot share {} key-value heads evenly", self.heads, self.kv_heads));
         }
@@ -230,4 +242,31 @@ pub fn nearest(name: &str, known: &[String]) -> Option<String> {
         .filter(|(score, _)| *score > 0.6)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, k)| k.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Model;
+    use crate::source::{FromParams, Missing};
+    use burn::tensor::Device;
+    use serde_json::json;
+
+    #[test]
+    fn a_file_does_not_decide_how_much_memory_initial_values_take() {
+        let most = (1u64 << 31) - 2;
+        for kind in ["rwkv6", "rwkv7", "gated_deltanet"] {
+            for (heads, head_size) in [(most, most), (most, 2), (2, most)] {
+                let config = json!({
+                    "model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+                    "num_attention_heads": heads, "num_key_value_heads": 1, "head_dim": head_size,
+                });
+                let mut config = crate::families::parse(&config).expect("parses");
+                config.mixers = vec![MixerSpec::new(kind)];
+                let built = Model::build(config, &FromParams::default(), Missing::Refuse, &Device::flex());
+                let message = built.err().expect("refused").to_string();
+                assert!(message.contains("num_attention_heads"), "{kind}, {heads} x {head_size}: {message}");
+            }
+        }
+    }
 }

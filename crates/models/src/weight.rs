@@ -3,6 +3,7 @@
 use crate::param::{Handle, Named, Param};
 use crate::weights::Dtype;
 use burn::tensor::{Device, Tensor, TensorData};
+use recast_ops::embedding::embedding;
 use recast_ops::linear::{Layout, Operand, linear, linear_in_out};
 use recast_ops::quantised::{Format, QuantMatrix, linear_quantised};
 use std::fmt;
@@ -104,11 +105,7 @@ impl Weight {
     /// Rows `ids` of a matrix that the checkpoint lays out `[out, in]`: `[ids, in]`.
     pub fn rows(&self, ids: &[u32], device: &Device) -> Tensor<2> {
         match self {
-            Weight::Trained(weight, _) => {
-                let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-                let count = ids.len();
-                weight.value().select(0, Tensor::from_data(TensorData::new(ids, [count]), device))
-            }
+            Weight::Trained(weight, _) => embedding(weight.value(), ids.into()),
             Weight::Quantised(weight) => {
                 let width = weight.columns();
                 let mut rows = vec![0.0; ids.len() * width];

@@ -53,9 +53,52 @@ pub fn upload_indices(like: &CubeTensor, values: &[u32]) -> CubeTensor {
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), [values.len()].into(), handle, DType::U32)
 }
 
+/// Indices that stand for none; nobody reads them, and nothing travels.
+pub fn no_indices(like: &CubeTensor) -> CubeTensor {
+    CubeTensor { dtype: DType::U32, ..nothing(like) }
+}
+
+/// Flags on the device of `like`, and whether there are any.
+pub fn flags(like: &CubeTensor, flags: Option<&[bool]>) -> (CubeTensor, bool) {
+    match flags {
+        Some(flags) if !flags.is_empty() => {
+            (upload_indices(like, &flags.iter().map(|&flag| u32::from(flag)).collect::<Vec<_>>()), true)
+        }
+        _ => (no_indices(like), false),
+    }
+}
+
+/// A tensor that a kernel can be given in place of an absent one, and whether there was one.
+pub fn or_nothing(tensor: CubeTensor) -> (CubeTensor, bool) {
+    if tensor.meta.num_elements() == 0 { (nothing(&tensor), false) } else { (tensor, true) }
+}
+
 /// The same elements in another shape.
 pub fn reshaped(tensor: CubeTensor, shape: &[usize]) -> CubeTensor {
     CubeTensor::new_contiguous(tensor.client, tensor.device, shape.to_vec().into(), tensor.handle, tensor.dtype)
+}
+
+/// `[.., heads, N]` of `groups` heads repeated for the query heads that share each, as `shape` `[B, T, H, N]`.
+pub fn repeat_heads(tensor: CubeTensor, groups: usize, shape: &[usize; 4]) -> CubeTensor {
+    use burn::backend::ops::FloatTensorOps;
+    let &[batch, time, heads, size] = shape;
+    if groups == heads {
+        return reshaped(tensor, shape);
+    }
+    let apart = reshaped(tensor, &[batch * time * groups, 1, size]);
+    reshaped(contiguous(Gpu::float_repeat_dim(apart, 1, heads / groups)), shape)
+}
+
+/// The way back of [`repeat_heads`]: sums over the query heads that share one.
+pub fn sum_heads(tensor: CubeTensor, groups: usize) -> CubeTensor {
+    use burn::backend::ops::FloatTensorOps;
+    let (heads, size) = (tensor.meta.shape()[2], tensor.meta.shape()[3]);
+    if groups == heads {
+        return tensor;
+    }
+    let rows = tensor.meta.num_elements() / (heads * size).max(1);
+    let apart = reshaped(tensor, &[rows * groups, heads / groups, size]);
+    contiguous(Gpu::float_sum_dim(apart, 1))
 }
 
 /// Several arrays in one allocation: kernels of wgpu take ten buffers, no more.
@@ -106,12 +149,156 @@ pub fn elementwise(elements: usize) -> (CubeCount, CubeDim) {
     (cubes(elements.div_ceil(UNITS as usize)), CubeDim::new_1d(UNITS))
 }
 
-/// Sums `[rows, width]` over rows.
-pub fn sum_rows(tensor: CubeTensor, shape: &[usize]) -> CubeTensor {
-    use burn::backend::ops::FloatTensorOps;
-    reshaped(contiguous(CubeBackend::float_sum_dim(tensor, 0)), shape)
+/// Units that work on one row of this width together, in cubes of [`UNITS`] that take several such rows.
+pub fn lanes(width: usize) -> usize {
+    width.next_power_of_two().min(UNITS as usize)
 }
 
+/// Cubes for so many rows of so many lanes.
+pub fn by_lanes(rows: usize, lanes: usize) -> (CubeCount, CubeDim) {
+    (cubes(rows.div_ceil(UNITS as usize / lanes)), CubeDim::new_1d(UNITS))
+}
+
+/// Rows that one unit adds up at a time.
+const BLOCK: usize = 64;
+
+/// Sums `[rows, width]` over rows, in an order that depends on nothing else: one unit a column and block of
+/// rows, then the same of the blocks' sums. burn's own sum leaves each column to one unit.
+pub fn sum_rows(tensor: CubeTensor, shape: &[usize]) -> CubeTensor {
+    let width = shape.iter().product::<usize>();
+    let mut tensor = contiguous(tensor);
+    let mut rows = tensor.meta.num_elements() / width.max(1);
+    if rows == 0 || width == 0 {
+        return reshaped(upload(&tensor, &vec![0.0; width.max(1)]), shape);
+    }
+    while rows > 1 {
+        let blocks = rows.div_ceil(BLOCK);
+        let sums = room(&tensor, &[blocks, width]);
+        let (count, dim) = elementwise(blocks * width);
+        let client = tensor.client.clone();
+        column_sums::launch(
+            &client,
+            count,
+            dim,
+            tensor.into_tensor_arg(),
+            sums.clone().into_tensor_arg(),
+            rows as u32,
+            width as u32,
+            BLOCK as u32,
+        );
+        (tensor, rows) = (sums, blocks);
+    }
+    reshaped(tensor, shape)
+}
+
+/// The sum of all elements, `[1]`, in an order that depends on their number alone.
+pub fn total(tensor: CubeTensor) -> CubeTensor {
+    totalled(tensor, false, None)
+}
+
+/// The sum of all elements or of their squares, `[1]`; added to `into` where that is given.
+pub fn totalled(tensor: CubeTensor, mut squares: bool, mut into: Option<CubeTensor>) -> CubeTensor {
+    let mut tensor = contiguous(tensor);
+    loop {
+        let elements = tensor.meta.num_elements();
+        let blocks = elements.div_ceil(BLOCK * UNITS as usize).max(1);
+        let into = if blocks == 1 { into.take() } else { None };
+        let adds = into.is_some();
+        let sums = into.unwrap_or_else(|| room(&tensor, &[blocks]));
+        let client = tensor.client.clone();
+        let (from, to) = (tensor.into_tensor_arg(), sums.clone().into_tensor_arg());
+        block_sums::launch(
+            &client,
+            cubes(blocks),
+            CubeDim::new_1d(UNITS),
+            from,
+            to,
+            elements as u32,
+            BLOCK as u32,
+            squares,
+            adds,
+        );
+        squares = false;
+        if blocks == 1 {
+            return sums;
+        }
+        tensor = sums;
+    }
+}
+
+#[cube(launch)]
+fn column_sums(x: &Tensor<f32>, sums: &mut Tensor<f32>, rows: u32, width: u32, block: u32) {
+    let (rows, width, block) = (rows as usize, width as usize, block as usize);
+    let (part, column) = (ABSOLUTE_POS / width, ABSOLUTE_POS % width);
+    if part * block < rows {
+        let mut end = (part + 1) * block;
+        if end > rows {
+            end = rows;
+        }
+        let mut total = 0.0f32;
+        for row in part * block..end {
+            total += x[row * width + column];
+        }
+        sums[part * width + column] = total;
+    }
+}
+
+#[cube(launch)]
+fn block_sums(
+    x: &Tensor<f32>,
+    sums: &mut Tensor<f32>,
+    elements: u32,
+    block: u32,
+    #[comptime] squares: bool,
+    #[comptime] adds: bool,
+) {
+    let mut shared = Shared::new_slice(UNITS as usize);
+    let first = CUBE_POS * (block * UNITS) as usize;
+    if first < elements as usize || CUBE_POS == 0 {
+        let mut own = 0.0f32;
+        let mut i = first + UNIT_POS as usize;
+        let mut end = first + (block * UNITS) as usize;
+        if end > elements as usize {
+            end = elements as usize;
+        }
+        while i < end {
+            if comptime!(squares) {
+                own += x[i] * x[i];
+            } else {
+                own += x[i];
+            }
+            i += UNITS as usize;
+        }
+        let all = sum(own, &mut shared);
+        if UNIT_POS == 0 {
+            if comptime!(adds) {
+                sums[CUBE_POS] += all;
+            } else {
+                sums[CUBE_POS] = all;
+            }
+        }
+    }
+}
+
+/// The sum over the lanes of a row, known to all of them; every unit of a cube of [`UNITS`] takes part.
+#[cube]
+pub fn sum_lanes(value: f32, shared: &mut Shared<[f32]>, #[comptime] lanes: usize) -> f32 {
+    let unit = UNIT_POS as usize;
+    let lane = unit % lanes;
+    sync_cube();
+    shared[unit] = value;
+    sync_cube();
+    let mut stride = comptime!(lanes / 2).runtime();
+    while stride > 0 {
+        if lane < stride {
+            let other = shared[unit + stride];
+            shared[unit] += other;
+        }
+        sync_cube();
+        stride /= 2;
+    }
+    shared[unit - lane]
+}
 /// burn's own operations on a [`CubeTensor`], short to write.
 pub type Gpu = CubeBackend;
 

@@ -19,6 +19,7 @@ pub(crate) mod cube;
 pub mod decay;
 pub mod delta_rule;
 pub mod device;
+pub mod embedding;
 mod glue;
 pub mod group_norm;
 pub mod key_norm;

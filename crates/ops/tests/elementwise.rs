@@ -121,6 +121,33 @@ mod row_distance {
     }
 }
 
+mod embedding {
+    use super::*;
+    use recast_ops::embedding::{embedding, reference};
+
+    #[test]
+    fn equals_reference_and_repeated_rows_add_up() {
+        for time in TIMES {
+            for (rows, width) in [(1, 3), (5, 64), (300, 7)] {
+                let ids: Vec<u32> = (0..time as u32).map(|i| i * i * 7 % rows).collect();
+                let inputs = [values(rows as usize * width, 1)];
+                let shaped = |x: &[Tensor<1>]| x[0].clone().reshape([rows as usize, width]);
+                let fast = |x: &[Tensor<1>]| embedding(shaped(x), ids.clone().into()).reshape([-1]);
+                let slow = |x: &[Tensor<1>]| reference::embedding(shaped(x), &ids).reshape([-1]);
+                compare(&format!("embedding {time} {rows} {width}"), &inputs, &fast, &slow);
+            }
+        }
+        let none = embedding(Tensor::<2>::zeros([4, 3], &tested()), [].into());
+        assert_eq!(none.dims(), [0, 3]);
+    }
+
+    #[test]
+    #[should_panic(expected = "embedding: row 4 of 4")]
+    fn beyond_the_table() {
+        embedding(Tensor::zeros([4, 2], &tested()), [1, 4].into());
+    }
+}
+
 mod rope {
     use super::*;
     use recast_ops::rope::{RopeTable, reference, rope};

@@ -60,7 +60,9 @@ mod vocab_loss {
 
     #[test]
     fn teacher_kl_equals_reference() {
-        for (rows, width, other, vocabulary) in [(1, 3, 2, 5), (7, 5, 8, 33), (65, 16, 9, 30_001), (600, 5, 4, 19)] {
+        for (rows, width, other, vocabulary) in
+            [(1, 3, 2, 5), (7, 5, 8, 33), (65, 16, 9, 30_001), (600, 5, 4, 19), (4100, 3, 2, 7)]
+        {
             let inputs = [scaled(rows * width, 1, 4.0), values(vocabulary * width, 2)];
             let (teacher_hidden, teacher_weight) = (scaled(rows * other, 3, 3.0), values(vocabulary * other, 4));
             let split = |x: &[Tensor<1>]| {
@@ -191,7 +193,7 @@ mod attention {
         };
         compare(&format!("attention {name} {sizes:?}"), &inputs(sizes), &fast, &slow);
         if sizes[1] == 7 {
-            differences(name, &inputs(sizes), &fast);
+            differences(&format!("attention {name}"), &inputs(sizes), &fast);
         }
     }
 
@@ -342,7 +344,7 @@ mod attention {
         for t in [0, 1, 39] {
             let upto = |x: &Tensor<4>| x.clone().slice([0..2, 0..t + 1]);
             let one = attention(q.clone().slice([0..2, t..t + 1]), upto(&k), upto(&v), AttentionOptions::default());
-            close("decode", &numbers(one), &numbers(whole.clone().slice([0..2, t..t + 1])), 1e-5);
+            close("decode", &numbers(one), &numbers(whole.clone().slice([0..2, t..t + 1])), slack("attention") * 1e-5);
         }
     }
 
@@ -362,7 +364,7 @@ mod linear {
 
     #[test]
     fn equals_reference() {
-        for (rows, inner, outer) in [(1, 3, 5), (7, 33, 20), (65, 64, 31)] {
+        for (rows, inner, outer) in [(1, 3, 5), (7, 33, 20), (65, 64, 31), (2048, 9, 5)] {
             let inputs = [values(rows * inner, 1), values(outer * inner, 2)];
             let x = |x: &[Tensor<1>]| x[0].clone().reshape([rows, inner]);
             let weight = |x: &[Tensor<1>]| x[1].clone().reshape([outer, inner]);
@@ -408,7 +410,7 @@ mod adamw {
     #[test]
     fn norm_of_tensors() {
         let device = tested();
-        let (x, y) = (values(1003, 1), values(64, 2));
+        let (x, y) = (values(40_003, 1), values(64, 2));
         let slow = x.iter().chain(&y).map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
         let mut tensors = [flat(&x, &device), flat(&y, &device)];
         let [first, second] = &mut tensors;

@@ -205,16 +205,18 @@ fn rwkv7_equals_reference() {
             }
         };
         let (co, cs) = (random([b, tokens, h, n], &device), random([b, h, n, n], &device));
-        let run = |f: &dyn Fn(Inputs, Tensor<4>) -> (Tensor<4>, Tensor<4>)| {
-            let x: Vec<Tensor<1>> = leaves.iter().map(|x| x.clone().require_grad()).collect();
+        let run = |processor: bool, f: &dyn Fn(Inputs, Tensor<4>) -> (Tensor<4>, Tensor<4>)| {
+            let here = |x: &Tensor<1>| if processor { on_processor(x.clone()) } else { x.clone() };
+            let there = |x: &Tensor<4>| if processor { on_processor(x.clone()) } else { x.clone() };
+            let x: Vec<Tensor<1>> = leaves.iter().map(|x| here(x).require_grad()).collect();
             let (o, last) = f(inputs(&x), x[13].clone().reshape([b, h, n, n]));
-            let grads = ((o.clone() * co.clone()).sum() + (last.clone() * cs.clone()).sum()).backward();
+            let grads = ((o.clone() * there(&co)).sum() + (last.clone() * there(&cs)).sum()).backward();
             let grads: Vec<Option<Tensor<1>>> = x.iter().map(|x| x.grad(&grads)).collect();
             (o, last, grads)
         };
-        let (o, last, expected) = run(&|i, s| rwkv7::reference::rwkv7(i, s, &settings(Form::Auto)));
+        let (o, last, expected) = run(true, &|i, s| rwkv7::reference::rwkv7(i, s, &settings(Form::Auto)));
         for form in forms() {
-            let (o2, last2, grads) = run(&|i, s| rwkv7(i, Some(s), settings(form)));
+            let (o2, last2, grads) = run(false, &|i, s| rwkv7(i, Some(s), settings(form)));
             assert!(difference(o2, o.clone()) < 2e-5, "case {case} {form:?}: outputs");
             assert!(difference(last2, last.clone()) < 2e-5, "case {case} {form:?}: state");
             for (i, (found, expected)) in grads.into_iter().zip(&expected).enumerate().filter(|(i, _)| used(*i)) {
@@ -223,8 +225,9 @@ fn rwkv7_equals_reference() {
             }
         }
         if !documents {
-            let (o3, ..) = run(&|i, _| (rwkv7::rwkv7_outputs(i, settings(Form::Auto)), leaves[13].clone().reshape([b, h, n, n])));
-            let (o4, ..) = run(&|i, s| rwkv7(i, Some(s.zeros_like()), settings(Form::Auto)));
+            let (o3, ..) =
+                run(false, &|i, _| (rwkv7::rwkv7_outputs(i, settings(Form::Auto)), leaves[13].clone().reshape([b, h, n, n])));
+            let (o4, ..) = run(false, &|i, s| rwkv7(i, Some(s.zeros_like()), settings(Form::Auto)));
             assert!(difference(o3, o4) < 1e-6, "case {case}: without a state");
         }
     }
@@ -352,16 +355,18 @@ fn rwkv6_equals_reference() {
             balanced,
         };
         let (co, cs) = (random([b, tokens, h, n], &device), random([b, h, n, n], &device));
-        let run = |f: &dyn Fn(Inputs, Tensor<4>) -> (Tensor<4>, Tensor<4>)| {
-            let x: Vec<Tensor<1>> = leaves.iter().map(|x| x.clone().require_grad()).collect();
+        let run = |processor: bool, f: &dyn Fn(Inputs, Tensor<4>) -> (Tensor<4>, Tensor<4>)| {
+            let here = |x: &Tensor<1>| if processor { on_processor(x.clone()) } else { x.clone() };
+            let there = |x: &Tensor<4>| if processor { on_processor(x.clone()) } else { x.clone() };
+            let x: Vec<Tensor<1>> = leaves.iter().map(|x| here(x).require_grad()).collect();
             let (o, last) = f(inputs(&x), x[6].clone().reshape([b, h, n, n]));
-            let grads = ((o.clone() * co.clone()).sum() + (last.clone() * cs.clone()).sum()).backward();
+            let grads = ((o.clone() * there(&co)).sum() + (last.clone() * there(&cs)).sum()).backward();
             let grads: Vec<Option<Tensor<1>>> = x.iter().map(|x| x.grad(&grads)).collect();
             (o, last, grads)
         };
-        let (o, last, expected) = run(&|i, s| rwkv6::reference::rwkv6(i, s, &settings(Form::Auto)));
+        let (o, last, expected) = run(true, &|i, s| rwkv6::reference::rwkv6(i, s, &settings(Form::Auto)));
         for form in forms() {
-            let (o2, last2, grads) = run(&|i, s| rwkv6(i, Some(s), settings(form)));
+            let (o2, last2, grads) = run(false, &|i, s| rwkv6(i, Some(s), settings(form)));
             assert!(difference(o2, o.clone()) < 2e-5, "case {case} {form:?}: outputs");
             assert!(difference(last2, last.clone()) < 2e-5, "case {case} {form:?}: state");
             for (i, (found, expected)) in grads.into_iter().zip(&expected).enumerate().filter(|(i, _)| gated || *i != 5) {

@@ -5,7 +5,7 @@ use crate::error::ApiError;
 use crate::fields::{Field, Fields, only, read};
 use crate::kept::{Conversation, Kept};
 use recast_infer::engine::Snapshot;
-use recast_text::Message;
+use recast_text::{ChatTemplate, Message};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -107,17 +107,50 @@ pub(crate) fn prompt(
         messages.extend_from_slice(&earlier.messages);
     }
     messages.extend(new);
-    let text = served.template()?.render(&messages, true, tools).map_err(|error| ApiError::Template(error.to_string()))?;
+    let text = render(served.template()?, &messages, tools)?;
     messages.drain(..first);
-    let encode = |text: &str| served.engine.tokenizer().encode(text, false).map_err(|error| ApiError::request(error.to_string()));
+    let tokenizer = served.engine.tokenizer();
     if let (Some(kept), Some(rest)) = (kept, earlier.and_then(|earlier| rest(earlier, &text))) {
         let mut tokens = kept.unread.clone();
-        tokens.extend(encode(rest)?);
+        let rest = tokenizer.encode_continuation(rest, kept.last());
+        tokens.extend(rest.map_err(|error| ApiError::request(error.to_string()))?);
         if !tokens.is_empty() {
             return Ok(Prompt { tokens, state: Some(kept.snapshot.clone()), messages, text });
         }
     }
-    Ok(Prompt { tokens: encode(&text)?, state: None, messages, text })
+    let tokens = tokenizer.encode(&text, false).map_err(|error| ApiError::request(error.to_string()))?;
+    Ok(Prompt { tokens, state: None, messages, text })
+}
+
+/// The text of a conversation. Where the template has no place for tools, the system turn tells of them.
+fn render(template: &ChatTemplate, messages: &[Message], tools: Option<&Value>) -> Result<String, ApiError> {
+    let text = template.render(messages, true, tools).map_err(|error| ApiError::Template(error.to_string()))?;
+    let Some(tools) = tools.filter(|_| template.render(messages, true, None).is_ok_and(|without| without == text)) else {
+        return Ok(text);
+    };
+    let words = told(tools);
+    let mut messages = messages.to_vec();
+    match messages.first_mut().filter(|first| first.role == "system") {
+        Some(system) => system.content = format!("{}\n\n{words}", system.content),
+        None => messages.insert(0, Message::new("system", words.as_str())),
+    }
+    template.render(&messages, true, None).ok().filter(|text| text.contains(&words)).ok_or_else(|| {
+        ApiError::at(
+            "tools",
+            "tools: the model's template has no place for tools, nor for a system turn that tells of them; leave them out",
+        )
+    })
+}
+
+/// Tools in the words of Qwen's templates, which ask for calls as they are read.
+fn told(tools: &Value) -> String {
+    let lines: String = tools.as_array().into_iter().flatten().map(|tool| format!("{tool}\n")).collect();
+    format!(
+        "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n\
+         You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{lines}</tools>\n\n\
+         For each function call, return a json object with function name and arguments within <tool_call></tool_call> \
+         XML tags:\n<tool_call>\n{{\"name\": <function-name>, \"arguments\": <args-json-object>}}\n</tool_call>"
+    )
 }
 
 /// What follows, in `text`, everything that the state and its unread tokens hold; none where the
@@ -145,6 +178,31 @@ mod tests {
         assert_eq!(rest(&earlier, "<u>hi<a>hello</a><u>more<a>"), Some("</a><u>more<a>"));
         earlier.whole = false;
         assert_eq!(rest(&earlier, "<u>hi<a>hello</a><u>more<a>"), None);
+    }
+
+    #[test]
+    fn tools_are_told_of_or_refused() {
+        let said = |source: &str, roles: &[&str], tools: bool| {
+            let template = ChatTemplate::new(source.into(), "", "").unwrap();
+            let turns: Vec<Message> = roles.iter().map(|role| Message::new(*role, format!("I am {role}."))).collect();
+            let tools = tools.then(|| json!([{"type": "function", "function": {"name": "f"}}]));
+            render(&template, &turns, tools.as_ref()).map_err(|error| error.to_string())
+        };
+        let own = "{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}";
+        assert!(!said(own, &["user"], true).unwrap().contains("# Tools"));
+        let plain = "{% for m in messages %}[{{ m.role }}: {{ m.content }}]{% endfor %}";
+        assert_eq!(said(plain, &["user"], false).unwrap(), "[user: I am user.]");
+        let alone = said(plain, &["user"], true).unwrap();
+        assert!(alone.starts_with("[system: # Tools\n") && alone.ends_with("</tool_call>][user: I am user.]"), "{alone}");
+        assert!(alone.contains("<tools>\n{\"type\":\"function\",\"function\":{\"name\":\"f\"}}\n</tools>"), "{alone}");
+        let after = said(plain, &["system", "user"], true).unwrap();
+        assert!(after.starts_with("[system: I am system.\n\n# Tools\n") && after.ends_with("][user: I am user.]"), "{after}");
+        let users = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}";
+        let strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}";
+        for source in [users, strict] {
+            assert!(said(source, &["user"], true).unwrap_err().contains("no place for tools"), "{source}");
+            assert_eq!(said(source, &["user"], false).unwrap(), "I am user.");
+        }
     }
 
     #[test]

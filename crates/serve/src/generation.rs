@@ -87,7 +87,7 @@ impl Generation {
             served: served.clone(),
             answers: requests.iter().map(|_| Answer::default()).collect(),
             before: first.and_then(|r| r.state.as_ref()).map_or(0, |s| s.tokens.len()),
-            handles: Vec::with_capacity(requests.len()),
+            handles: Vec::new(),
             receiver,
             left: requests.len(),
             revisions: false,
@@ -95,10 +95,9 @@ impl Generation {
             seconds,
             record: record.clone(),
         };
-        for (index, request) in requests.into_iter().enumerate() {
-            let listener = listener(served.metrics.clone(), sender.clone(), index);
-            generation.handles.push(served.engine.submit(request, listener).map_err(ApiError::refused)?);
-        }
+        let heard = |(index, request)| (request, listener(served.metrics.clone(), sender.clone(), index));
+        let requests = requests.into_iter().enumerate().map(heard).collect();
+        generation.handles = served.engine.submit_all(requests).map_err(ApiError::refused)?;
         Ok(generation)
     }
 

@@ -46,6 +46,13 @@ pub(crate) struct Kept {
     pub bytes: usize,
 }
 
+impl Kept {
+    /// The token that what is to come follows.
+    pub fn last(&self) -> Option<u32> {
+        self.unread.last().or(self.snapshot.tokens.last()).copied()
+    }
+}
+
 /// The store.
 pub(crate) struct Store {
     most: usize,

@@ -70,9 +70,8 @@ impl Server {
     pub async fn run(self, listener: TcpListener, mut stop: mpsc::Receiver<()>) -> std::io::Result<Ended> {
         let (close, mut closing) = watch::channel(false);
         let settings = &self.app.settings;
-        const YEAR: u64 = 365 * 24 * 3600;
-        let request = Duration::from_secs(settings.body_seconds.saturating_add(settings.request_seconds).min(YEAR));
-        let connections = Connections::new(listener, settings.connections, Duration::from_secs(settings.stall_seconds), request);
+        let request = Settings::time(settings.body_seconds.saturating_add(settings.request_seconds));
+        let connections = Connections::new(listener, settings.connections, Settings::time(settings.stall_seconds), request);
         let shutdown = async move {
             // An error is a sender that is gone: then there is nothing to wait for either.
             let _ = closing.wait_for(|close| *close).await;

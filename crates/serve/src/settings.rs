@@ -1,6 +1,10 @@
 //! What a server may use, and who may use it.
 
 use crate::error::ServeError;
+use std::time::Duration;
+
+/// Nobody waits longer, and the clocks of some systems do not go much farther.
+const YEAR: u64 = 365 * 24 * 3600;
 
 /// Settings of a server. The defaults suit one machine behind nothing.
 #[derive(Clone)]
@@ -65,6 +69,11 @@ impl std::fmt::Debug for Settings {
 }
 
 impl Settings {
+    /// Seconds of a setting, however many, as a time that clocks can be asked for.
+    pub(crate) fn time(seconds: u64) -> Duration {
+        Duration::from_secs(seconds.min(YEAR))
+    }
+
     pub(crate) fn check(&self) -> Result<(), ServeError> {
         let counts = [
             ("body bytes", self.body_bytes as u64),

@@ -4,9 +4,14 @@
 
 mod common;
 
-use common::{ATTENTION, RECURRENT, get, model, plain, post, server, tokenizer};
+use common::{ATTENTION, RECURRENT, get, limits, model, plain, post, server, server_with, tokenizer};
+use recast_infer::Engine;
+use recast_infer::engine::Limits;
 use recast_models::param::values;
+use recast_serve::{Server, Settings};
+use recast_text::{GgufVocab, Tokenizer};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 #[tokio::test]
 async fn the_shape_of_an_answer() {
@@ -173,4 +178,91 @@ async fn a_state_goes_on_where_it_was() {
         assert_eq!(again["choices"][1]["text"], cold["choices"][0]["text"]);
         assert_eq!(again["usage"]["prompt_tokens_details"]["cached_tokens"], read, "one prompt, whatever it is answered");
     }
+}
+
+/// A model whose tokenizer marks words by the blank before them and puts one before a text.
+fn of_words() -> Server {
+    let tokens = ["<unk>", "\u{2581}", "a", "b", "\u{2581}a"].map(String::from).to_vec();
+    let scores = Some(vec![0.0; tokens.len()]);
+    let vocab = GgufVocab { model: "llama".into(), scores, tokens, unknown: Some(0), ..GgufVocab::default() };
+    let engine = Engine::start(Arc::new(model(RECURRENT)), Arc::new(Tokenizer::from_gguf(vocab).unwrap()), limits()).unwrap();
+    Server::new(Settings::default(), vec![("words".into(), engine)]).unwrap()
+}
+
+#[tokio::test]
+async fn the_first_word_of_an_answer_keeps_its_blank() {
+    let router = of_words().router();
+    let body = json!({"model": "words", "prompt": "a a", "max_tokens": 2, "temperature": 0, "logit_bias": {"4": 100}});
+    let reply = post(&router, "/v1/completions", &body).await.json();
+    assert_eq!(reply["choices"][0]["text"], " a a", "{reply}");
+    let mut echoed = body;
+    echoed["echo"] = true.into();
+    echoed["logprobs"] = 0.into();
+    let reply = post(&router, "/v1/completions", &echoed).await.json();
+    let choice = &reply["choices"][0];
+    assert_eq!(choice["text"], "a a a a", "{reply}");
+    assert_eq!(choice["logprobs"]["tokens"], json!([" a", " a", " a", " a"]));
+    assert_eq!(choice["logprobs"]["text_offset"], json!([0, 1, 3, 5]));
+}
+
+#[tokio::test]
+async fn nothing_is_put_before_a_text_that_goes_on() {
+    let router = of_words().router();
+    let body = json!({"model": "words", "prompt": "a", "max_tokens": 0, "return_state": true});
+    let state = post(&router, "/v1/completions", &body).await.json()["recast"]["state"].clone();
+    let next = |prompt: &str| json!({"model": "words", "prompt": prompt, "state": state, "max_tokens": 0});
+    let whole = post(&router, "/v1/completions", &json!({"model": "words", "prompt": "ab", "max_tokens": 0})).await.json();
+    let reply = post(&router, "/v1/completions", &next("b")).await.json();
+    assert_eq!(reply["usage"]["prompt_tokens"], whole["usage"]["prompt_tokens"], "no blank before b: {reply}");
+    // Nor a begin token, where nothing is to be read at all.
+    let reply = post(&router, "/v1/completions", &next("")).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("prompt")), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_prompt_is_scored_once_for_all_its_answers() {
+    let router = server().router();
+    let long: Vec<u32> = (1..=20).collect();
+    let body = json!({"model": "teacher", "prompt": [long, [5, 6, 7]], "n": 3, "max_tokens": 2, "echo": true, "logprobs": 1,
+        "seed": 5, "logit_bias": {"0": -100}});
+    let whole = post(&router, "/v1/completions", &body).await.json();
+    // Of the two that need no scores one finds what the other has read.
+    assert!(whole["recast"]["reused_tokens"].as_u64().unwrap() >= 16, "{whole}");
+    for (index, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
+        let first = &whole["choices"][index / 3 * 3];
+        let length = if index < 3 { 20 } else { 3 };
+        let scores = |choice: &Value| choice["logprobs"]["token_logprobs"].as_array().unwrap()[..length].to_vec();
+        assert_eq!(choice["logprobs"]["tokens"].as_array().unwrap().len(), length + 2, "{choice}");
+        assert_eq!(scores(choice), scores(first), "{index}");
+    }
+    // A stream tells of each by itself.
+    let mut streamed = body.clone();
+    streamed["stream"] = true.into();
+    let chunks = post(&router, "/v1/completions", &streamed).await.chunks();
+    for index in 0..6 {
+        let of = chunks.iter().filter(|chunk| chunk["choices"][0]["index"] == index);
+        let tokens: usize = of.map(|chunk| chunk["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len()).sum();
+        assert_eq!(tokens, if index < 3 { 22 } else { 5 }, "{index}");
+    }
+    let many = json!({"model": "teacher", "prompt": vec![7; 4000], "n": 32, "max_tokens": 0, "echo": true, "logprobs": 20});
+    let reply = post(&router, "/v1/completions", &many).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("logprobs")), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn more_than_can_wait_is_refused_and_as_many_as_can_are_taken() {
+    let router = server_with(Settings::default(), Limits { slots: 2, queue: 3, ..limits() }).router();
+    for (n, status) in [(5, 200), (6, 400)] {
+        let body = json!({"model": "student", "prompt": "Hi", "n": n, "max_tokens": 1});
+        let reply = post(&router, "/v1/completions", &body).await;
+        assert_eq!(reply.status, status, "{n}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn no_time_is_too_long() {
+    let settings = Settings { request_seconds: u64::MAX, body_seconds: u64::MAX, stall_seconds: u64::MAX, ..Settings::default() };
+    let router = server_with(settings, limits()).router();
+    let reply = post(&router, "/v1/completions", &json!({"model": "student", "prompt": "Hi", "max_tokens": 1})).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
 }

@@ -7,7 +7,7 @@ mod common;
 
 use axum::body::Body;
 use axum::http::Request;
-use common::{RECURRENT, TEMPLATE, get, limits, model, post, request, send, server, server_with, tokenizer_of};
+use common::{RECURRENT, TEMPLATE, get, limits, model, post, request, send, server, server_with, tokenizer, tokenizer_of};
 use recast_infer::Engine;
 use recast_infer::engine::Limits;
 use recast_serve::{Ended, Server, Settings};
@@ -200,6 +200,9 @@ async fn responses_are_streamed_in_order() {
         chunks.iter().filter(|c| c["type"] == "response.output_text.delta").map(|c| c["delta"].as_str().unwrap()).collect();
     assert_eq!(joined, whole["output"][0]["content"][0]["text"]);
     assert_eq!(chunks.last().unwrap()["response"]["output"][0]["content"][0]["text"], joined);
+    for response in [&whole, &chunks.last().unwrap()["response"]] {
+        assert_eq!(response["output"][0]["status"], response["status"], "what is cut off does not say that it is whole");
+    }
 }
 
 #[tokio::test]
@@ -245,6 +248,28 @@ async fn a_forced_call_names_the_tool_and_keeps_to_its_schema() {
     let mut other = body;
     other["tool_choice"]["function"]["name"] = "product".into();
     assert_eq!(post(&router, "/v1/chat/completions", &other).await.status, 400);
+}
+
+#[tokio::test]
+async fn a_template_without_a_place_for_tools_is_told_of_them_in_the_system_turn() {
+    let template = "{% for m in messages %}{{ m.role[0] }}{{ m.content }}<|endoftext|>{% endfor %}a";
+    let small = model(RECURRENT);
+    let letters = tokenizer(small.config.vocabulary).with_chat_template(template);
+    let engine = Engine::start(Arc::new(small), Arc::new(letters), limits()).unwrap();
+    let router = Server::new(Settings::default(), vec![("student".into(), engine)]).unwrap().router();
+    let ask = async |more: Value| {
+        let mut body = json!({"model": "student", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let reply = post(&router, "/v1/chat/completions", &body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    let tools = |name: &str| json!([{"type": "function", "function": {"name": name}}]);
+    let without = ask(json!({})).await;
+    let short = ask(json!({"tools": tools("sum")})).await;
+    assert!(short > without, "{short} tokens, and {without} without them");
+    assert_eq!(ask(json!({"tools": tools("summary")})).await, short + 4);
+    assert_eq!(ask(json!({"tools": tools("sum"), "tool_choice": "none"})).await, without);
 }
 
 /// One schema's references are to its own root, and another's to the other.

@@ -216,10 +216,16 @@ fn a_text_settles_on_the_page_and_races() {
     browser.until("window.between");
     browser.picture("settling");
     assert_eq!(browser.value("document.documentElement.scrollWidth <= window.innerWidth"), true, "nothing sticks out");
-    browser.value("at('slow').value = 1");
     browser.value("at('stop').click()");
     browser.until("!running");
     browser.value("at('reset').click()");
+    // A new chat in the middle of an answer begins with nothing: not with what was written of the old one.
+    browser.value("at('text').value = 'Once there was a girl who'; at('send').click()");
+    browser.until("panes[1].turns.querySelector('.assistant span')?.textContent.length > 1");
+    browser.value("at('reset').click()");
+    browser.until("!running");
+    assert_eq!(browser.value("panes.map((pane) => pane.messages.length + pane.turns.children.length).join()"), "0,0");
+    browser.value("at('slow').value = 1");
     browser.say("Once there was a girl who");
     assert_eq!(browser.value("document.querySelectorAll('.turns .mask, .turns .ghost').length"), 0);
     assert_eq!(browser.value("document.querySelectorAll('.clock.won').length"), 1);

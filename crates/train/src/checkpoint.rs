@@ -42,11 +42,43 @@ pub struct Position {
 pub struct Sources {
     /// The text, training and held-out side.
     pub text: String,
+    /// How files become text ([`crate::text::LAYOUT`]).
+    #[serde(default)]
+    pub layout: u32,
     /// The pairs of each stage; empty for one without.
     #[serde(default)]
     pub pairs: Vec<String>,
     /// The teacher; empty without one.
     pub teacher: String,
+}
+
+impl Position {
+    /// The sources of a run that goes on from here and has found these. Those of stages that are done are not asked
+    /// for again, and stay as they were; those of later ones may still change.
+    ///
+    /// # Errors
+    /// With what was changed, and what to do.
+    pub fn onward(&self, now: &Sources) -> Result<Sources, &'static str> {
+        let then = &self.sources;
+        if !then.text.is_empty() && then.text != now.text {
+            return Err(match then.layout == now.layout {
+                true => "the text was changed since the checkpoint was written; put it back, or start a new run",
+                false => {
+                    "another version of the program wrote the checkpoint, which made other documents or tokens of the same \
+                     files (or the text was changed as well); go on with that version, or start a new run"
+                }
+            });
+        }
+        if self.step > 0 && !then.pairs.is_empty() && then.pairs.get(self.stage) != now.pairs.get(self.stage) {
+            return Err("its pairs were changed since the checkpoint was written; put them back, or start a new run");
+        }
+        if !then.teacher.is_empty() && then.teacher != now.teacher {
+            return Err("the teacher is another one than before; put it back, or start a new run");
+        }
+        let mut sources = now.clone();
+        sources.pairs.iter_mut().zip(&then.pairs).take(self.stage).for_each(|(now, then)| now.clone_from(then));
+        Ok(sources)
+    }
 }
 
 const STATE: &str = "state.json";
@@ -200,4 +232,34 @@ fn is_ours(path: &Path) -> bool {
 /// Flushes a file or folder to the disk.
 fn sync(path: &Path) -> Result<(), TrainError> {
     std::fs::File::open(path).and_then(|f| f.sync_all()).map_err(TrainError::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(text: &str, layout: u32, pairs: [&str; 3]) -> Sources {
+        Sources { text: text.into(), layout, pairs: pairs.map(String::from).to_vec(), teacher: "t".into() }
+    }
+
+    #[test]
+    fn what_a_checkpoint_was_built_on_is_told_from_what_is_done_or_to_come() {
+        let at = |step, text: &str, layout| Position {
+            stage: 1,
+            step,
+            sources: sources(text, layout, ["done", "under way", "later"]),
+            ..Position::default()
+        };
+        // Done: not read again. Later: another one.
+        let now = sources("a", 1, ["", "under way", "other"]);
+        assert_eq!(at(1, "a", 1).onward(&now), Ok(sources("a", 1, ["done", "under way", "other"])));
+        let moved = sources("a", 1, ["", "changed", "other"]);
+        assert!(at(1, "a", 1).onward(&moved).is_err_and(|what| what.contains("its pairs")));
+        assert!(at(0, "a", 1).onward(&moved).is_ok(), "nothing was read of them yet");
+        assert!(at(1, "b", 1).onward(&now).is_err_and(|what| what.contains("the text was changed since")));
+        assert!(at(1, "b", 0).onward(&now).is_err_and(|what| what.contains("another version of the program")));
+        assert!(at(1, "", 0).onward(&now).is_ok(), "older than fingerprints");
+        let teacher = Sources { teacher: "u".into(), ..now };
+        assert!(at(1, "a", 1).onward(&teacher).is_err_and(|what| what.contains("the teacher")));
+    }
 }

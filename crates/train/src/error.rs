@@ -20,7 +20,7 @@ pub enum TrainError {
     /// The recipe asks for something impossible.
     #[error("recipe: {0}")]
     Recipe(String),
-    /// The loss or the gradient is NaN or infinite.
+    /// The loss, on held-out text too, or the gradient is NaN or infinite.
     #[error(
         "stage `{stage}`, step {step}: the {what} is {value}; the last checkpoint ({checkpoint}) is intact: \
          go on with a lower rate or clip, as in `convert --resume {run} --set stages.{stage}.learning_rate=...` (or from the \
@@ -31,7 +31,7 @@ pub enum TrainError {
         stage: String,
         /// Step in the stage.
         step: u64,
-        /// `loss` or `gradient norm`.
+        /// `loss`, `gradient norm` or `held-out loss`.
         what: &'static str,
         /// What it was.
         value: f64,
@@ -69,6 +69,15 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// It, with the name of the stage that asked for what cannot be had.
+    pub(crate) fn of_stage(self, stage: &str) -> Self {
+        let what = match self {
+            Self::Recipe(what) => what,
+            other => other.to_string(),
+        };
+        Self::Recipe(format!("stage `{stage}`: {what}"))
+    }
+
     /// Adapter for file operations on `path`.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

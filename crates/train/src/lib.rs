@@ -9,6 +9,7 @@
 
 pub mod checkpoint;
 mod error;
+mod fingerprint;
 pub mod metrics;
 pub mod objectives;
 pub mod optimizer;

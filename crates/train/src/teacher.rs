@@ -7,7 +7,7 @@ use recast_models::convert::{WithMaskRow, mask_row, student, student_config};
 use recast_models::source::{FromCheckpoint, FromParams, Missing};
 use recast_models::weights::{self, Checkpoint};
 use recast_models::{Diffusion, Model, ModelConfig, families, tokenizer};
-use recast_text::{Content, Corpus, Tokenizer};
+use recast_text::{Content, Corpus, CorpusOptions, Tokenizer};
 use std::io::Write;
 use std::path::Path;
 
@@ -100,13 +100,15 @@ pub fn from_scratch(
     let tokenizer = match (&scratch.tokenizer, scratch.vocabulary) {
         (Some(folder), _) => Tokenizer::from_dir(folder)?,
         (None, Some(size)) => {
-            let documents = recast_text::open(&embedded.text(&recipe.text).0, recipe.text.corpus())?;
+            let end = "<|endoftext|>";
+            // Cut at it as the text that is trained on: it is a token already, and its letters say nothing of the text.
+            let options = CorpusOptions { split_text_at: Some(end.into()), ..recipe.text.corpus() };
+            let documents = recast_text::open(&embedded.text(&recipe.text).0, options)?;
             let texts = beginning(documents, TOKENIZER_BYTES)?;
             if texts.iter().all(String::is_empty) {
                 let what = "scratch.vocabulary: text.train has no text to make a vocabulary from, at most tokens";
                 return Err(TrainError::Recipe(format!("{what}; name files of text, or scratch.tokenizer")));
             }
-            let end = "<|endoftext|>";
             let tokenizer = Tokenizer::train_bpe(texts.into_iter(), size, &[end])?;
             if tokenizer.vocab_size() < size {
                 let made = tokenizer.vocab_size();
@@ -159,7 +161,7 @@ fn beginning(documents: Corpus, most: usize) -> Result<Vec<String>, TrainError> 
 mod tests {
     use super::*;
     use crate::recipe::load_text;
-    use recast_text::{BinidxWriter, CorpusOptions};
+    use recast_text::BinidxWriter;
 
     #[test]
     fn a_vocabulary_is_made_from_the_beginning_of_a_large_document() {
@@ -179,6 +181,32 @@ mod tests {
         assert_eq!(read(4), ["ab\u{e9}"]);
         assert_eq!(read(8), ["ab\u{e9}cd", "la"]);
         assert_eq!(read(100), ["ab\u{e9}cd", "later", "never"]);
+    }
+
+    #[test]
+    fn the_end_of_text_is_no_part_of_the_vocabularys_text() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("t.txt");
+        std::fs::write(&path, "lorem ipsum<|endoftext|>".repeat(40)).expect("text");
+        let recipe = r#"
+            name = "t"
+            scratch.vocabulary = 300
+            scratch.config = { model_type = "llama", hidden_size = 8, intermediate_size = 8, num_hidden_layers = 1, num_attention_heads = 2 }
+            text.train = ["t.txt"]
+            [[stages]]
+            name = "pretrain"
+            objective = "next-token"
+            tokens = 1000
+            context = 10
+            batch = 3
+            learning_rate = 1e-3
+        "#;
+        let mut recipe = load_text(recipe, &[]).expect("loads");
+        recipe.text.train = vec![path];
+        let scratch = recipe.scratch.clone().expect("from nothing");
+        let (_, tokenizer) = from_scratch(&scratch, &recipe, &Embedded::default(), &Device::flex()).expect("a vocabulary");
+        assert!(tokenizer.token_to_id("lorem").is_some() && tokenizer.token_to_id("<|endoftext|>").is_some());
+        assert_eq!(tokenizer.token_to_id("endoftext"), None);
     }
 
     #[test]

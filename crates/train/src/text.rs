@@ -12,12 +12,21 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Raised when the same files become other documents or tokens than before, or are split in another way, so that a
+/// checkpoint can say that it was the program that changed.
+pub const LAYOUT: u32 = 1;
+
+/// Tokens to measure on where a recipe names no number, of a text of ten times as many or more.
+const HELD_OUT: u64 = 50_000;
+
 /// Tokenised text, split into a training and a held-out side.
 pub struct RunText {
     /// To train on.
     pub train: TokenStream,
     /// To measure on.
     pub held_out: TokenStream,
+    /// The recipe's `text.held_out_tokens`, or what stood for it.
+    pub held_out_tokens: Option<u64>,
 }
 
 impl RunText {
@@ -51,14 +60,16 @@ impl RunText {
         let (train, held_out) = embedded.text(&recipe.text);
         let train = build(&train, recipe.text.max_tokens)?;
         if held_out.is_empty() {
-            let wanted = HeldOut::Tokens(recipe.text.held_out_tokens);
-            let split = wanted.split(&train, recipe.seed).map_err(|error| {
+            // Of many small documents as many are kept out as are asked for, were it nearly all there is.
+            let tokens = recipe.text.held_out_tokens.unwrap_or_else(|| HELD_OUT.min(train.len() as u64 / 10).max(1));
+            let split = HeldOut::Tokens(tokens).split(&train, recipe.seed).map_err(|error| {
                 TrainError::Recipe(format!("text.train: {error}; or name files to measure on in text.held_out"))
             })?;
-            Ok(Self { train: split.train, held_out: split.held_out })
+            Ok(Self { train: split.train, held_out: split.held_out, held_out_tokens: Some(tokens) })
         } else {
             let held_out = build(&held_out, None)?;
-            Ok(Self { train: TokenStream::whole(train), held_out: TokenStream::whole(held_out) })
+            let held_out_tokens = recipe.text.held_out_tokens;
+            Ok(Self { train: TokenStream::whole(train), held_out: TokenStream::whole(held_out), held_out_tokens })
         }
     }
 
@@ -143,6 +154,31 @@ mod tests {
         batch = 3
         learning_rate = 1e-3
     "#;
+
+    #[test]
+    fn most_of_a_small_text_is_trained_on() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut recipe = load_text(RECIPE, &[]).expect("loads");
+        recipe.text.train = vec![folder.path().join("t.jsonl")];
+        let lines: String = (0..300).map(|i| format!("{{\"text\": \"{}\"}}\n", "ab".repeat(40 + i % 5))).collect();
+        std::fs::write(&recipe.text.train[0], lines).expect("text");
+        let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 257, &["<|endoftext|>"]).expect("bytes");
+        let mut sides = |tokens: Option<u64>| {
+            recipe.text.held_out_tokens = tokens;
+            let text =
+                RunText::open(&recipe, &Embedded::default(), &tokenizer, folder.path(), &mut |_| ControlFlow::Continue(()))
+                    .expect("opens");
+            (text.train.len(), text.held_out.len(), text.held_out_tokens)
+        };
+        let (train, held_out, tokens) = sides(None);
+        let all = train + held_out;
+        assert_eq!(tokens, Some(all as u64 / 10));
+        assert!((all / 10..all / 10 + 100).contains(&held_out), "{held_out} of {all}");
+        // What was resolved gives the same split, and what was asked for is what is done.
+        assert_eq!(sides(tokens), (train, held_out, tokens));
+        let asked = sides(Some(5000));
+        assert!((5000..5100).contains(&asked.1) && asked.2 == Some(5000), "{asked:?}");
+    }
 
     #[test]
     fn a_book_beside_notes_is_trained_on_whatever_the_seed() {

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{self, Position, Sources, Store};
 use crate::error::TrainError;
+use crate::fingerprint::{of_model, of_text};
 use crate::metrics::Metrics;
 use crate::objectives::Loss;
 use crate::optimizer::{Gradients, Optimizer};
@@ -10,15 +11,16 @@ use crate::plan::Plan;
 use crate::recipe::{Embedded, Patterns, Recipe, Stage};
 use crate::schedule::Schedule;
 use crate::teacher::{Teacher, from_scratch};
-use crate::text::{RunText, micro_batches};
+use crate::text::{LAYOUT, RunText, micro_batches};
 use crate::validate::{HeldOut, HeldOutLoss};
 use burn::tensor::Device;
 use recast_models::Model;
 use recast_models::convert::TiedEmbeddings;
 use recast_models::param::Named;
 use recast_ops::adamw::AdamW;
-use recast_text::{Packing, Progress, TokenStream, Tokenizer};
+use recast_text::{Packing, Progress, Tokenizer};
 use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -121,7 +123,7 @@ pub struct Trainer {
     /// Where it stands.
     pub position: Position,
     text: RunText,
-    /// Those of each stage that has some.
+    /// Those of each stage that has some and is not done.
     pairs: Vec<Option<Pairs>>,
     held_out: HeldOut,
     /// Held as long as this process works in the folder.
@@ -149,19 +151,24 @@ impl Trainer {
                 message: "already holds a run; resume it with --resume, or name another --out".into(),
             });
         }
+        // They would be taken for later ones than the first of the new run.
+        if let Some(left) = Store::new(folder, 1).list().pop() {
+            return Err(TrainError::Resume {
+                path: left,
+                message: "is a checkpoint of an earlier run, whose recipe.toml is gone; remove the folder of checkpoints, or \
+                          name another --out"
+                    .into(),
+            });
+        }
         std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
         // Whoever else works there keeps the folder and its lock.
         let lock = lock(folder)?;
-        let trainer = Self::open(recipe, embedded, folder, lock, false, device, observer).inspect_err(|_| {
+        let trainer = Self::open(recipe, embedded, folder, lock, None, device, observer).inspect_err(|_| {
             // A run that never began leaves no empty folder; one with anything else in it stays.
             let _ = std::fs::remove_file(folder.join(LOCK));
             let _ = std::fs::remove_dir(folder);
         })?;
-        if trainer.recipe.scratch.is_some() {
-            let kept = folder.join(TOKENIZER);
-            std::fs::create_dir_all(&kept).map_err(TrainError::io(&kept))?;
-            trainer.tokenizer.save(&kept)?;
-        }
+        trainer.keep_tokenizer()?;
         trainer.write_recipe()?;
         Ok(trainer)
     }
@@ -185,12 +192,17 @@ impl Trainer {
         }
         let lock = lock(folder)?;
         let recipe = crate::recipe::load(&path, changes)?;
-        let mut trainer = Self::open(recipe, embedded, folder, lock, true, device, observer)?;
+        let latest = Store::new(folder, recipe.checkpoints.keep).latest()?;
+        let from = latest.as_ref().map(|(_, position)| position.stage);
+        let mut trainer = Self::open(recipe, embedded, folder, lock, from, device, observer)?;
         let mut stands = "00-00000000".to_owned();
-        if let Some((place, position)) = trainer.store.latest()? {
+        if let Some((place, position)) = latest {
             let changed = |path: &Path, message: &str| Err(TrainError::Resume { path: path.to_owned(), message: message.into() });
-            let fixed = trainer.recipe.fixed(position.stage, position.step).hash();
-            if position.recipe_hash != fixed && position.recipe_hash != trainer.recipe.hash() {
+            let recipe = &trainer.recipe;
+            let fixed = recipe.fixed(position.stage, position.step);
+            // As checkpoints of earlier versions have it.
+            let others = [recipe.fixed_with_pairs(position.stage, position.step).hash(), recipe.hash()];
+            if position.recipe_hash != fixed.hash() && !others.contains(&position.recipe_hash) {
                 return changed(
                     &path,
                     "differs in what the checkpoint was built on; what may change of a stage under way are its rates, clip, \
@@ -198,23 +210,23 @@ impl Trainer {
                      new run",
                 );
             }
-            let (then, now) = (&position.sources, &trainer.position.sources);
-            if !then.text.is_empty() && then.text != now.text {
-                return changed(folder, "the text was changed since the checkpoint was written; put it back, or start a new run");
-            }
-            let begun = position.stage + usize::from(position.step > 0);
-            if !then.pairs.is_empty() && then.pairs.iter().zip(&now.pairs).take(begun).any(|(then, now)| then != now) {
-                return changed(
-                    folder,
-                    "its pairs were changed since the checkpoint was written; put them back, or start a new run",
+            if position.sources.text.is_empty() {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{}: the checkpoint is too old to know its text, and this version of the program may make other documents \
+                     of the same files: if there is any doubt, start a new run",
+                    place.display()
                 );
             }
-            if !then.teacher.is_empty() && then.teacher != now.teacher {
-                return changed(folder, "the teacher is another one than before; put it back, or start a new run");
-            }
+            let sources = match position.onward(&trainer.position.sources) {
+                Ok(sources) => sources,
+                Err(message) => return changed(folder, message),
+            };
             stands = place.file_name().map_or(stands, |name| name.to_string_lossy().into_owned());
-            trainer.position = Position { sources: now.clone(), ..position };
+            trainer.position = Position { sources, ..position };
             trainer.start = Some(place);
+        } else {
+            trainer.keep_tokenizer()?;
         }
         // Without a lock somebody may be writing what looks left over.
         if trainer.lock.is_some() {
@@ -231,18 +243,29 @@ impl Trainer {
         Ok(trainer)
     }
 
+    /// Keeps the tokenizer that a run from nothing trained, for whenever it goes on.
+    fn keep_tokenizer(&self) -> Result<(), TrainError> {
+        if self.recipe.scratch.is_some() {
+            let kept = self.folder.join(TOKENIZER);
+            std::fs::create_dir_all(&kept).map_err(TrainError::io(&kept))?;
+            self.tokenizer.save(&kept)?;
+        }
+        Ok(())
+    }
+
     fn write_recipe(&self) -> Result<(), TrainError> {
-        write(&self.folder.join("recipe.toml"), self.recipe.to_toml().as_bytes())?;
+        write(&self.folder.join("recipe.toml"), self.recipe.to_toml()?.as_bytes())?;
         let plan = serde_json::to_vec_pretty(&self.plan).unwrap_or_default();
         write(&self.folder.join("plan.json"), &plan)
     }
 
+    /// `from` is the stage that a checkpoint stands at, if there is one to go on from.
     fn open(
-        recipe: Recipe,
+        mut recipe: Recipe,
         embedded: &Embedded,
         folder: &Path,
         lock: Option<File>,
-        resumed: bool,
+        from: Option<usize>,
         device: &Device,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
@@ -255,9 +278,9 @@ impl Trainer {
                 (Some(teacher), student, tokenizer)
             }
             (None, Some(scratch)) => {
-                // A resumed run takes the tokenizer it trained before.
+                // What a checkpoint was built on stays; before there is one, the recipe may ask for another.
                 let mut scratch = scratch.clone();
-                if resumed {
+                if from.is_some() {
                     scratch.tokenizer = Some(folder.join(TOKENIZER));
                 }
                 let (model, tokenizer) = from_scratch(&scratch, &recipe, embedded, device)?;
@@ -276,20 +299,25 @@ impl Trainer {
             return Err(error);
         }
         let text = text?;
-        let held_out = HeldOut::new(&text.held_out, &recipe.validation)?;
+        // Resolved, so that the split stays what it is.
+        recipe.text.held_out_tokens = text.held_out_tokens;
+        let held_out = HeldOut::new(&text.held_out, &recipe.validation, recipe.says_next())?;
         let plan = Plan::new(&recipe, teacher.as_ref().map(|t| &t.model), &student)?;
         // Whatever a later stage could be refused for is found before the first one has cost anything.
         let pairs = recipe.stages.iter().enumerate().map(|(index, stage)| {
-            if !stage.pairs.is_empty() {
-                return Pairs::open(&stage.pairs, &tokenizer, stage.context).map(Some);
-            }
-            let packing = text.packing(&recipe, index).map(|_| None);
-            packing.map_err(|error| TrainError::Recipe(format!("stage `{}`: {error}", stage.name)))
+            let opened = match stage.pairs.is_empty() {
+                // It is done, and its text may be gone.
+                _ if from.is_some_and(|from| index < from) => Ok(None),
+                true => text.packing(&recipe, index).map(|_| None),
+                false => Pairs::open(&stage.pairs, &tokenizer, stage.context).map(Some),
+            };
+            opened.map_err(|error| error.of_stage(&stage.name))
         });
         let pairs = pairs.collect::<Result<Vec<_>, TrainError>>()?;
         let store = Store::new(folder, recipe.checkpoints.keep);
         let sources = Sources {
             text: of_text(&[&text.train, &text.held_out]),
+            layout: LAYOUT,
             pairs: pairs.iter().map(|pairs| pairs.as_ref().map(Pairs::fingerprint).unwrap_or_default()).collect(),
             teacher: teacher.as_ref().map(|t| of_model(&t.model)).unwrap_or_default(),
         };
@@ -405,9 +433,7 @@ impl Trainer {
             let norm = optimizer.norm(&mut gradients);
             for (what, value) in [("loss", loss.value), ("gradient norm", norm)] {
                 if !value.is_finite() {
-                    let checkpoint = self.store.newest();
-                    let run = self.folder.clone();
-                    return Err(TrainError::NotFinite { stage: stage.name, step, what, value, checkpoint, run });
+                    return Err(self.not_finite(stage.name, step, what, value));
                 }
             }
             let rates: Vec<f64> = schedules.iter().map(|s| s.rate(step)).collect();
@@ -443,6 +469,10 @@ impl Trainer {
         self.tie_if_last();
         observer.event(&Event::Measuring(&stage.name))?;
         let loss = self.held_out(&self.student)?;
+        // The last step may have done harm that no training loss has seen; what came before is still there.
+        if let Some(value) = loss.not_finite() {
+            return Err(self.not_finite(stage.name, steps, "held-out loss", value));
+        }
         metrics.held_out(&stage.name, &self.position, &loss)?;
         self.position.held_out.push((stage.name.clone(), loss));
         observer.event(&Event::HeldOut { stage: &stage, step: steps, loss })?;
@@ -451,6 +481,10 @@ impl Trainer {
         self.position.step = 0;
         // The next stage begins without moments.
         self.save(params, &Optimizer::new(AdamW::default(), 0.0, Vec::new()), metrics, observer)
+    }
+
+    fn not_finite(&self, stage: String, step: u64, what: &'static str, value: f64) -> TrainError {
+        TrainError::NotFinite { stage, step, what, value, checkpoint: self.store.newest(), run: self.folder.clone() }
     }
 
     fn save(
@@ -480,41 +514,6 @@ fn lock(folder: &Path) -> Result<Option<File>, TrainError> {
         }),
         Err(TryLockError::Error(_)) => Ok(None),
     }
-}
-
-/// A hash of a model's config and of its values, of some from all over each tensor.
-fn of_model(model: &Model) -> String {
-    use sha2::{Digest, Sha256};
-    const VALUES: usize = 64;
-    let mut hash = Sha256::new();
-    hash.update(model.fingerprint());
-    for (name, param) in model.parameters() {
-        let values = param.read();
-        hash.update(&name);
-        let step = values.len().div_ceil(VALUES).max(1);
-        values.iter().step_by(step).for_each(|x| hash.update(x.to_le_bytes()));
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A hash of the text's lengths and of tokens from all over it.
-fn of_text(streams: &[&TokenStream]) -> String {
-    use sha2::{Digest, Sha256};
-    const PLACES: usize = 1024;
-    const TOKENS: usize = 64;
-    let mut hash = Sha256::new();
-    for stream in streams {
-        for count in [stream.len(), stream.document_starts().len()] {
-            hash.update((count as u64).to_le_bytes());
-        }
-        let mut tokens = vec![0; TOKENS.min(stream.len())];
-        for place in 0..PLACES {
-            let start = (stream.len() - tokens.len()) as u128 * place as u128 / (PLACES - 1) as u128;
-            stream.read(start as usize, &mut tokens);
-            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
-        }
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The parameters that a stage trains, in the model's order, with the index of their rate.

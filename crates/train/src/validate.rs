@@ -10,7 +10,7 @@ use recast_models::sight::Sight;
 use recast_models::{Model, likelihood};
 use recast_ops::vocab_loss::{cross_entropy, teacher_kl};
 use recast_text::{Packing, PackingOptions, Shuffle, TokenStream};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -22,7 +22,9 @@ const KEPT: usize = 256 << 20;
 /// What was measured on held-out text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HeldOutLoss {
-    /// Mean negative log-likelihood of the next token, in nats.
+    /// Mean negative log-likelihood of the next token, in nats. Of a diffusion model that was never trained to say
+    /// the next token, its bound ([`Bound::alone`]).
+    #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
     /// Mean KL from the teacher's distribution, in nats, where there is a teacher.
     pub kl: Option<f64>,
@@ -38,8 +40,10 @@ pub struct HeldOutLoss {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bound {
     /// Nats a token.
+    #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
     /// Its standard error over masks.
+    #[serde(deserialize_with = "or_nan")]
     pub error: f64,
     /// Masks drawn for each window.
     pub samples: usize,
@@ -49,6 +53,15 @@ pub struct Bound {
     /// quarters, all.
     #[serde(default)]
     pub by_share: [Option<f64>; 4],
+    /// Whether it stands for the next-token loss too: the logits speak of the token in their own place, which a causal
+    /// pass has been shown.
+    #[serde(default)]
+    pub alone: bool,
+}
+
+/// JSON has no word for what is not finite and says null.
+fn or_nan<'de, D: Deserializer<'de>>(value: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(value)?.unwrap_or(f64::NAN))
 }
 
 impl Bound {
@@ -65,20 +78,34 @@ impl HeldOutLoss {
         self.loss.exp()
     }
 
+    /// What of it is infinite or not a number, if anything is.
+    pub fn not_finite(&self) -> Option<f64> {
+        let bound = self.bound.map(|bound| bound.loss);
+        std::iter::once(self.loss).chain(bound).find(|value| !value.is_finite())
+    }
+
     /// The bound with what has to be said beside it; nothing for a next-token model.
     pub fn bound_text(&self) -> String {
         match self.bound {
             None => String::new(),
+            Some(bound) if bound.exact && bound.alone => {
+                format!(", likelihood of its own order {:.4} nats a token, which the perplexity is of", bound.loss)
+            }
             Some(bound) if bound.exact => format!(", likelihood of its own order {:.4} nats a token", bound.loss),
-            Some(bound) => format!(
-                ", diffusion bound {:.4} +- {:.4} nats a token (next token {:.4}; exact-count form, {} masks a window; \
-                 a masked token, by the quarter masked: {})",
-                bound.loss,
-                bound.error,
-                self.loss,
-                bound.samples,
-                bound.shares_text()
-            ),
+            Some(bound) => {
+                let next = match bound.alone {
+                    true => "the perplexity is of this, as it says no next token".to_owned(),
+                    false => format!("next token {:.4}", self.loss),
+                };
+                format!(
+                    ", diffusion bound {:.4} +- {:.4} nats a token ({next}; exact-count form, {} masks a window; \
+                     a masked token, by the quarter masked: {})",
+                    bound.loss,
+                    bound.error,
+                    bound.samples,
+                    bound.shares_text()
+                )
+            }
         }
     }
 }
@@ -89,6 +116,8 @@ pub struct HeldOut {
     batches: Vec<Batch>,
     /// Masks a window.
     samples: usize,
+    /// Whether diffusion models are trained to say the next token as well.
+    next_token: bool,
     teacher: RefCell<Vec<Tensor<2>>>,
 }
 
@@ -99,11 +128,12 @@ struct Batch {
 }
 
 impl HeldOut {
-    /// The first windows of the held-out stream.
+    /// The first windows of the held-out stream. `next_token` says whether a diffusion model is trained to say the
+    /// next token under a causal mask as well, whatever its logits speak of when it denoises.
     ///
     /// # Errors
     /// When the stream is too short for a window.
-    pub fn new(stream: &TokenStream, options: &Validation) -> Result<Self, TrainError> {
+    pub fn new(stream: &TokenStream, options: &Validation, next_token: bool) -> Result<Self, TrainError> {
         let context = options.context.min(stream.len().saturating_sub(1)).max(1);
         let packing = Packing::new(
             stream.clone(),
@@ -125,16 +155,22 @@ impl HeldOut {
         if tokens == 0 {
             return Err(TrainError::Recipe("there is no held-out text to measure on".into()));
         }
-        Ok(Self { batches, samples: options.samples, teacher: RefCell::default() })
+        Ok(Self { batches, samples: options.samples, next_token, teacher: RefCell::default() })
     }
 
     /// Mean next-token loss of `model` where tokens see what came before, its bound where it is a diffusion
-    /// model, and its KL from `teacher`, which must be the same at every
-    /// call.
+    /// model, and its KL from `teacher`, which must be the same at every call. A model whose logits do not speak of the
+    /// next token has the bound alone.
     ///
     /// # Errors
     /// When a token is outside a model's vocabulary.
     pub fn loss(&self, model: &Model, teacher: Option<&Model>) -> Result<HeldOutLoss, TrainError> {
+        let bound = model.config.diffusion.is_some().then(|| self.bound(model)).transpose()?;
+        if let (Some(bound), false) = (bound, self.says_next(model)) {
+            let tokens = self.batches.iter().map(|batch| batch.inputs.len() as u64).sum();
+            return Ok(HeldOutLoss { loss: bound.loss, kl: None, tokens, bound: Some(Bound { alone: true, ..bound }) });
+        }
+        let teacher = teacher.filter(|teacher| self.says_next(teacher));
         let (mut loss, mut kl, mut tokens) = (0.0, 0.0, 0u64);
         for (i, batch) in self.batches.iter().enumerate() {
             let hidden = flat(model.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, None, None)?);
@@ -147,8 +183,12 @@ impl HeldOut {
             tokens += batch.inputs.len() as u64;
         }
         let count = tokens as f64;
-        let bound = model.config.diffusion.is_some().then(|| self.bound(model)).transpose()?;
         Ok(HeldOutLoss { loss: loss / count, kl: teacher.map(|_| kl / count), tokens, bound })
+    }
+
+    /// Whether logits under a causal mask speak of the next token.
+    fn says_next(&self, model: &Model) -> bool {
+        self.next_token || model.config.diffusion.as_ref().is_none_or(|diffusion| diffusion.shift)
     }
 
     /// The bound of every window; each has the same masks at every call.
@@ -167,7 +207,8 @@ impl HeldOut {
         }
         let count = positions as f64;
         let samples = if exact { 1 } else { self.samples };
-        Ok(Bound { loss: nats / count, error: variance.sqrt() / count, samples, exact, by_share: quarters.means() })
+        let (loss, error) = (nats / count, variance.sqrt() / count);
+        Ok(Bound { loss, error, samples, exact, by_share: quarters.means(), alone: false })
     }
 
     /// The teacher's hidden states on a batch: kept, as long as all that are kept are small.
@@ -188,4 +229,26 @@ impl HeldOut {
 fn flat(x: Tensor<3>) -> Tensor<2> {
     let [b, t, c] = x.dims();
     x.reshape([b * t, c])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_is_read_back() {
+        let bound = Bound { loss: f64::INFINITY, error: f64::NAN, ..Bound::default() };
+        for loss in [
+            HeldOutLoss { loss: f64::NAN, ..HeldOutLoss::default() },
+            HeldOutLoss { loss: 2.5, bound: Some(bound), ..HeldOutLoss::default() },
+        ] {
+            assert!(loss.not_finite().is_some());
+            let json = serde_json::to_string(&loss).expect("JSON");
+            let again: HeldOutLoss = serde_json::from_str(&json).unwrap_or_else(|e| panic!("{json}: {e}"));
+            assert!(again.not_finite().is_some_and(f64::is_nan), "{again:?}");
+        }
+        // One mask has no error.
+        let bound = Bound { error: f64::NAN, ..Bound::default() };
+        assert_eq!(HeldOutLoss { loss: 2.5, bound: Some(bound), ..HeldOutLoss::default() }.not_finite(), None);
+    }
 }

@@ -2,18 +2,24 @@
 //! logits, autoregression), the loss worked out position by position from plain logits, and what noise
 //! promises.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use recast_models::likelihood::{self, Options};
-use recast_models::param::values;
+use recast_models::mixers::softmax::{self, Softmax};
+use recast_models::mixers::{Call, Kind, LayerContext, Mixer, Registration, Streams, register};
+use recast_models::param::{Named, values};
 use recast_models::random::Random;
 use recast_models::sight::Sight;
-use recast_models::source::{FromParams, Missing};
+use recast_models::source::{Builder, FromParams, Missing};
 use recast_models::state::{Documents, ModelState};
-use recast_models::{Diffusion, MixerSpec, Model, families};
+use recast_models::{Diffusion, MixerSpec, Model, ModelError, families};
+use recast_text::{TokenFile, TokenStream};
 use recast_train::objectives::masked_diffusion::{Draw, Noise, NoiseSchedule, Per, Shape, Source, Times, Weighting, noise};
 use recast_train::objectives::{Loss, MicroBatch, Objective};
 use recast_train::optimizer::Gradients;
+use recast_train::recipe::Validation;
+use recast_train::validate::HeldOut;
 use serde_json::json;
+use std::sync::Arc;
 
 const VOCABULARY: usize = 31;
 const MASK: u32 = 30;
@@ -401,12 +407,83 @@ fn micro_batches_add_up() {
     }
 }
 
+/// So does the next-token loss of pairs, whose rows are as long as the longest of their micro-batch.
+#[test]
+fn micro_batches_of_pairs_add_up() {
+    const PROMPT: usize = 3;
+    let model = model("rwkv7", blocks(4, true));
+    let options = Noise { next_token: 0.5, ..plain() };
+    let lengths: [usize; 6] = [12, 9, 8, 7, 6, 5];
+    let all = batch(6, 12, 3);
+    let next_token = |rows: std::ops::Range<usize>| -> f64 {
+        let columns = lengths[rows.clone()].iter().copied().max().expect("rows");
+        let answers = |row: usize, i: usize| (PROMPT..lengths[row]).contains(&i);
+        let places: Vec<(usize, usize)> = rows.clone().flat_map(|row| (0..columns).map(move |i| (row, i))).collect();
+        let pairs = MicroBatch {
+            inputs: places.iter().map(|&(row, i)| all.inputs[row * 12 + i]).collect(),
+            targets: places.iter().map(|&(row, i)| all.targets[row * 12 + i]).collect(),
+            weights: Some(places.iter().map(|&(row, i)| if answers(row, i + 1) { 1.0 } else { 0.0 }).collect()),
+            denominator: (6 * columns) as f32,
+            prompt: Some(places.iter().map(|&(row, i)| !answers(row, i)).collect()),
+            response_share: Some(rows.clone().map(|row| columns as f32 / (lengths[row] - PROMPT) as f32).collect()),
+            draw: Draw { first_row: rows.start, ..all.draw },
+            ..batch(rows.len(), columns, 3)
+        };
+        let loss = run(&model, &pairs, &options);
+        loss.parts.iter().find(|(name, _)| name == "next-token").expect("part").1
+    };
+    let whole = next_token(0..6);
+    let parts: f64 = [0..2, 2..4, 4..6].into_iter().map(&next_token).sum();
+    assert!((parts - whole).abs() < 1e-5 * whole, "{parts} against {whole}");
+    // Every response counts by its own length: of untrained logits, about ln V each.
+    assert!((whole - (VOCABULARY as f64).ln()).abs() < 0.5 * whole, "{whole}");
+}
+
+/// Attention under another name: a mixer that lets clean tokens see all of their block.
+struct Ahead(Softmax);
+
+impl Mixer for Ahead {
+    fn parameters(&self) -> Vec<Named> {
+        self.0.parameters()
+    }
+
+    fn forward(&self, call: Call<'_>) -> Tensor<3> {
+        self.0.forward(call)
+    }
+
+    fn two_streams(&self, streams: Streams<'_>) -> [Tensor<3>; 2] {
+        self.0.two_streams(streams)
+    }
+
+    fn state_bytes(&self, tokens: usize) -> usize {
+        self.0.state_bytes(tokens)
+    }
+}
+
+impl Kind for Ahead {
+    const NAME: &'static str = "ahead";
+    const ABOUT: &'static str = "sees ahead in clean blocks";
+    const CONSTANT_STATE: bool = false;
+    type Options = softmax::Options;
+
+    fn resolve(_: &mut softmax::Options, _: &LayerContext) {}
+
+    fn build(options: &softmax::Options, layer: &LayerContext, builder: &Builder<'_>) -> Result<Self, ModelError> {
+        Softmax::build(options, layer, builder).map(Self)
+    }
+}
+
 /// The joint loss is the next-token loss under a causal mask, even where clean blocks see ahead.
 #[test]
 fn the_joint_loss_sees_nothing_ahead() {
-    for (mixer, diffusion) in
-        [("softmax", blocks(4, false)), ("softmax", whole(true)), ("rwkv7", blocks(4, true)), ("rwkv6", whole(false))]
-    {
+    register(Registration::of::<Ahead>());
+    for (mixer, diffusion) in [
+        ("softmax", blocks(4, false)),
+        ("softmax", whole(true)),
+        ("rwkv7", blocks(4, true)),
+        ("rwkv6", whole(false)),
+        ("ahead", blocks(4, true)),
+    ] {
         let model = model(mixer, diffusion.clone());
         let batch = batch(2, 12, 0);
         let loss = run(&model, &batch, &Noise { next_token: 0.25, ..plain() });
@@ -415,6 +492,26 @@ fn the_joint_loss_sees_nothing_ahead() {
         let part = |name: &str| loss.parts.iter().find(|(n, _)| n == name).expect("part").1;
         assert!((part("next-token") - wanted).abs() < 1e-5 * wanted, "{mixer}, {diffusion:?}");
         assert!((loss.value - part("diffusion") - 0.25 * wanted).abs() < 1e-5 * loss.value);
+    }
+}
+
+/// A model whose logits speak of the token in their own place has no next-token loss: a causal pass shows it that token.
+#[test]
+fn what_says_no_next_token_is_measured_by_its_bound() {
+    let file = Arc::new(TokenFile::from_tokens(batch(1, 129, 0).inputs, vec![0], VOCABULARY).expect("tokens"));
+    let options = Validation { tokens: 64, context: 16, samples: 2 };
+    let measure = |diffusion: Option<Diffusion>, next_token: bool| {
+        let (student, teacher) = (model("softmax", diffusion), model("softmax", None));
+        let held_out = HeldOut::new(&TokenStream::whole(file.clone()), &options, next_token).expect("text");
+        held_out.loss(&student, Some(&teacher)).expect("loss")
+    };
+    let alone = measure(whole(false), false);
+    let bound = alone.bound.expect("a bound");
+    assert!(bound.alone && alone.loss == bound.loss && alone.kl.is_none() && alone.tokens >= 64, "{alone:?}");
+    assert!(alone.bound_text().contains("says no next token"), "{}", alone.bound_text());
+    for (diffusion, next_token) in [(whole(true), false), (whole(false), true), (None, false)] {
+        let both = measure(diffusion, next_token);
+        assert!(both.kl.is_some() && both.bound.is_none_or(|bound| !bound.alone && bound.loss != both.loss), "{both:?}");
     }
 }
 

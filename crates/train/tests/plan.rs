@@ -1,8 +1,9 @@
 //! What a plan says: figures that can be counted by hand, and estimates that move the right way.
 
 use burn::tensor::Device;
-use recast_models::Model;
 use recast_models::param::count;
+use recast_models::rope::Scaling;
+use recast_models::{Diffusion, Model};
 use recast_train::plan::{Plan, StagePlan};
 use recast_train::recipe;
 use std::path::Path;
@@ -69,4 +70,40 @@ fn time_follows_tokens_and_measurements() {
     assert!((plan.seconds - whole(|s| s.seconds)).abs() < 1e-9);
     assert_eq!(plan.bytes, plan.stages[0].bytes);
     assert!(plan.gflops > 0.0 && plan.seconds_per_value > 0.0);
+}
+
+#[test]
+fn a_teacher_that_denoises_is_not_imitated_under_a_causal_mask() {
+    let text = "name = \"plan\"\n[teacher]\npath = \"embedded\"\n[student]\nmixer = { kind = \"rwkv7\" }\n\
+                [text]\ntrain = [\"embedded\"]\n[[stages]]\nname = \"align\"\nobjective = \"output-alignment\"\n\
+                tokens = 64\ncontext = 16\nbatch = 4\nlearning_rate = 1e-3\n";
+    let (mut teacher, student) = (model("teacher"), model("student"));
+    for objective in ["output-alignment", "logit-kl"] {
+        let sets = [format!("stages.align.objective={objective}")];
+        let recipe = recipe::load_text(text, &sets).expect("a recipe");
+        // Shifted blocks may have had a next-token loss beside them.
+        for (block, shift, fits) in [(None, false, false), (None, true, false), (Some(4), false, false), (Some(4), true, true)] {
+            teacher.config.diffusion = Some(Diffusion { mask_token: 0, block, shift });
+            let refused = Plan::new(&recipe, Some(&teacher), &student).err().map(|error| error.to_string());
+            assert_eq!(refused.is_none(), fits, "{objective}, {block:?}, shift {shift}: {refused:?}");
+            assert!(fits || refused.is_some_and(|error| error.contains("the teacher denoises")), "{objective}");
+        }
+    }
+}
+
+/// Positions that depend on the length of the row, which is not that of the text in it.
+#[test]
+fn padding_that_moves_positions_is_refused() {
+    let text = "name = \"plan\"\n[teacher]\npath = \"embedded\"\n[student]\ndiffusion = {}\n\
+                [text]\ntrain = [\"embedded\"]\n[[stages]]\nname = \"tune\"\nobjective = \"masked-diffusion\"\n\
+                pairs = [\"a.jsonl\"]\ntokens = 64\ncontext = 16\nbatch = 4\nlearning_rate = 1e-3\n";
+    let mut student = model("student");
+    student.config.diffusion = Some(Diffusion { mask_token: 0, block: None, shift: true });
+    for (padding, max_positions, fits) in [("none", 8, false), ("none", 16, true), ("longest", 8, true)] {
+        student.config.rope.scaling = Scaling::Dynamic { factor: 2.0, max_positions };
+        let recipe = recipe::load_text(text, &[format!("stages.tune.diffusion.padding={padding}")]).expect("a recipe");
+        let refused = Plan::new(&recipe, None, &student).err().map(|error| error.to_string());
+        assert_eq!(refused.is_none(), fits, "{padding}, {max_positions}: {refused:?}");
+        assert!(fits || refused.is_some_and(|error| error.contains("padding = \"longest\"")), "{padding}");
+    }
 }

@@ -1,9 +1,12 @@
 //! Retention: linear attention whose decay is fixed, one a head (Sun et al., arXiv 2307.08621).
 //!
 //! ```text
-//! S_t = gamma_h S_{t-1} + k_t (x) v_t ;  gamma_h = 1 - 2^(-5-h) ;  o_t = N^(-1/2) S_t^T q_t
+//! S_t = gamma_h S_{t-1} + k_t (x) v_t ;  gamma_h = 1 - 2^(-e_h) ;  o_t = N^(-1/2) S_t^T q_t
+//! e_h = 5 + (slowest - 5) h / (H - 1)                                 (h = 0 .. H - 1)
 //! y   = Wo ( rms_norm(o) * silu(Wg x) )
 //! ```
+//!
+//! The paper's e_h is 5 + h; here the heads, however many there are, share out the exponents from 5 to `slowest`.
 //!
 //! A mixer in a crate of its own: what it needs of Recast is public.
 
@@ -25,7 +28,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// What a token takes from the slowest head's state is 2^-`slowest`.
+    /// What a token takes from the slowest head's state is 2^-`slowest`; at least 1.
     pub slowest: u32,
 }
 
@@ -53,6 +56,13 @@ impl Kind for Retention {
     fn resolve(_: &mut Options, _: &LayerContext) {}
 
     fn build(options: &Options, layer: &LayerContext, builder: &Builder<'_>) -> Result<Self, ModelError> {
+        // A decay of 1 - 2^0 has no logarithm.
+        if options.slowest == 0 {
+            return Err(ModelError::MixerOptions {
+                mixer: Self::NAME.into(),
+                message: "slowest is 0, expected at least 1".into(),
+            });
+        }
         let gate = builder.child("g_proj");
         Ok(Self {
             projections: Projections::build(layer, builder)?,

@@ -1,7 +1,8 @@
 //! Retention keeps every promise of a mixer, and the program that knows it converts the embedded teacher to it.
 
-use recast_conformance::{Body, hold, hold_registered};
+use recast_conformance::{Body, Subject, hold, hold_registered};
 use recast_models::mixers::{Registration, find, register};
+use recast_models::source::{Builder, FromParams, Missing};
 use recast_models::{MixerSpec, Model};
 use retention::Retention;
 use serde_json::{Value, json};
@@ -25,6 +26,17 @@ fn slips_are_named() {
     add();
     let error = find("retension").err().expect("no such mixer").to_string();
     assert!(error.contains("did you mean `retention`?"), "{error}");
+}
+
+#[test]
+fn a_state_that_forgets_everything_is_refused() {
+    add();
+    let layer = Subject::new("retention", &[MixerSpec::new("retention")], Body::Plain).mixer(0).1;
+    let source = FromParams::default();
+    let builder = Builder::new(&source, Missing::Initialise { seed: 1 }, burn::tensor::Device::flex());
+    let refused = MixerSpec::new("retention").with("slowest", 0).build(&layer, &builder).err();
+    let message = refused.expect("refused").to_string();
+    assert!(message.contains("slowest is 0, expected at least 1"), "{message}");
 }
 
 /// Runs the program in a folder; its output as JSON.

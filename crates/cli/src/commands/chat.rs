@@ -213,7 +213,7 @@ impl Chat<'_> {
             }
         }
         self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        println!();
+        writeln!(std::io::stdout()).context("cannot write to standard output")?;
         let summary = end.context("the engine stopped")??;
         self.report(&summary);
         self.state = summary.state;

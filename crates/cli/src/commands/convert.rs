@@ -45,11 +45,8 @@ pub fn run_as(wanted: Wanted, recipe: Option<&PathBuf>, options: &Options, globa
         }
     };
     let summary = run::run(start, global)?;
-    // Everything is on the disk; what is left is to tell.
-    crate::closed_pipes_end_it(true);
     if global.json {
         return output::json(&summary);
     }
-    summary.print();
-    Ok(())
+    summary.print()
 }

@@ -2,14 +2,15 @@
 
 use crate::Global;
 use crate::diffusion_scorer::DiffusionScorer;
-use crate::scorer::{ModelScorer, weights_hash};
-use anyhow::Context;
+use crate::output::tell;
+use crate::scorer::{ModelScorer, card, weights_hash};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use recast_eval::report;
 use recast_eval::results::{comparison_table, results_table};
 use recast_eval::{
-    Comparison, Cost, Journal, LoadOptions, Loaded, Progress, RunOptions, Scorer, Task, TaskResult, estimate, run as run_task,
+    Comparison, Cost, EvalError, Journal, LoadOptions, Loaded, Progress, RunOptions, Scorer, Task, TaskResult, check, estimate,
+    run as run_task,
 };
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -88,14 +89,17 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     // Whatever is wrong with a task shows before a model is read.
     let tasks =
         args.tasks.iter().map(|name| Ok(task(name)?.load(&args.data, &options)?)).collect::<anyhow::Result<Vec<Loaded>>>()?;
-    let mut report = args.report.as_deref().map(|run| report::read(&run.join("report.json"))).transpose()?;
     if let Some(run) = &args.report {
+        report::read(&run.join("report.json"))?;
         crate::output::check_folder("--report", run)?;
     }
     // And with a model, before the first is scored.
     for path in std::iter::once(&args.model).chain(&args.against) {
         let checkpoint = recast_models::weights::open(&crate::embedded::resolve(path)?)?;
-        recast_models::families::read(checkpoint.as_ref())?;
+        let config = recast_models::families::read(checkpoint.as_ref())?;
+        let tokenizer = recast_models::tokenizer(checkpoint.as_ref(), config.vocabulary)?;
+        let card = card(&config, &tokenizer, &path.display().to_string());
+        tasks.iter().try_for_each(|task| check(task, &card))?;
     }
     let mut journal = args.journal.as_deref().map(Journal::open).transpose()?;
     let device = global.device()?;
@@ -103,41 +107,50 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let samples = args.samples.map(|n| n as usize);
     let mut score = |path: &Path| score(path, &tasks, samples, journal.as_mut(), global, &device);
     let results = score(&args.model)?;
-    let teacher = args.against.as_deref().map(&mut score).transpose()?;
-    let comparisons = teacher
-        .as_ref()
-        .map(|teacher| teacher.iter().zip(&results).map(|(t, s)| Comparison::new(t, s)).collect::<Result<Vec<_>, _>>())
-        .transpose()?;
+    // Neither a teacher that fails nor a full disk nor a reader that has seen enough takes along what is there: written,
+    // told, and only then failed.
+    let mut ended: anyhow::Result<()> = Ok(());
+    let mut teacher = None;
+    if let Some(path) = &args.against {
+        match score(path) {
+            Ok(found) => teacher = Some(found),
+            Err(error) => ended = Err(error.context(path.display().to_string())),
+        }
+    }
+    let mut comparisons = None;
+    if let Some(teacher) = &teacher {
+        match teacher.iter().zip(&results).map(|(t, s)| Comparison::new(t, s)).collect::<Result<Vec<_>, _>>() {
+            Ok(rows) => comparisons = Some(rows),
+            Err(error) => ended = Err(error.into()),
+        }
+    }
     let seconds = started.elapsed().as_secs_f64();
     let scored = Report { results, teacher, comparisons, seconds };
-    // Neither a full disk nor a reader that has seen enough takes the other along: written, told, and only then failed.
-    let mut written = Ok(());
-    if let (Some(report), Some(run), Some(rows)) = (&mut report, &args.report, &scored.comparisons) {
-        report.tasks.retain(|old| rows.iter().all(|new| new.task != old.task));
-        report.tasks.extend(rows.iter().cloned());
-        written = report::write(run, report);
+    if let (Some(run), Some(rows)) = (&args.report, &scored.comparisons)
+        && let Err(error) = report::add(run, rows)
+    {
+        ended = Err(error.into());
     }
     if global.json {
         crate::output::json(&scored)?;
     } else {
-        print(&scored, args);
+        crate::output::print(text(&scored, args).trim_end_matches('\n'))?;
     }
-    Ok(written?)
+    ended
 }
 
 /// The results as tables.
-fn print(scored: &Report, args: &Args) {
+fn text(scored: &Report, args: &Args) -> String {
     let colour = console::colors_enabled();
-    if scored.teacher.is_some() {
-        println!("{}", args.model.display());
+    let mut out = results_table(&scored.results, args.groups).render(colour);
+    if let (Some(path), Some(teacher)) = (&args.against, &scored.teacher) {
+        let of_teacher = results_table(teacher, args.groups).render(colour);
+        out = format!("{}\n{out}\n{}\n{of_teacher}", args.model.display(), path.display());
     }
-    print!("{}", results_table(&scored.results, args.groups).render(colour));
-    if let (Some(path), Some(teacher), Some(rows)) = (&args.against, &scored.teacher, &scored.comparisons) {
-        println!("\n{}", path.display());
-        print!("{}", results_table(teacher, args.groups).render(colour));
-        println!("\nagainst the teacher");
-        print!("{}", comparison_table(rows).render(colour));
+    if let Some(rows) = &scored.comparisons {
+        out += &format!("\nagainst the teacher\n{}", comparison_table(rows).render(colour));
     }
+    out
 }
 
 /// A task by name, or from a file.
@@ -145,7 +158,8 @@ fn task(name: &str) -> anyhow::Result<Task> {
     if !name.ends_with(".toml") {
         return Ok(Task::builtin(name)?);
     }
-    let text = std::fs::read_to_string(name).with_context(|| format!("cannot read the task {name}"))?;
+    let unread = |source| EvalError::Io { action: "cannot read the task", path: name.into(), source };
+    let text = std::fs::read_to_string(name).map_err(unread)?;
     Ok(Task::from_toml(&text, name)?)
 }
 
@@ -168,19 +182,19 @@ fn score(
         }
         None => {
             if samples.is_some() {
-                eprintln!(
+                tell(format_args!(
                     "note: --samples is for models that denoise; {name} is a next-token model, and nothing is drawn for it"
-                );
+                ));
             }
             Box::new(ModelScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash))
         }
     };
     let costs = tasks.iter().map(|t| estimate(scorer.as_ref(), t, journal.as_deref())).collect::<Result<Vec<Cost>, _>>()?;
     for cost in &costs {
-        eprintln!(
+        tell(format_args!(
             "{name}: {} {} items ({} answered), {} requests, {} tokens",
             cost.task, cost.items, cost.answered, cost.requests, cost.tokens
-        );
+        ));
     }
     let mut talk = Talk::new(costs.iter().map(|c| c.tokens).sum(), global);
     let mut results = Vec::with_capacity(tasks.len());
@@ -226,10 +240,10 @@ impl Talk {
             self.said = Instant::now();
             let speed = tokens as f64 / self.started.elapsed().as_secs_f64();
             let left = self.all.saturating_sub(tokens) as f64 / speed.max(1e-9);
-            eprintln!(
+            tell(format_args!(
                 "{task}: {} of {} items; {tokens} of {} tokens, {speed:.0} tokens/s, {left:.0} s left",
                 progress.items, progress.of, self.all
-            );
+            ));
         }
     }
 
@@ -240,6 +254,7 @@ impl Talk {
     fn done(&self, model: &str) {
         self.bar.finish_and_clear();
         let seconds = self.started.elapsed().as_secs_f64();
-        eprintln!("{model}: {} tokens in {seconds:.1} s, {:.0} tokens/s", self.before, self.before as f64 / seconds.max(1e-9));
+        let speed = self.before as f64 / seconds.max(1e-9);
+        tell(format_args!("{model}: {} tokens in {seconds:.1} s, {speed:.0} tokens/s", self.before));
     }
 }

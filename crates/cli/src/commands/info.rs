@@ -92,8 +92,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if global.json {
         return crate::output::json(&info);
     }
-    print!("{}", text(&info));
-    Ok(())
+    crate::output::print(text(&info).trim_end_matches('\n'))
 }
 
 fn read(args: &Args) -> anyhow::Result<Info> {

@@ -52,7 +52,9 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         (None, Some(ids)) => (Model::open(&path, &device)?, ids.clone()),
         (None, None) => anyhow::bail!("expected --text or --ids"),
     };
-    anyhow::ensure!(!ids.is_empty(), "expected at least one token, found none; give a text or ids that are not empty");
+    if ids.is_empty() {
+        return Err(crate::output::wrong("--text or --ids", "at least one token", "none").into());
+    }
     let logits = values(model.logits(model.hidden(&ids, 1, None, None)?));
     let vocabulary = model.config.vocabulary;
     let tensor = NamedTensor::f32("logits", &[ids.len(), vocabulary], Dtype::F32, logits);
@@ -62,6 +64,5 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if global.json {
         return crate::output::json(&result);
     }
-    println!("{}: {} tokens x {vocabulary} logits", result.out.display(), result.ids.len());
-    Ok(())
+    crate::output::print(format_args!("{}: {} tokens x {vocabulary} logits", result.out.display(), result.ids.len()))
 }

@@ -45,8 +45,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if global.json {
         return output::json(&plan);
     }
-    println!("{}", table(&recipe, &plan));
-    Ok(())
+    output::print(table(&recipe, &plan))
 }
 
 /// Refuses text that is not there.

@@ -2,7 +2,7 @@
 
 use crate::Global;
 use crate::arguments::Quantize;
-use crate::output::tell;
+use crate::output::{tell, wrong};
 use anyhow::Context;
 use recast_infer::engine::Limits;
 use recast_infer::{Engine, Loaded};
@@ -117,7 +117,9 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the keys from {}", path.display()))?;
         let keys: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Into::into).collect();
         // An empty file meant to protect shall not open the server.
-        anyhow::ensure!(!keys.is_empty(), "{} has no key: expected one a line", path.display());
+        if keys.is_empty() {
+            return Err(wrong("--api-key-file", "a file with a key a line", format!("none in {}", path.display())).into());
+        }
         settings.api_keys.extend(keys);
     }
     let limits = Limits {

@@ -1,7 +1,7 @@
 //! What a run's bits depend on beside its recipe: kept in its folder, so that a resumed run goes on
 //! as it began.
 
-use crate::output::tell;
+use crate::output::{replace, tell};
 use crate::{Global, Precision};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -40,20 +40,28 @@ impl Conditions {
         }
     }
 
-    /// Those that a run was begun with; none for runs older than this file.
+    /// Those that a run was begun with; none for runs older than this file, and none of one that is torn, which is told.
     pub fn read(folder: &Path) -> anyhow::Result<Option<Self>> {
         let path = folder.join(NAME);
         if !path.exists() {
             return Ok(None);
         }
         let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        serde_json::from_slice(&bytes).map(Some).with_context(|| format!("{}: not what a run writes", path.display()))
+        // A run that is whole but for this can go on; it was refused as long as the file stood there.
+        Ok(serde_json::from_slice(&bytes).map(Some).unwrap_or_else(|error| {
+            tell(format_args!(
+                "{}: not what a run writes ({error}); the run goes on with the --precision, --threads and --device of this \
+                 command, and its bits differ if it was begun with others",
+                path.display()
+            ));
+            None
+        }))
     }
 
     /// Writes them beside the recipe.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let path = folder.join(NAME);
-        std::fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", path.display()))
+        replace(&path, &serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", path.display()))
     }
 
     /// Sets this process to them; threads and device are as they were started, and a difference is told.
@@ -92,6 +100,20 @@ mod tests {
 
     fn conditions(json: &str) -> Conditions {
         serde_json::from_str(json).expect("what a run writes")
+    }
+
+    #[test]
+    fn a_torn_file_is_none_and_is_written_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = folder.path();
+        assert!(Conditions::read(run).expect("none there").is_none());
+        std::fs::write(run.join(NAME), r#"{"command": "rec"#).expect("writes");
+        assert!(Conditions::read(run).expect("torn").is_none());
+        let now = conditions(r#"{"command": "recast", "precision": "bf16", "threads": 2}"#);
+        now.write(run).expect("writes");
+        let kept = Conditions::read(run).expect("reads").expect("is there");
+        assert_eq!((kept.precision, kept.threads), (now.precision, 2));
+        assert_eq!(std::fs::read_dir(run).expect("reads").count(), 1, "nothing is left beside it");
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
     }
     screen.begin(&trainer);
     trainer.run(&mut screen)?;
-    screen.finish();
+    screen.trained();
 
     let provenance = Provenance {
         teacher: trainer.recipe.teacher.as_ref().map_or_else(String::new, |t| t.path.display().to_string()),

@@ -17,14 +17,25 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Whether a bar may stand on the line where a signal's words begin.
 static BARS: AtomicBool = AtomicBool::new(false);
 
+/// Whether no step is left to stop after.
+static TRAINED: AtomicBool = AtomicBool::new(false);
+
+/// What a first signal is answered with.
+fn words(trained: bool, bars: bool) -> &'static [u8] {
+    let words: &[u8] = match trained {
+        false => b"\nstopping after this step; once more ends at once\n",
+        true => b"\nevery step is done: the model and its report are being written, without timings; once more ends at once\n",
+    };
+    if bars { words } else { &words[1..] }
+}
+
 extern "C" fn on_signal(_: libc::c_int) {
     // A second signal ends the program at once.
     if STOP.swap(true, Ordering::Relaxed) {
         // SAFETY: _exit is async-signal-safe.
         unsafe { libc::_exit(130) }
     }
-    let words: &[u8] = b"\nstopping after this step; once more ends at once\n";
-    let words = if BARS.load(Ordering::Relaxed) { words } else { &words[1..] };
+    let words = words(TRAINED.load(Ordering::Relaxed), BARS.load(Ordering::Relaxed));
     // SAFETY: write is async-signal-safe, and the bytes live as long as the program. Where nobody reads them, it
     // fails, and nothing is lost.
     unsafe { libc::write(2, words.as_ptr().cast(), words.len() as _) };
@@ -116,6 +127,13 @@ impl Screen {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+
+    /// Told when the last stage is over: what is left can be cut short, not stopped and gone on with.
+    pub fn trained(&mut self) {
+        self.finish();
+        BARS.store(false, Ordering::Relaxed);
+        TRAINED.store(true, Ordering::Relaxed);
     }
 
     fn say(&self, line: &str) {
@@ -250,6 +268,14 @@ pub fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_is_answered_by_what_it_does() {
+        let said = |trained, bars| String::from_utf8(words(trained, bars).to_vec()).expect("UTF-8");
+        assert!(said(false, false).starts_with("stopping after this step"));
+        assert!(said(true, false).starts_with("every step is done") && !said(true, false).contains("stopping"));
+        assert!([false, true].iter().all(|&trained| said(trained, true) == format!("\n{}", said(trained, false))));
+    }
 
     #[test]
     fn a_signal_ends_a_run_where_no_step_is_lost() {

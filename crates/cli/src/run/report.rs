@@ -2,6 +2,7 @@
 
 use super::conditions::Conditions;
 use super::summary::{Summary, label};
+use recast_eval::Comparison;
 use recast_eval::metrics::Estimate;
 use recast_eval::report::{
     Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance, Report, Role, Sample, SampleText, Speed,
@@ -50,6 +51,7 @@ pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path, conditions: &C
         plan: plan(trainer),
         curves: recipe.stages.iter().map(|stage| curves(stage, &lines)).collect(),
         perplexity: perplexity(trainer, summary),
+        tasks: compared(summary, folder),
         samples: samples(summary),
         memory: memory(summary),
         speed: speed(summary),
@@ -60,6 +62,17 @@ pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path, conditions: &C
     }
     recast_eval::report::write(folder, &report)?;
     Ok(())
+}
+
+/// The comparisons that `recast eval --report` put into the report that is written anew, where nothing was trained since:
+/// only the model's last files and the page are made again then, and time goes on with every step.
+fn compared(summary: &Summary, folder: &Path) -> Vec<Comparison> {
+    let same = |old: Summary| old.tokens == summary.tokens && (old.seconds - summary.seconds).abs() < 1e-6;
+    if !Summary::read(folder).is_some_and(same) {
+        return Vec::new();
+    }
+    // One that cannot be read has nothing to keep, and is made anew.
+    recast_eval::report::read(&folder.join("report.json")).map(|report| report.tasks).unwrap_or_default()
 }
 
 fn kinds(trainer: &Trainer) -> String {
@@ -213,4 +226,35 @@ fn speed(summary: &Summary) -> Vec<Speed> {
             [teacher, student].into_iter().flatten()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::summary::tests::summary;
+
+    #[test]
+    fn comparisons_stay_where_nothing_was_trained_since() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = folder.path();
+        let now = summary(12.3456789, Vec::new());
+        assert!(compared(&now, run).is_empty(), "a first report");
+        let score = Estimate { value: 0.5, std_error: None };
+        let row = Comparison {
+            task: "piqa".into(),
+            title: "PIQA".into(),
+            metric: recast_eval::metrics::MetricKind::Acc,
+            conditions: String::new(),
+            chance: Some(0.5),
+            teacher: score,
+            student: score,
+            relative: None,
+        };
+        recast_eval::report::write(run, &Report { tasks: vec![row.clone()], ..Report::default() }).expect("writes");
+        now.write(run).expect("writes");
+        assert_eq!(compared(&now, run), [row]);
+        assert!(compared(&summary(13.5, Vec::new()), run).is_empty(), "of another student");
+        std::fs::write(run.join("report.json"), "torn").expect("writes");
+        assert!(compared(&now, run).is_empty());
+    }
 }

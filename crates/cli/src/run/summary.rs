@@ -2,14 +2,16 @@
 
 use super::progress::Screen;
 use super::samples::Written;
+use crate::output;
 use anyhow::Context;
 use recast_eval::table::{Align, Table};
 use recast_infer::speed::decode_speed;
-use recast_train::Trainer;
 use recast_train::trainer::{BEFORE, TEACHER};
 use recast_train::validate::HeldOutLoss;
+use recast_train::{Observer, Trainer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// Its name in a run's folder.
@@ -32,7 +34,7 @@ pub struct Summary {
     pub tokens: u64,
     /// Held-out loss of teacher and student, from stage to stage.
     pub held_out: Vec<(String, HeldOutLoss)>,
-    /// Perplexity of the finished student over the teacher's.
+    /// Perplexity of the finished student over the teacher's, where both are of the same.
     pub ratio: Option<f64>,
     /// Bytes of state, and of KV cache where there is a teacher.
     pub memory: Vec<Memory>,
@@ -88,9 +90,14 @@ impl Summary {
             })
             .collect();
         let mut speeds = Vec::new();
-        if !contexts.is_empty() {
-            crate::output::tell("timing generation");
+        if !contexts.is_empty() && screen.stop() {
+            let model = folder.join("model");
+            output::tell(format_args!("generation is not timed; recast bench decode {} does it", model.display()));
+        } else if !contexts.is_empty() {
+            output::tell("timing generation");
             let student = decode_speed(&trainer.student, contexts, SPEED_STEPS)?;
+            // Asked to stop meanwhile, it leaves the slower half out.
+            let teacher = teacher.filter(|_| !screen.stop());
             let teacher = teacher.map(|t| decode_speed(t, contexts, SPEED_STEPS)).transpose()?;
             for (i, at) in student.iter().enumerate() {
                 speeds.push(Speed {
@@ -101,8 +108,7 @@ impl Summary {
             }
         }
         let held_out = trainer.position.held_out.clone();
-        let find = |name: &str| held_out.iter().find(|(n, _)| n == name).map(|(_, l)| l.perplexity());
-        let ratio = find(TEACHER).zip(held_out.last()).map(|(t, (_, l))| l.perplexity() / t);
+        let ratio = ratio(&held_out);
         Ok(Self {
             name: trainer.recipe.name.clone(),
             folder: folder.to_owned(),
@@ -119,7 +125,7 @@ impl Summary {
     /// Keeps it in the run's folder.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let place = folder.join(FILE);
-        std::fs::write(&place, serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", place.display()))
+        output::replace(&place, &serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", place.display()))
     }
 
     /// What was kept in the run's folder, if anything readable was.
@@ -129,7 +135,12 @@ impl Summary {
     }
 
     /// For the terminal.
-    pub fn print(&self) {
+    pub fn print(&self) -> anyhow::Result<()> {
+        output::print(self.text().trim_end_matches('\n'))
+    }
+
+    fn text(&self) -> String {
+        let mut out = String::new();
         // What the columns before leave of the terminal's width.
         let room =
             console::Term::stdout().size_checked().map_or(60, |(_, columns)| (columns as usize).saturating_sub(63).max(12));
@@ -145,12 +156,12 @@ impl Summary {
             let sample = sample.map_or_else(String::new, |(_, text)| shorten(text, room));
             table.row([label(name), format!("{:.3}", loss.perplexity()), kl, sample]);
         }
-        println!("{}", table.plain());
+        let _ = writeln!(out, "{}", table.plain());
         for (name, loss) in self.held_out.iter().filter(|(_, loss)| loss.bound.is_some()) {
-            println!("{}{}", label(name), loss.bound_text());
+            let _ = writeln!(out, "{}{}", label(name), loss.bound_text());
         }
         if let Some((prompt, _)) = self.samples.first().and_then(|w| w.texts.first()) {
-            println!("each continues: {}\n", shorten(prompt, 100));
+            let _ = writeln!(out, "each continues: {}\n", shorten(prompt, 100));
         }
         let mut table = Table::new(&[
             ("context", Align::Right),
@@ -173,18 +184,29 @@ impl Summary {
                 text(speed.and_then(|s| s.teacher).map(|t| format!("{t:.0}"))),
             ]);
         }
-        println!("{}", table.plain());
+        let _ = writeln!(out, "{}", table.plain());
         if let Some(ratio) = self.ratio {
-            println!(
+            let _ = writeln!(
+                out,
                 "{} tokens in {}; the student's perplexity is {:.3} times the teacher's",
                 self.tokens,
                 super::progress::duration(self.seconds),
                 ratio
             );
         }
-        println!("model   {}", self.folder.join("model").display());
-        println!("report  {}", self.folder.join("report.html").display());
+        let _ = writeln!(out, "model   {}", self.folder.join("model").display());
+        let _ = writeln!(out, "report  {}", self.folder.join("report.html").display());
+        out
     }
+}
+
+/// Perplexity of the finished student over the teacher's: none where one is the next token's and the other that of a
+/// bound, as of a diffusion model whose logits do not speak of the next token.
+fn ratio(held_out: &[(String, HeldOutLoss)]) -> Option<f64> {
+    let (_, teacher) = held_out.iter().find(|(name, _)| name == TEACHER)?;
+    let (_, student) = held_out.last()?;
+    let of_bound = |loss: &HeldOutLoss| loss.bound.is_some_and(|bound| bound.alone);
+    (of_bound(teacher) == of_bound(student)).then(|| student.perplexity() / teacher.perplexity())
 }
 
 /// One line of at most so many characters.
@@ -196,4 +218,44 @@ fn shorten(text: &str, most: usize) -> String {
 /// Bytes as the report shows them.
 pub fn bytes(count: usize) -> String {
     recast_eval::report::bytes(count as f64)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use recast_train::validate::Bound;
+
+    /// A run of so many seconds with these losses.
+    pub fn summary(seconds: f64, held_out: Vec<(String, HeldOutLoss)>) -> Summary {
+        Summary {
+            name: "small".into(),
+            folder: "runs/small".into(),
+            seconds,
+            tokens: 512,
+            ratio: ratio(&held_out),
+            held_out,
+            memory: Vec::new(),
+            speed: Vec::new(),
+            samples: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_perplexity_is_set_against_one_of_its_kind() {
+        let of = |loss, alone: Option<bool>| {
+            let bound = alone.map(|alone| Bound { loss: 1.25, alone, ..Bound::default() });
+            HeldOutLoss { loss, bound, ..HeldOutLoss::default() }
+        };
+        let told = |teacher, student| summary(1.0, vec![(TEACHER.into(), teacher), ("denoise".into(), student)]);
+        let close = |found: Option<f64>| found.is_some_and(|ratio| (ratio - 0.25f64.exp()).abs() < 1e-9);
+        for (teacher, student) in [(None, None), (None, Some(false)), (Some(true), Some(true))] {
+            let summary = told(of(1.0, teacher), of(1.25, student));
+            assert!(close(summary.ratio) && summary.text().contains("1.284 times the teacher's"), "{}", summary.text());
+        }
+        // The bound of one that says no next token, beside a teacher's next token.
+        let summary = told(of(1.0, None), of(1.25, Some(true)));
+        assert_eq!(summary.ratio, None);
+        assert!(summary.text().contains("diffusion bound 1.25") && !summary.text().contains("times"), "{}", summary.text());
+        assert_eq!(self::summary(1.0, vec![("denoise".into(), of(1.0, None))]).ratio, None);
+    }
 }

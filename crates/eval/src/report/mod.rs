@@ -28,6 +28,7 @@ pub use number::bytes;
 pub use page::render;
 
 use crate::error::{EvalError, Result};
+use crate::results::Comparison;
 
 /// Writes `report.html` and `report.json` into a folder, each beside its place and renamed into
 /// it.
@@ -52,6 +53,18 @@ pub fn write(folder: &Path, report: &Report) -> Result<()> {
         write().map_err(EvalError::io("cannot write", &path))?;
     }
     Ok(())
+}
+
+/// Puts comparisons into the report of a run, in place of those of the same tasks, and leaves the rest of it as it is
+/// now: whoever evaluates for hours is not the only one who writes there.
+///
+/// # Errors
+/// The report cannot be read or written.
+pub fn add(folder: &Path, rows: &[Comparison]) -> Result<()> {
+    let mut report = read(&folder.join("report.json"))?;
+    report.tasks.retain(|old| rows.iter().all(|new| new.task != old.task));
+    report.tasks.extend(rows.iter().cloned());
+    write(folder, &report)
 }
 
 /// Reads a `report.json`.

@@ -177,3 +177,20 @@ fn headline_numbers_are_those_of_the_tables() {
         assert!(page.contains(shown), "{shown}");
     }
 }
+
+#[test]
+fn comparisons_are_added_to_what_stands_there_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("report.json");
+    let [old, new] = [full("old", 2.0), full("new", 3.0)];
+    write(folder.path(), &old).unwrap();
+    add(folder.path(), &new.tasks).unwrap();
+    let both = read(&place).unwrap();
+    assert_eq!(both, Report { tasks: [&old.tasks[..], &new.tasks].concat(), ..old.clone() });
+    // What somebody else wrote meanwhile stays; a task that was there is replaced.
+    write(folder.path(), &Report { title: "changed".into(), ..both }).unwrap();
+    let again = Comparison { chance: None, ..new.tasks[0].clone() };
+    add(folder.path(), std::slice::from_ref(&again)).unwrap();
+    let found = read(&place).unwrap();
+    assert_eq!((found.title.as_str(), found.tasks), ("changed", vec![old.tasks[0].clone(), again]));
+}

@@ -149,7 +149,7 @@ const FIXTURES: &[Fixture] = &[
         r#"{"id":"1","context":"C.","question":"Q?","answers":["A","B"]}
 {"id":"2","context":"D","question":"R","answers":["E"]}"#,
         "",
-        [&["C.\n\nQuestion: Q?\nAnswer:⇒A|B"], &["D\n\nQuestion: R\nAnswer:⇒E"]],
+        [&["Context: C.\n\nQuestion: Q?\n\nAnswer:⇒A|B"], &["Context: D\n\nQuestion: R\n\nAnswer:⇒E"]],
     ),
 ];
 

@@ -42,8 +42,8 @@ pub struct Prompted {
 }
 
 impl Prompted {
-    /// Hash of every text the model sees for this item.
-    pub(crate) fn hash(&self, settings: &[u64]) -> String {
+    /// Hash of every text the model sees for this item, and of what else its answer depends on.
+    pub(crate) fn hash(&self, settings: &[u64], until: &[String]) -> String {
         let mut hash = Sha256::new();
         let mut add = |bytes: &[u8]| {
             hash.update((bytes.len() as u64).to_le_bytes());
@@ -61,6 +61,9 @@ impl Prompted {
         }
         for setting in settings {
             add(&setting.to_le_bytes());
+        }
+        for stop in until {
+            add(stop.as_bytes());
         }
         hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }

@@ -76,7 +76,7 @@ pub fn read(sequence: &mut Sequence, model: &Model, chunk: usize, kept: &mut Pre
         let until = row.reads_to();
         let seen = if shift { until.saturating_sub(1) } else { until + 1 };
         let seen = seen.min(row.tokens().len());
-        let found = if sequence.shares { kept.find(&row.tokens()[..seen]) } else { None };
+        let found = if sequence.shares { kept.find(sequence.request.owner, &row.tokens()[..seen]) } else { None };
         sequence.reused = Some(found.as_ref().map_or(0, |found| found.tokens));
         if let Some(found) = found {
             row.resume(Carried { state: found.state, last: None }, found.tokens);
@@ -90,7 +90,7 @@ pub fn read(sequence: &mut Sequence, model: &Model, chunk: usize, kept: &mut Pre
         }
     };
     if sequence.shares && count > 0 {
-        keep(row, kept);
+        keep(sequence.request.owner, row, kept);
     }
     // What is not read into the state is part of the first block.
     sequence.read = if row.is_reading() { row.held().1.min(sequence.given.saturating_sub(1)) } else { sequence.given };
@@ -98,10 +98,10 @@ pub fn read(sequence: &mut Sequence, model: &Model, chunk: usize, kept: &mut Pre
 }
 
 /// Keeps what the row's state has read.
-pub fn keep(row: &Row<Carried>, kept: &mut PrefixCache) {
+pub fn keep(owner: u64, row: &Row<Carried>, kept: &mut PrefixCache) {
     let (carried, read) = row.held();
     if kept.is_on() && read > 0 {
-        kept.keep(&row.tokens()[..read], &carried.state, None);
+        kept.keep(owner, &row.tokens()[..read], &carried.state, None);
     }
 }
 

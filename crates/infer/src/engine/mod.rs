@@ -138,14 +138,29 @@ impl Engine {
     /// # Errors
     /// When the request is wrong, can never fit, or is one too many.
     pub fn submit(&self, request: Request, listener: Listener) -> Result<Handle, Refused> {
-        let result = self.admit(request, listener);
+        let mut handles = self.submit_all(vec![(request, listener)])?;
+        Ok(handles.pop().expect("one request gives one handle"))
+    }
+
+    /// Hands requests in that belong together: all are taken, or none.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`], of the first that is refused; and when there is no room for all of them.
+    pub fn submit_all(&self, requests: Vec<(Request, Listener)>) -> Result<Vec<Handle>, Refused> {
+        let count = requests.len();
+        let result = requests
+            .into_iter()
+            .map(|(request, listener)| self.prepare(request, listener))
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|sequences| self.admit(sequences));
         if result.is_err() {
-            self.shared.desk().stats.refused += 1;
+            self.shared.desk().stats.refused += count as u64;
         }
         result
     }
 
-    fn admit(&self, request: Request, listener: Listener) -> Result<Handle, Refused> {
+    /// A request that could run, with its handle.
+    fn prepare(&self, request: Request, listener: Listener) -> Result<(Sequence, Handle), Refused> {
         let Shared { model, tokenizer, limits, .. } = &*self.shared;
         request.sampling.check().map_err(|e| Refused::Invalid(e.to_string()))?;
         model.check_tokens(&request.prompt).map_err(|e| Refused::Invalid(e.to_string()))?;
@@ -162,20 +177,27 @@ impl Engine {
         let form = request.constraint.as_ref().map(|c| self.form(c)).transpose()?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let sequence = Sequence::new(model, tokenizer, request, form, row, listener, cancelled.clone(), needed);
+        Ok((sequence, Handle { cancelled }))
+    }
+
+    /// Lets them wait, if there is room for all.
+    fn admit(&self, prepared: Vec<(Sequence, Handle)>) -> Result<Vec<Handle>, Refused> {
+        let limits = &self.shared.limits;
+        let (sequences, handles): (Vec<Sequence>, Vec<Handle>) = prepared.into_iter().unzip();
         let mut desk = self.shared.desk();
         if desk.draining {
             return Err(Refused::Stopping);
         }
-        // One that finds a free slot does not wait.
+        // Those that find free slots do not wait.
         let free = limits.slots.saturating_sub(desk.stats.running);
         let waiting = desk.waiting.len();
-        if waiting >= limits.queue + free {
+        if waiting.saturating_add(sequences.len()) > limits.queue.saturating_add(free) {
             return Err(Refused::QueueFull { waiting, retry_seconds: 1 + waiting as u64 / limits.slots as u64 });
         }
-        desk.waiting.push_back(sequence);
+        desk.waiting.extend(sequences);
         drop(desk);
         self.shared.wake.notify_one();
-        Ok(Handle { cancelled })
+        Ok(handles)
     }
 
     fn form(&self, constraint: &Constraint) -> Result<Form, Refused> {

@@ -41,6 +41,9 @@ pub struct Request {
     pub keep_state: bool,
     /// When to give up, whatever is done by then ([`Finish::Cancelled`]).
     pub deadline: Option<Instant>,
+    /// Whose it is. States of prompts read before are found by requests of one owner alone: what was reused, which a
+    /// [`Summary`] tells, would tell others what somebody has asked.
+    pub owner: u64,
 }
 
 /// A token with its log-probability (nats) under the model.

@@ -89,8 +89,9 @@ impl Sequence {
             given: tokens.len(),
             reused: None,
             shares,
+            // The answer goes on from what stands there: the blank before its first word is its own.
+            decoder: tokenizer.decode_stream_after(&tokens, true),
             tokens,
-            decoder: tokenizer.decode_stream(true),
             filter: StopFilter::new(&request.stop),
             scored: Vec::new(),
             ended: None,
@@ -152,7 +153,7 @@ impl Sequence {
             return super::denoised::read(self, model, chunk, kept);
         }
         if self.reused.is_none() {
-            let found = if self.shares { kept.find(&self.tokens) } else { None };
+            let found = if self.shares { kept.find(self.request.owner, &self.tokens) } else { None };
             self.reused = Some(found.as_ref().map_or(0, |found| found.tokens));
             if let Some(found) = found {
                 (self.read, self.state) = (found.tokens, found.state);
@@ -194,7 +195,7 @@ impl Sequence {
         let share = self.shares && kept.is_on();
         if until < self.given {
             if share {
-                kept.keep(&self.tokens[..until], &self.state, None);
+                kept.keep(self.request.owner, &self.tokens[..until], &self.state, None);
             }
             return Ok(());
         }
@@ -210,7 +211,7 @@ impl Sequence {
         // Who waits for the first token gets it before what it came from is kept.
         self.begin(&logits);
         if share {
-            kept.keep(&self.tokens[..self.given], &self.state, Some(&logits));
+            kept.keep(self.request.owner, &self.tokens[..self.given], &self.state, Some(&logits));
         }
         Ok(())
     }
@@ -373,12 +374,12 @@ impl Sequence {
     pub fn leave(&self, kept: &mut PrefixCache) {
         if let Some(row) = &self.row {
             if self.shares && !matches!(self.ended, Some(None)) {
-                super::denoised::keep(row, kept);
+                super::denoised::keep(self.request.owner, row, kept);
             }
             return;
         }
         if self.shares && kept.is_on() && self.read > self.given && !matches!(self.ended, Some(None)) {
-            kept.keep(&self.tokens[..self.read], &self.state, None);
+            kept.keep(self.request.owner, &self.tokens[..self.read], &self.state, None);
         }
     }
 

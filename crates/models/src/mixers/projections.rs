@@ -90,7 +90,18 @@ impl Projections {
         let first = positions.first().copied().unwrap_or(0);
         let alike = positions.iter().all(|&p| p == first);
         let length = positions.iter().max().copied().unwrap_or(0) + tokens;
-        if !alike && documents.is_none() && self.layer.rope.depends_on_length(length) {
+        if self.layer.rope.depends_on_length(length)
+            && let Some(documents) = documents
+        {
+            // Each by a table of its own length, as if it stood alone.
+            let row = |row: usize| {
+                let piece =
+                    |(start, count): (usize, usize)| self.rotate(x.clone().narrow(0, row, 1).narrow(1, start, count), &[], None);
+                Tensor::cat(documents.pieces(row).into_iter().map(piece).collect(), 1)
+            };
+            return Tensor::cat((0..x.dims()[0]).map(row).collect(), 0);
+        }
+        if !alike && self.layer.rope.depends_on_length(length) {
             // Each by a table of its own length: no row knows how long the others are.
             let rows = positions.iter().enumerate();
             return Tensor::cat(rows.map(|(row, &p)| self.rotate(x.clone().narrow(0, row, 1), &[p], None)).collect(), 0);
@@ -119,5 +130,40 @@ impl Projections {
     pub fn output(&self, y: Tensor<4>) -> Tensor<3> {
         let [b, t, h, n] = y.dims();
         self.o.forward(y.reshape([b, t, h * n]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Model;
+    use crate::param::values;
+    use crate::source::{FromParams, Missing};
+    use crate::state::Documents;
+    use burn::tensor::Device;
+    use serde_json::json;
+
+    /// Where the table depends on a sequence's length, a document packed among others has that of its own.
+    #[test]
+    fn packed_documents_are_rotated_as_separate_ones() {
+        let config = json!({
+            "model_type": "llama", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "rope_theta": 100.0,
+            "max_position_embeddings": 4, "rope_scaling": { "rope_type": "dynamic", "factor": 4.0 },
+        });
+        let config = crate::families::parse(&config).expect("config");
+        let model =
+            Model::build(config, &FromParams::default(), Missing::Initialise { seed: 1 }, &Device::flex()).expect("model");
+        // Queries and keys large enough for positions to matter.
+        for (_, param) in model.parameters().iter().filter(|(name, _)| name.contains("q_proj") || name.contains("k_proj")) {
+            param.update(&mut |x| x.iter_mut().for_each(|x| *x *= 50.0));
+        }
+        let tokens: Vec<u32> = (0..20).map(|i| i * 7 % 16).collect();
+        let documents = Documents::new(1, 20, (0..20).map(|t| t == 12 || t == 15).collect());
+        let packed = values(model.hidden(&tokens, 1, None, Some(&documents)).expect("forward"));
+        for (start, end) in [(0, 12), (12, 15), (15, 20)] {
+            let alone = values(model.hidden(&tokens[start..end], 1, None, None).expect("forward"));
+            let worst = packed[start * 8..end * 8].iter().zip(&alone).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "tokens {start} to {end} differ by {worst}");
+        }
     }
 }

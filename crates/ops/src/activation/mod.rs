@@ -2,10 +2,12 @@
 //! corrections and gates. To add one: a [`Function`], its two lines in `flex.rs`, its definition in
 //! `reference.rs`; `tests/elementwise.rs` holds it.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub mod reference;
 
-use crate::glue::{on_cpu, operator};
+use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
@@ -18,7 +20,7 @@ pub enum Function {
     Sigmoid,
 }
 
-operator!(ActivationBackend, Function, activation_forward, activation_backward, flex, 1, [x]);
+operator!(ActivationBackend, Function, activation_forward, activation_backward, flex, 1, [x], cube);
 
 /// `tanh(x)`, elementwise, of any shape. Saves nothing beside its output.
 pub fn tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -31,8 +33,5 @@ pub fn sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 fn apply<const D: usize>(function: Function, x: Tensor<D>) -> Tensor<D> {
-    if !on_cpu(&x) {
-        return reference::apply(function, x);
-    }
     Tensor::from_dispatch(Dispatch::activation_forward(function, x.into_dispatch()).0)
 }

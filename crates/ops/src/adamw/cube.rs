@@ -1,7 +1,7 @@
 //! GPU: one unit an element; parameter and moments change where they lie.
 
 use super::Constants;
-use crate::cube::{CubeTensor, contiguous, elementwise};
+use crate::cube::{CubeTensor, contiguous, elementwise, totalled};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use cubecl::prelude::Tensor;
@@ -21,6 +21,8 @@ pub trait AdamWBackend: Backend {
         m: FloatTensor<Self>,
         v: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// `sum`, `[1]`, and the squares of `x` added to it.
+    fn add_squares(sum: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl AdamWBackend for burn_cubecl::CubeBackend {
@@ -58,6 +60,15 @@ impl AdamWBackend for burn_cubecl::CubeBackend {
         );
         (parameter, m, v)
     }
+
+    fn add_squares(sum: CubeTensor, x: CubeTensor) -> CubeTensor {
+        totalled(x, true, Some(sum))
+    }
+}
+
+/// `sum`, `[1]`, and the squares of `x` added to it: what a norm of many gradients needs, read once.
+pub fn with_squares(sum: Flat, x: Flat) -> Flat {
+    Flat::from_dispatch(Dispatch::add_squares(sum.into_dispatch(), x.into_dispatch()))
 }
 
 pub fn step(c: &Constants, parameter: Flat, gradient: Flat, m: &mut Flat, v: &mut Flat) -> Flat {

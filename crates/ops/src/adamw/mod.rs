@@ -144,13 +144,13 @@ simd! {
 }
 
 /// Euclidean norm of all gradients together. On the CPU summed in f64 over fixed chunks in order, so
-/// that it does not depend on the number of threads; on a GPU in f32 within each gradient.
+/// that it does not depend on the number of threads; on a GPU in f32.
 pub fn global_norm(mut gradients: Vec<&mut Tensor<1>>) -> f32 {
     #[cfg(feature = "cube")]
     if gradients.first().is_some_and(|g| !crate::glue::on_cpu(g)) {
-        let squares = gradients.iter().map(|g| ((**g).clone() * (**g).clone()).sum()).collect();
-        let squares = Tensor::cat(squares, 0).into_data().try_into_vec::<f32>().expect("gradients are f32");
-        return squares.into_iter().map(f64::from).sum::<f64>().sqrt() as f32;
+        let zero = Tensor::zeros([1], &gradients[0].device());
+        let squares = gradients.iter().fold(zero, |sum, gradient| cube::with_squares(sum, (**gradient).clone()));
+        return squares.into_scalar::<f32>().sqrt();
     }
     // Out of their tensors and back, without a copy.
     let device = Device::flex();

@@ -4,7 +4,7 @@
 //! share a key head stand behind one another as rows of one product, so that keys are not repeated.
 
 use super::{Mask, Options};
-use crate::cube::{CubeTensor, Gpu, UNITS, contiguous, cubes, largest, nothing, reshaped, sum, upload_indices};
+use crate::cube::{CubeTensor, Gpu, UNITS, contiguous, cubes, largest, no_indices, nothing, reshaped, sum, upload_indices};
 use crate::linear::cube::product;
 use burn::backend::ops::FloatTensorOps;
 use cubecl::prelude::*;
@@ -55,6 +55,8 @@ fn transposed(x: CubeTensor) -> CubeTensor {
 
 /// `softmax(scale q k^T)` over visible keys, `[B, G, H / G * T, S]`; `q` and `k` are `[B, G, .., N]`.
 fn probabilities(options: &Options, sizes: Sizes, q: CubeTensor, k: CubeTensor) -> CubeTensor {
+    let (rows, keys) = (sizes.rows(), sizes.keys);
+    assert!(rows.saturating_mul(keys) <= u32::MAX as usize, "{rows} queries of {keys} keys: take fewer sequences at a time");
     let scores = product(q, transposed(k));
     let visible = &options.visible;
     let (kind, width) = match visible.mask {
@@ -65,7 +67,7 @@ fn probabilities(options: &Options, sizes: Sizes, q: CubeTensor, k: CubeTensor) 
     };
     let list = |list: &Option<std::sync::Arc<[u32]>>| match list {
         Some(list) => upload_indices(&scores, list),
-        None => upload_indices(&scores, &[0]),
+        None => no_indices(&scores),
     };
     masked_softmax::launch(
         &scores.client.clone(),
@@ -176,8 +178,15 @@ fn masked_softmax(
         if to > keys {
             to = keys;
         }
+        // Every loop gives a unit the same keys: outside CUDA, units see each other's writes to shared memory
+        // alone.
+        let step = UNITS as usize;
+        let mut begin = from / step * step + UNIT_POS as usize;
+        if begin < from {
+            begin += step;
+        }
         let mut most = f32::min_value();
-        let mut i = from + UNIT_POS as usize;
+        let mut i = begin;
         while i < to {
             let value = scores[place + i] * scale;
             if value > most {
@@ -187,7 +196,7 @@ fn masked_softmax(
         }
         let most = largest(most, &mut shared);
         let mut total = 0.0f32;
-        let mut i = from + UNIT_POS as usize;
+        let mut i = begin;
         while i < to {
             let p = (scores[place + i] * scale - most).exp();
             scores[place + i] = p;

@@ -7,7 +7,7 @@ use crate::delta_rule::layer::Options;
 type Tensors = [CubeTensor; 5];
 
 fn named([q, logw, k, v, state]: Tensors) -> Inputs {
-    Inputs { r: q, logw, k, v, ab: None, state }
+    Inputs { r: q, logw, k, v, ab: None, state, gate: None }
 }
 
 pub fn forward(options: &Options, inputs: Tensors) -> (CubeTensor, CubeTensor) {
@@ -22,6 +22,6 @@ pub fn backward(
     saved: CubeTensor,
     gradient: CubeTensor,
 ) -> [Option<CubeTensor>; 5] {
-    let of = gradients(options, named(inputs), saved, gradient);
+    let of = gradients(options, named(inputs), saved, gradient, [&[0]; 3]).apart();
     [Some(of.r), Some(of.logw), Some(of.k), Some(of.v), Some(of.state)]
 }

@@ -2,19 +2,60 @@
 
 use super::kept::Options;
 use super::{Layout, Precision, precision};
-use crate::cube::{CubeTensor, Gpu, contiguous, nothing, reshaped};
+use crate::cube::{CubeTensor, Gpu, contiguous, nothing, reshaped, room, sum_rows};
+use burn::backend::Backend;
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::FloatDType;
+use burn::tensor::{DType, FloatDType};
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 
-/// `left [.., m, k] right [.., k, n]`, at the process's precision.
+/// Rounded to bf16 where the process computes so and the device can: once, for what is multiplied with often.
+pub fn rounded(x: CubeTensor) -> CubeTensor {
+    if x.dtype == DType::F32 && precision() == Precision::Bf16 && Gpu::supports_dtype(&x.device, DType::BF16) {
+        Gpu::float_cast(x, FloatDType::BF16)
+    } else {
+        x
+    }
+}
+
+/// `left [.., m, k] right [.., k, n]`, at the process's precision; sums and results are f32.
 pub fn product(left: CubeTensor, right: CubeTensor) -> CubeTensor {
-    contiguous(match precision() {
-        Precision::F32 => Gpu::float_matmul(left, right),
-        Precision::Bf16 => {
-            let [left, right] = [left, right].map(|x| Gpu::float_cast(x, FloatDType::BF16));
-            Gpu::float_cast(Gpu::float_matmul(left, right), FloatDType::F32)
-        }
-    })
+    let (left, right) = (rounded(left), rounded(right));
+    let (last, rank) = (right.meta.shape()[right.meta.shape().len() - 1], left.meta.shape().len());
+    let mut shape = left.meta.shape().to_vec();
+    shape[rank - 1] = last;
+    // An output of our own is contiguous and f32: neither a copy nor a cast follows.
+    let out = room(&left, &shape);
+    if shape.contains(&0) {
+        return out;
+    }
+    match matmul(left.clone(), right.clone(), Some(out), MatmulStrategy::default(), DType::F32) {
+        Ok(out) => out,
+        // Operands and output of different types are not for every kernel.
+        Err(_) => contiguous(Gpu::float_cast(Gpu::float_matmul(left, right), FloatDType::F32)),
+    }
+}
+
+/// Rows, at least, that one of the products has which [`sum_of_products`] divides into.
+const ROWS: usize = 256;
+/// Tiles that keep a large card busy, and how wide one is.
+const TILES: usize = 512;
+const TILE: usize = 128;
+
+/// `left^T right` of `[rows, m]` and `[rows, n]`: the gradient of a weight. Many rows and a small result leave
+/// most of a card idle, so that rows are divided into products of their own, which are added up.
+fn sum_of_products(left: CubeTensor, right: CubeTensor) -> CubeTensor {
+    let (rows, m, n) = (left.meta.shape()[0], left.meta.shape()[1], right.meta.shape()[1]);
+    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+    let mut parts = 1;
+    while rows.is_multiple_of(2 * parts) && rows / (2 * parts) >= ROWS && 2 * parts * tiles <= TILES {
+        parts *= 2;
+    }
+    if parts == 1 {
+        return product(transposed(left), right);
+    }
+    let [left, right] = [(left, m), (right, n)].map(|(x, width)| reshaped(contiguous(x), &[parts, rows / parts, width]));
+    let sums = product(Gpu::float_swap_dims(left, 1, 2), right);
+    sum_rows(reshaped(sums, &[parts, m * n]), &[m, n])
 }
 
 /// `[m, n]` read as `[n, m]`.
@@ -54,8 +95,8 @@ pub fn backward(
         reshaped(product(dy.clone(), matrix), &shape)
     });
     let dw = needs[1].then(|| match layout {
-        Layout::OutIn => product(transposed(dy), x),
-        Layout::InOut => product(transposed(x), dy),
+        Layout::OutIn => sum_of_products(dy, x),
+        Layout::InOut => sum_of_products(x, dy),
     });
     [dx, dw]
 }

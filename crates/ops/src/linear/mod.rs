@@ -40,9 +40,16 @@ pub fn precision() -> Precision {
 }
 
 /// What products with weights on this device are computed at: f32 where bf16 was asked for of a processor
-/// without instructions for it.
+/// without instructions for it, or of a GPU that does not know the type.
 pub fn precision_on(device: &Device) -> Precision {
-    if *device == Device::flex() { on_processor() } else { precision() }
+    let device = device.clone().inner();
+    if device == Device::flex() {
+        on_processor()
+    } else if precision() == Precision::Bf16 && device.supports_dtype(burn::tensor::FloatDType::BF16) {
+        Precision::Bf16
+    } else {
+        Precision::F32
+    }
 }
 
 /// What products of many rows are computed at on the processor.

@@ -1,9 +1,11 @@
-//! GPU: one cube a row; the weight's gradient as partial sums over blocks of rows.
+//! GPU: a few lanes a row; the weight's gradient as partial sums over blocks of rows.
 
 use super::Options;
-use crate::cube::{CubeTensor, UNITS, cubes, nothing, room, sum, sum_rows};
+use crate::cube::{CubeTensor, UNITS, by_lanes, cubes, lanes, nothing, room, sum_lanes, sum_rows};
 use cubecl::prelude::*;
 
+/// Units of a row: more of them would wait for each other oftener than they compute.
+const LANES: usize = 64;
 /// Rows whose contributions to the weight's gradient one unit adds up.
 const BLOCK: usize = 64;
 
@@ -12,10 +14,12 @@ pub fn forward(options: &Options, [x, weight]: [CubeTensor; 2]) -> (CubeTensor, 
     let rows = x.meta.num_elements() / width;
     let (y, inverse) = (room(&x, x.meta.shape()), room(&x, &[rows.max(1)]));
     let client = x.client.clone();
+    let lanes = lanes(width).min(LANES);
+    let (count, dim) = by_lanes(rows, lanes);
     rms_norm::launch(
         &client,
-        cubes(rows),
-        CubeDim::new_1d(UNITS),
+        count,
+        dim,
         x.into_tensor_arg(),
         weight.into_tensor_arg(),
         y.clone().into_tensor_arg(),
@@ -23,6 +27,7 @@ pub fn forward(options: &Options, [x, weight]: [CubeTensor; 2]) -> (CubeTensor, 
         options.epsilon,
         rows as u32,
         width as u32,
+        lanes,
     );
     (y, inverse)
 }
@@ -40,10 +45,12 @@ pub fn backward(
     let client = x.client.clone();
     let dx = needs[0].then(|| {
         let dx = room(&x, x.meta.shape());
+        let lanes = lanes(width).min(LANES);
+        let (count, dim) = by_lanes(rows, lanes);
         rms_norm_backward::launch(
             &client,
-            cubes(rows),
-            CubeDim::new_1d(UNITS),
+            count,
+            dim,
             x.clone().into_tensor_arg(),
             weight.clone().into_tensor_arg(),
             inverse.clone().into_tensor_arg(),
@@ -51,6 +58,7 @@ pub fn backward(
             dx.clone().into_tensor_arg(),
             rows as u32,
             width as u32,
+            lanes,
         );
         dx
     });
@@ -87,28 +95,31 @@ fn rms_norm(
     epsilon: f32,
     rows: u32,
     width: u32,
+    #[comptime] lanes: usize,
 ) {
     let mut shared = Shared::new_slice(UNITS as usize);
-    let row = CUBE_POS;
-    if row < rows as usize {
-        let (width, start) = (width as usize, row * width as usize);
-        let mut squares = 0.0f32;
-        let mut i = UNIT_POS as usize;
-        while i < width {
-            let value = x[start + i];
-            squares += value * value;
-            i += UNITS as usize;
-        }
-        let total = sum(squares, &mut shared);
-        let r = 1.0 / (total / f32::cast_from(width as u32) + epsilon).sqrt();
-        let mut i = UNIT_POS as usize;
-        while i < width {
-            y[start + i] = x[start + i] * r * weight[i];
-            i += UNITS as usize;
-        }
-        if UNIT_POS == 0 {
-            inverse[row] = r;
-        }
+    let (row, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
+    let start = row * width as usize;
+    let mut end = width as usize;
+    if row >= rows as usize {
+        end = 0;
+    }
+    let mut squares = 0.0f32;
+    let mut i = lane;
+    while i < end {
+        let value = x[start + i];
+        squares += value * value;
+        i += lanes;
+    }
+    let total = sum_lanes(squares, &mut shared, lanes);
+    let r = 1.0 / (total / f32::cast_from(width) + epsilon).sqrt();
+    let mut i = lane;
+    while i < end {
+        y[start + i] = x[start + i] * r * weight[i];
+        i += lanes;
+    }
+    if lane == 0 && row < rows as usize {
+        inverse[row] = r;
     }
 }
 
@@ -122,24 +133,29 @@ fn rms_norm_backward(
     dx: &mut Tensor<f32>,
     rows: u32,
     width: u32,
+    #[comptime] lanes: usize,
 ) {
     let mut shared = Shared::new_slice(UNITS as usize);
-    let row = CUBE_POS;
-    if row < rows as usize {
-        let (width, start) = (width as usize, row * width as usize);
-        let r = inverse[row];
-        let mut along = 0.0f32;
-        let mut i = UNIT_POS as usize;
-        while i < width {
-            along += weight[i] * dy[start + i] * x[start + i];
-            i += UNITS as usize;
-        }
-        let along = sum(along, &mut shared) * r * r / f32::cast_from(width as u32);
-        let mut i = UNIT_POS as usize;
-        while i < width {
-            dx[start + i] = r * (weight[i] * dy[start + i] - x[start + i] * along);
-            i += UNITS as usize;
-        }
+    let (row, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
+    let start = row * width as usize;
+    let mut end = width as usize;
+    let mut r = 0.0f32;
+    if row >= rows as usize {
+        end = 0;
+    } else {
+        r = inverse[row];
+    }
+    let mut along = 0.0f32;
+    let mut i = lane;
+    while i < end {
+        along += weight[i] * dy[start + i] * x[start + i];
+        i += lanes;
+    }
+    let along = sum_lanes(along, &mut shared, lanes) * r * r / f32::cast_from(width);
+    let mut i = lane;
+    while i < end {
+        dx[start + i] = r * (weight[i] * dy[start + i] - x[start + i] * along);
+        i += lanes;
     }
 }
 

@@ -22,6 +22,9 @@ pub struct RopeTable {
     pub half: usize,
     /// Number of positions the table covers.
     pub positions: usize,
+    /// Cosines and sines on a GPU, from the first call there on.
+    #[cfg(feature = "cube")]
+    on_device: Arc<std::sync::Mutex<Option<[crate::cube::CubeTensor; 2]>>>,
 }
 
 impl RopeTable {
@@ -37,6 +40,8 @@ impl RopeTable {
             sin: angles().map(|angle| (scale * angle.sin()) as f32).collect(),
             half: inverse_frequencies.len(),
             positions,
+            #[cfg(feature = "cube")]
+            on_device: Arc::default(),
         }
     }
 }

@@ -2,10 +2,12 @@
 //! both arrays each way, where tensor operations take eight.
 //! To change it, change `reference.rs` first; `tests/elementwise.rs` holds the fast path to it.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub mod reference;
 
-use crate::glue::{on_cpu, operator};
+use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ pub struct Options {
     weights: Option<Arc<[f32]>>,
 }
 
-operator!(RowDistanceBackend, Options, row_distance_forward, row_distance_backward, flex, 2, [given, wanted]);
+operator!(RowDistanceBackend, Options, row_distance_forward, row_distance_backward, flex, 2, [given, wanted], cube);
 
 /// `scale * sum_i weights[i] * |given[i] - wanted[i]|`, a row each of the innermost dimension
 /// (RADLADS, arXiv 2505.03005, section 4.2: not squared).
@@ -37,9 +39,6 @@ pub fn row_distance<const D: usize>(given: Tensor<D>, wanted: Tensor<D>, weights
     let rows: usize = shape[..D - 1].iter().product();
     if let Some(weights) = &weights {
         assert_eq!(weights.len(), rows, "row_distance: one weight a row");
-    }
-    if !on_cpu(&given) {
-        return reference::row_distance(given, wanted, weights.as_deref(), scale);
     }
     let options = Options { scale, weights };
     Tensor::from_dispatch(Dispatch::row_distance_forward(options, given.into_dispatch(), wanted.detach().into_dispatch()).0)

@@ -8,6 +8,8 @@
 //! RADLADS (arXiv 2505.03005) section 4. Keys and values keep their own number of heads: query
 //! heads share them without a repeated copy.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub mod reference;
 
@@ -60,16 +62,13 @@ struct Constants {
     balanced: bool,
 }
 
-operator!(Rwkv6Backend, Constants, rwkv6_forward, rwkv6_backward, flex, 7, [q, decay, bias, k, v, gate, state]);
+operator!(Rwkv6Backend, Constants, rwkv6_forward, rwkv6_backward, flex, 7, [q, decay, bias, k, v, gate, state], cube);
 
 /// Outputs `[B, T, H, N]` of whole sequences.
 ///
 /// # Panics
 /// When shapes do not fit together.
 pub fn rwkv6_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
-    if !on_cpu(&inputs.q) {
-        return on_device(inputs, None, &settings).0;
-    }
     let shape = inputs.q.dims();
     packed(inputs, None, settings, States::Nothing).reshape(shape)
 }
@@ -80,9 +79,6 @@ pub fn rwkv6_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
 /// When shapes do not fit together.
 pub fn rwkv6(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (Tensor<4>, Tensor<4>) {
     let [b, t, h, n] = inputs.q.dims();
-    if !on_cpu(&inputs.q) {
-        return on_device(inputs, state, &settings);
-    }
     let packed = packed(inputs, state, settings, States::Last);
     let outputs = b * t * h * n;
     (packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]), packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]))
@@ -97,15 +93,6 @@ pub fn rwkv6_states(inputs: Inputs, settings: Settings, every: usize) -> (Tensor
     assert!(on_cpu(&inputs.q), "rwkv6_states: on the processor only");
     let shape = inputs.q.dims();
     states_behind(packed(inputs, None, settings, States::Every(every)), [shape; 2], every)
-}
-
-/// GPU: the recurrence's kernel, and tensor operations around it.
-fn on_device(inputs: Inputs, state: Option<Tensor<4>>, settings: &Settings) -> (Tensor<4>, Tensor<4>) {
-    let [b, _, h, n] = inputs.q.dims();
-    let state = state.unwrap_or_else(|| Tensor::zeros([b, h, n, n], &inputs.q.device().inner()));
-    reference::composed(inputs, state, settings, |[q, logw, k, v], state| {
-        crate::decay::decayed_sum(q, logw, k, v, Some(state), settings.form)
-    })
 }
 
 /// Outputs `[B, 1, H, N]` of one token of each of several sequences, and their states `[1, H, N, N]`

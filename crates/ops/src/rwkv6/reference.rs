@@ -7,16 +7,6 @@ use burn::tensor::{Tensor, TensorData};
 
 /// See [`super::rwkv6`]; here the state is required.
 pub fn rwkv6(inputs: Inputs, state: Tensor<4>, settings: &Settings) -> (Tensor<4>, Tensor<4>) {
-    composed(inputs, state, settings, |[q, logw, k, v], state| decayed_sum(q, logw, k, v, state))
-}
-
-/// [`rwkv6`] over any form of the decayed sum, given q, logw, k, v and the state.
-pub(crate) fn composed(
-    inputs: Inputs,
-    state: Tensor<4>,
-    settings: &Settings,
-    recurrence: impl FnOnce([Tensor<4>; 4], Tensor<4>) -> (Tensor<4>, Tensor<4>),
-) -> (Tensor<4>, Tensor<4>) {
     let [b, t, h, n] = inputs.q.dims();
     let repeat = |x: Tensor<4>| {
         let heads = x.dims()[2];
@@ -37,7 +27,7 @@ pub(crate) fn composed(
         logw = logw * keep + end;
     }
     let v = repeat(inputs.v);
-    let (y, last) = recurrence([inputs.q, logw, k, v], state);
+    let (y, last) = decayed_sum(inputs.q, logw, k, v, state);
     let y = y.mul_scalar(settings.scale);
     match inputs.gate {
         Some(gate) => (y * gate.reshape([b, t, h, n]), last),

@@ -14,6 +14,8 @@
 //! here every head is gathered once and stays in cache. Keys and values keep their own number of
 //! heads: query heads share them without a repeated copy.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 mod head;
 pub mod reference;
@@ -102,7 +104,8 @@ operator!(
     rwkv7_backward,
     flex,
     14,
-    [r, decay, iclr, k, v, decay_bias, iclr_bias, first, mix, mix_bias, k_k, k_a, gate, state]
+    [r, decay, iclr, k, v, decay_bias, iclr_bias, first, mix, mix_bias, k_k, k_a, gate, state],
+    cube
 );
 
 /// Outputs `[B, T, H, N]` of whole sequences.
@@ -110,9 +113,6 @@ operator!(
 /// # Panics
 /// When shapes do not fit together.
 pub fn rwkv7_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
-    if !on_cpu(&inputs.r) {
-        return on_device(inputs, None, &settings).0;
-    }
     let shape = inputs.r.dims();
     packed(inputs, None, settings, States::Nothing).reshape(shape)
 }
@@ -123,9 +123,6 @@ pub fn rwkv7_outputs(inputs: Inputs, settings: Settings) -> Tensor<4> {
 /// When shapes do not fit together.
 pub fn rwkv7(inputs: Inputs, state: Option<Tensor<4>>, settings: Settings) -> (Tensor<4>, Tensor<4>) {
     let [b, t, h, n] = inputs.r.dims();
-    if !on_cpu(&inputs.r) {
-        return on_device(inputs, state, &settings);
-    }
     let packed = packed(inputs, state, settings, States::Last);
     let outputs = b * t * h * n;
     (packed.clone().narrow(0, 0, outputs).reshape([b, t, h, n]), packed.narrow(0, outputs, b * h * n * n).reshape([b, h, n, n]))
@@ -140,15 +137,6 @@ pub fn rwkv7_states(inputs: Inputs, settings: Settings, every: usize) -> (Tensor
     assert!(on_cpu(&inputs.r), "rwkv7_states: on the processor only");
     let shape = inputs.r.dims();
     states_behind(packed(inputs, None, settings, States::Every(every)), [shape; 2], every)
-}
-
-/// GPU: the recurrence's kernel, and tensor operations around it.
-fn on_device(inputs: Inputs, state: Option<Tensor<4>>, settings: &Settings) -> (Tensor<4>, Tensor<4>) {
-    let [b, _, h, n] = inputs.r.dims();
-    let state = state.unwrap_or_else(|| Tensor::zeros([b, h, n, n], &inputs.r.device().inner()));
-    reference::composed(inputs, state, settings, |[r, logw, k, v, a, b], state| {
-        crate::delta_rule::delta_rule(r, logw, k, v, a, b, Some(state), settings.form)
-    })
 }
 
 /// Outputs `[B, 1, H, N]` of one token of each of several sequences, and their states `[1, H, N, N]`

@@ -8,16 +8,6 @@ use burn::tensor::{Tensor, TensorData};
 
 /// See [`super::rwkv7`]; here the state is required.
 pub fn rwkv7(inputs: Inputs, state: Tensor<4>, settings: &Settings) -> (Tensor<4>, Tensor<4>) {
-    composed(inputs, state, settings, |[r, logw, k, v, a, b], state| delta_rule(r, logw, k, v, a, b, state))
-}
-
-/// [`rwkv7`] over any form of the delta rule, given r, logw, k, v, a, b and the state.
-pub(crate) fn composed(
-    inputs: Inputs,
-    state: Tensor<4>,
-    settings: &Settings,
-    recurrence: impl FnOnce([Tensor<4>; 6], Tensor<4>) -> (Tensor<4>, Tensor<4>),
-) -> (Tensor<4>, Tensor<4>) {
     let [b, t, h, n] = inputs.r.dims();
     let repeat = |x: Tensor<4>| {
         let heads = x.dims()[2];
@@ -54,7 +44,7 @@ pub(crate) fn composed(
         a = a * keep.clone();
         logw = logw * keep + end;
     }
-    let (y, last) = recurrence([inputs.r, logw, k, v, a, kap * iclr], state);
+    let (y, last) = delta_rule(inputs.r, logw, k, v, a, kap * iclr, state);
     let y = y.mul_scalar(settings.scale);
     match inputs.gate {
         Some(gate) => (y * heads(gate), last),

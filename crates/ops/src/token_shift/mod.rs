@@ -7,10 +7,12 @@
 //! The data-dependent interpolation of RWKV-6 (arXiv 2404.05892, "ddlerp"); without `amount`, that
 //! of RWKV-4 and 5.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub mod reference;
 
-use crate::glue::{on_cpu, operator};
+use crate::glue::operator;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ struct Options {
     starts: Option<Arc<[bool]>>,
 }
 
-operator!(TokenShiftBackend, Options, token_shift_forward, token_shift_backward, flex, 4, [x, previous, base, amount]);
+operator!(TokenShiftBackend, Options, token_shift_forward, token_shift_backward, flex, 4, [x, previous, base, amount], cube);
 
 /// Mixes `x` `[B, T, C]` with the token before; the result is `[B, T, C]`.
 ///
@@ -40,13 +42,6 @@ pub fn token_shift(
 ) -> Tensor<3> {
     let [b, t, c] = x.dims();
     assert_eq!(base.dims(), [c], "token_shift: shape of the base");
-    if !on_cpu(&x) {
-        let device = x.device().inner();
-        let previous = previous.unwrap_or_else(|| Tensor::zeros([b, c], &device));
-        let amount = amount.unwrap_or_else(|| Tensor::zeros([b, t, c], &device));
-        let starts = starts.unwrap_or_else(|| vec![false; b * t].into());
-        return reference::token_shift(x, previous, base, amount, &starts);
-    }
     let none = || Tensor::<1>::empty([0], &x.device().inner());
     let previous = previous.map_or_else(none, |previous| {
         assert_eq!(previous.dims(), [b, c], "token_shift: shape of the previous token");

@@ -1,12 +1,17 @@
 //! GPU: what the losses share. Logits exist for one block of rows at a time; a kernel turns each
 //! row, one cube a row, into its loss and its gradient in place.
 
-use super::blocks::block_rows;
 use crate::cube::{CubeTensor, Gpu, UNITS, contiguous, cubes, largest, room, sum, upload};
-use crate::linear::cube::{product, transposed};
+use crate::linear::cube::{product, rounded, transposed};
 use burn::backend::ops::FloatTensorOps;
 use cubecl::prelude::*;
 use std::ops::Range;
+
+/// Logits of one block: enough rows to fill a large card.
+const BLOCK_BYTES: usize = 512 << 20;
+/// They are a multiple of this, as tiles of products are, and no more than that.
+const ROWS: usize = 256;
+const MOST_ROWS: usize = 4096;
 
 /// Hidden states and vocabulary weight of one model.
 #[derive(Clone)]
@@ -36,12 +41,18 @@ impl Head {
     pub fn logits(&self, rows: Range<usize>) -> CubeTensor {
         product(self.block(rows), transposed(self.weight.clone()))
     }
+
+    /// The weight rounded where products are of rounded operands.
+    pub fn rounded(self) -> Self {
+        Self { weight: rounded(self.weight), ..self }
+    }
 }
 
 /// Runs `loss` over blocks of rows; it turns logits into their gradient where that is wanted. Returns
 /// the gradients of hidden states and weight that `track` names.
 pub fn blocks(head: &Head, track: [bool; 2], mut loss: impl FnMut(Range<usize>, &CubeTensor)) -> [Option<CubeTensor>; 2] {
-    let size = block_rows(head.vocabulary()).min(head.rows()).max(1);
+    let size = BLOCK_BYTES / (4 * head.vocabulary().max(1));
+    let size = if size > ROWS { size / ROWS * ROWS } else { size.max(16) }.min(MOST_ROWS);
     let mut d_hidden = Vec::new();
     let mut d_weight: Option<CubeTensor> = None;
     for start in (0..head.rows()).step_by(size) {
@@ -78,11 +89,6 @@ pub fn row_weights(head: &Head, given: Option<&[f32]>) -> CubeTensor {
 /// One loss a row.
 pub fn losses(head: &Head) -> CubeTensor {
     room(&head.hidden, &[head.rows().max(1)])
-}
-
-/// Their sum, `[1]`.
-pub fn total(losses: CubeTensor) -> CubeTensor {
-    contiguous(Gpu::float_sum(losses))
 }
 
 /// The gradients times that of the loss, `[1]`.

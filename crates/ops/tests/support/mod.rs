@@ -52,6 +52,14 @@ pub fn close(name: &str, fast: &[f32], slow: &[f32], tolerance: f32) {
     }
 }
 
+/// Factor on tolerances: products with weights are burn's on GPUs, and on CUDA of TF32 operands, which have ten
+/// bits.
+pub fn slack(name: &str) -> f32 {
+    let rough = std::env::var("RECAST_TEST_DEVICE").is_ok_and(|device| device == "cuda" || device == "rocm");
+    let of_products = ["linear", "input-major", "cross_entropy", "teacher_kl", "attention"];
+    if rough && of_products.iter().any(|of| name.contains(of)) { 100.0 } else { 1.0 }
+}
+
 /// Fast against slow; fast untracked against fast tracked; fast twice, bit for bit.
 pub fn compare(
     name: &str,
@@ -61,10 +69,7 @@ pub fn compare(
 ) {
     let (output, gradients) = evaluate(tested(), inputs, fast);
     let (expected, expected_gradients) = evaluate(Device::flex(), inputs, slow);
-    // Products with weights are burn's on GPUs, and on CUDA of TF32 operands, which have ten bits.
-    let rough = std::env::var("RECAST_TEST_DEVICE").is_ok_and(|device| device == "cuda" || device == "rocm");
-    let of_products = ["linear", "input-major", "cross_entropy", "teacher_kl", "attention"];
-    let slack = if rough && of_products.iter().any(|of| name.contains(of)) { 100.0 } else { 1.0 };
+    let slack = slack(name);
     close(&format!("{name}: output"), &output, &expected, slack * 2e-5);
     for (i, (a, b)) in gradients.iter().zip(&expected_gradients).enumerate() {
         close(&format!("{name}: gradient {i}"), a, b, slack * 5e-5);
@@ -79,6 +84,10 @@ pub fn compare(
 
 /// Analytic gradients of `fast` against central differences at a few elements.
 pub fn differences(name: &str, inputs: &[Vec<f32>], fast: &dyn Fn(&[Tensor<1>]) -> Tensor<1>) {
+    if slack(name) > 1.0 {
+        // Steps of a hundredth drown in the rounding there; `compare` holds those gradients.
+        return;
+    }
     let device = tested();
     let loss = |inputs: &[Vec<f32>]| -> f64 {
         let plain: Vec<_> = inputs.iter().map(|data| flat(data, &device)).collect();

@@ -121,7 +121,7 @@ async function* events(response) {
  * What comes, no sooner than the clock of the page says: slowed down, every pane waits by the same
  * factor for what really came when. Yields [seconds, object].
  */
-async function* onTheClock(response, started, factor) {
+async function* onTheClock(response, started, factor, signal) {
   const queue = [];
   let wake = () => {};
   let over = false;
@@ -145,6 +145,8 @@ async function* onTheClock(response, started, factor) {
     const [seconds, event] = queue.shift();
     const wait = factor > 1 ? 1000 * seconds * factor - (performance.now() - started) : 0;
     if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
+    // All of it may have come already, and only be waiting to be shown.
+    signal.throwIfAborted();
     yield [seconds, event];
   }
 }
@@ -207,6 +209,8 @@ async function answer(pane, signal, started, race) {
   item.append(words, clock);
   const canvas = denoises(pane) ? new Canvas(words, Number(at("tokens").value)) : null;
   const system = at("system").value.trim();
+  // A new chat begins with another list: what still comes then belongs to none.
+  const messages = pane.messages;
   let text = "";
   let said = null;
   let written = null;
@@ -214,8 +218,8 @@ async function answer(pane, signal, started, race) {
   let last = 0;
   try {
     const asked = chats(pane)
-      ? { messages: [...(system ? [{ role: "system", content: system }] : []), ...pane.messages] }
-      : { prompt: system + pane.messages.map((message) => message.content).join("") };
+      ? { messages: [...(system ? [{ role: "system", content: system }] : []), ...messages] }
+      : { prompt: system + messages.map((message) => message.content).join("") };
     const response = await fetch(chats(pane) ? "v1/chat/completions" : "v1/completions", {
       method: "POST",
       headers: headers(),
@@ -231,7 +235,7 @@ async function answer(pane, signal, started, race) {
       }),
     });
     if (!response.ok) throw new Error(await refusal(response));
-    for await (const [seconds, event] of onTheClock(response, started, Number(at("slow").value))) {
+    for await (const [seconds, event] of onTheClock(response, started, Number(at("slow").value), signal)) {
       if (event.error) throw new Error(event.error.message);
       const piece = event.choices[0]?.delta?.content ?? event.choices[0]?.text ?? "";
       text += piece;
@@ -267,8 +271,8 @@ async function answer(pane, signal, started, race) {
   }
   item.classList.remove("waiting");
   // What got no answer is not part of the conversation.
-  if (text) pane.messages.push({ role: "assistant", content: text });
-  else pane.messages.pop();
+  if (text) messages.push({ role: "assistant", content: text });
+  else messages.pop();
 }
 
 async function send(event) {

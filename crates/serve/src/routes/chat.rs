@@ -85,7 +85,7 @@ pub(crate) async fn create(
         return Ok(stream::respond(generation, teller));
     }
     generation.finish().await?;
-    Ok(Json(teller.whole(&mut generation)).into_response())
+    body::blocking(move || Ok(Json(teller.whole(&mut generation)).into_response())).await
 }
 
 fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, Chat, bool), ApiError> {
@@ -115,12 +115,12 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
         }
         (a, b) => a.or(b),
     };
-    super::check_answers(app, 1, &options)?;
+    super::check_answers(app, &served, 1, &options)?;
     let kept = options.state.as_ref().map(|id| app.kept.get("state", id, asked.owner)).transpose()?;
     let Prepared { prompt, request } =
         super::conversation(app, &served, kept.as_deref(), None, messages, tools.list.as_ref(), max_tokens)?;
     let request = engine::Request { alternatives: alternatives.unwrap_or(0), ..request };
-    let requests = finish_requests(app, &served, kept.as_deref(), vec![request], &options)?;
+    let requests = finish_requests(app, &served, asked.owner, kept.as_deref(), vec![request], &options)?;
     let chat = Chat {
         id: ids::fresh("chatcmpl-"),
         created: now(),
@@ -249,8 +249,9 @@ impl Chat {
     }
 }
 
+/// A whole call does not hide that what came behind it was cut off.
 fn finish(turn: &Turn, answer: &Answer) -> Option<&'static str> {
-    answer.finish().map(|word| if turn.calls.is_empty() { word } else { "tool_calls" })
+    answer.finish().map(|word| if turn.calls.is_empty() || word == "length" { word } else { "tool_calls" })
 }
 
 /// Log-probabilities as chat tells them. The token that ended the answer is no part of it.
@@ -330,5 +331,38 @@ impl stream::Teller for Chat {
 
     fn says_done(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use recast_infer::engine::Summary;
+
+    #[test]
+    fn an_answer_cut_off_behind_a_call_says_so() {
+        let told = |text: &str, finish_reason: Finish| {
+            let mut turn = Turn { reader: Reader::new(true), ..Turn::default() };
+            turn.read(text, true);
+            let summary = Summary {
+                finish: finish_reason,
+                prompt_tokens: 1,
+                reused_tokens: 0,
+                completion_tokens: 1,
+                queued_seconds: 0.0,
+                first_token_seconds: None,
+                total_seconds: 0.0,
+                state_bytes: 0,
+                denoising: None,
+                state: None,
+            };
+            let answer = Answer { summary: Some(summary), ..Answer::default() };
+            (turn.calls.len(), finish(&turn, &answer))
+        };
+        let call = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>";
+        assert_eq!(told(call, Finish::EndToken(0)), (1, Some("tool_calls")));
+        assert_eq!(told(call, Finish::Complete), (1, Some("tool_calls")));
+        assert_eq!(told(&format!("{call}<tool_call>{{\"name\": \"f\","), Finish::Length), (1, Some("length")));
+        assert_eq!(told("Well", Finish::Length), (0, Some("length")));
     }
 }

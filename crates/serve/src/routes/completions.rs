@@ -18,6 +18,7 @@ use recast_infer::engine;
 use recast_infer::engine::PromptToken;
 use recast_text::Tokenizer;
 use serde_json::{Map, Value, json};
+use std::str::Chars;
 use std::sync::Arc;
 
 /// What only this endpoint has.
@@ -55,6 +56,8 @@ pub(crate) const FIELDS: &[Field] = &[
 
 /// OpenAI's default.
 const DEFAULT_TOKENS: usize = 16;
+/// Log-probabilities of echoed prompts that one request may ask for. Each takes a hundred bytes or two until it is sent.
+const SCORES: usize = 2 << 20;
 
 /// A prompt with its text.
 struct Prompt {
@@ -89,7 +92,7 @@ pub(crate) async fn create(
         return Ok(stream::respond(generation, teller));
     }
     generation.finish().await?;
-    Ok(Json(teller.whole(&mut generation)).into_response())
+    body::blocking(move || Ok(Json(teller.whole(&mut generation)).into_response())).await
 }
 
 fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, Completions, bool), ApiError> {
@@ -107,10 +110,13 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     let logprobs = fields.count("logprobs", 0, ALTERNATIVES)?;
     let max_tokens = fields.count("max_tokens", 0, app.settings.max_tokens)?.unwrap_or(DEFAULT_TOKENS);
     let suffix = match fields.text("suffix")? {
-        Some(text) => served.engine.tokenizer().encode(text, false).map_err(|error| ApiError::at("suffix", error.to_string()))?,
+        Some(text) => {
+            let encoded = served.engine.tokenizer().encode_continuation(text, None);
+            encoded.map_err(|error| ApiError::at("suffix", error.to_string()))?
+        }
         None => Vec::new(),
     };
-    super::check_answers(app, prompts.len(), &options)?;
+    super::check_answers(app, &served, prompts.len(), &options)?;
     let mut requests = Vec::new();
     for prompt in &prompts {
         let before = kept.map_or(0, |kept| kept.snapshot.tokens.len());
@@ -127,7 +133,20 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
             ..engine::Request::default()
         });
     }
-    let requests = finish_requests(app, &served, kept, requests, &options)?;
+    if let (true, Some(likeliest)) = (echo, logprobs) {
+        let tokens = requests.iter().map(|request| request.prompt.len()).fold(0, usize::saturating_add);
+        let scores = tokens.saturating_mul(options.n).saturating_mul(likeliest + 1);
+        if scores > SCORES {
+            return Err(ApiError::at(
+                "logprobs",
+                format!(
+                    "logprobs: expected at most {SCORES} log-probabilities with echo, the prompts' tokens times n times \
+                     (logprobs + 1), found {scores}: send fewer prompts at a time"
+                ),
+            ));
+        }
+    }
+    let requests = finish_requests(app, &served, asked.owner, kept, requests, &options)?;
     let teller = Completions {
         id: ids::fresh("cmpl-"),
         created: now(),
@@ -153,13 +172,24 @@ fn prompts(fields: &Fields, served: &Served, kept: Option<&Kept>, times: usize) 
     let vocabulary = served.engine.model().config.vocabulary;
     let of_text = |text: &str| -> Result<Prompt, ApiError> {
         let text = vec![text; times].join("\n");
-        // A text that goes on has its beginning already.
-        let mut tokens = tokenizer.encode(&text, kept.is_none()).map_err(|error| ApiError::at("prompt", error.to_string()))?;
-        if tokens.is_empty() && kept.is_none_or(|kept| kept.unread.is_empty()) {
-            let start = tokenizer.bos().or_else(|| tokenizer.document_separator());
-            tokens.push(start.ok_or_else(|| {
-                ApiError::at("prompt", "prompt: expected some text (the model has no begin token), found none")
-            })?);
+        let encoded = match kept {
+            // A text that goes on has its beginning already.
+            Some(kept) => tokenizer.encode_continuation(&text, kept.last()),
+            None => tokenizer.encode(&text, true),
+        };
+        let mut tokens = encoded.map_err(|error| ApiError::at("prompt", error.to_string()))?;
+        match kept {
+            Some(kept) if tokens.is_empty() && kept.unread.is_empty() => {
+                let message = "prompt: expected some text (the state has read all that it is of), found none";
+                return Err(ApiError::at("prompt", message));
+            }
+            None if tokens.is_empty() => {
+                let start = tokenizer.bos().or_else(|| tokenizer.document_separator());
+                tokens.push(start.ok_or_else(|| {
+                    ApiError::at("prompt", "prompt: expected some text (the model has no begin token), found none")
+                })?);
+            }
+            _ => {}
         }
         Ok(Prompt { text, tokens })
     };
@@ -201,16 +231,17 @@ impl Completions {
     fn choice(&mut self, generation: &mut Generation, index: usize) -> Value {
         let tokenizer = generation.tokenizer().clone();
         let prompt = &self.prompts[index / self.n];
-        let answer = &mut generation.answers[index];
         let mut text = String::new();
         let mut list = Scores::default();
-        if self.echo && !answer.echoed {
-            answer.echoed = true;
+        if self.echo && !std::mem::replace(&mut generation.answers[index].echoed, true) {
             text.push_str(&prompt.text);
-            if let Some(tokens) = &answer.prompt {
+            // The first answer to a prompt has its scores for those that have none of their own.
+            let answers = &generation.answers;
+            if let Some(tokens) = answers[index].prompt.as_ref().or(answers[index - index % self.n].prompt.as_ref()) {
                 list.prompt(&tokenizer, tokens, &prompt.text, &mut self.offsets[index]);
             }
         }
+        let answer = &mut generation.answers[index];
         let (new, written) = answer.news();
         text.push_str(&new);
         list.written(&tokenizer, &written, &mut self.offsets[index]);
@@ -293,26 +324,29 @@ struct Scores {
 impl Scores {
     /// `echo` is the text that is given back of these tokens.
     fn prompt(&mut self, tokenizer: &Tokenizer, tokens: &[PromptToken], echo: &str, offset: &mut usize) {
+        let mut echo = echo.chars();
         for token in tokens {
             let alternatives = token.alternatives.iter().map(|scored| (scored.token, scored.log_probability));
-            self.push(tokenizer, token.token, token.log_probability, alternatives, echo, offset);
+            self.push(tokenizer, token.token, token.log_probability, alternatives, &mut echo, offset);
         }
     }
 
     fn written(&mut self, tokenizer: &Tokenizer, written: &[Written], offset: &mut usize) {
         for token in written {
             // No special token is spelled out in an answer.
-            self.push(tokenizer, token.token, Some(token.log_probability), token.alternatives.iter().copied(), "", offset);
+            let (scored, alternatives) = (Some(token.log_probability), token.alternatives.iter().copied());
+            self.push(tokenizer, token.token, scored, alternatives, &mut "".chars(), offset);
         }
     }
 
+    /// `echo` is the rest of the text that is given back, from this token on.
     fn push(
         &mut self,
         tokenizer: &Tokenizer,
         token: u32,
         scored: Option<f32>,
         alternatives: impl Iterator<Item = (u32, f32)>,
-        echo: &str,
+        echo: &mut Chars<'_>,
         offset: &mut usize,
     ) {
         let bytes = tokens::bytes(tokenizer, token);
@@ -325,15 +359,17 @@ impl Scores {
         });
         let (within, mut begun) = tokens::characters(&bytes);
         // SentencePiece's blank before the first word of a text, which the text does not show.
-        if *offset == 0 && bytes.first() == Some(&b' ') && !echo.is_empty() && !echo.starts_with(' ') {
+        if *offset == 0 && bytes.first() == Some(&b' ') && echo.clone().next().is_some_and(|first| first != ' ') {
             begun -= 1;
         }
         // A token that goes on with a character stands where that does.
         self.offsets.push(offset.saturating_sub(usize::from(within)));
         // A special token may be one that the text spells out, or one that was put before it.
-        let spelled = || echo.chars().skip(*offset).take(begun).eq(text.chars());
-        if !tokenizer.is_special(token) || spelled() {
+        if !tokenizer.is_special(token) || echo.clone().take(begun).eq(text.chars()) {
             *offset += begun;
+            for _ in 0..begun {
+                echo.next();
+            }
         }
         self.tokens.push(text);
         self.log_probabilities.push(scored);

@@ -20,6 +20,7 @@ use crate::fields::Field;
 use crate::generation::Generation;
 use crate::kept::{Conversation, Kept};
 use crate::options::{EXTENSIONS, Options, PENALTIES, SAMPLING};
+use crate::settings::Settings;
 use axum::Router;
 use axum::http::{HeaderName, Method, header};
 use axum::middleware;
@@ -28,7 +29,7 @@ use recast_infer::engine::{Constraint, Request};
 use recast_text::Message;
 use serde_json::Value;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -80,8 +81,11 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 }
 
 /// So many answers may be asked for, and a state of one only. To begin many from one state is fine.
-pub(crate) fn check_answers(app: &App, prompts: usize, options: &Options) -> Result<(), ApiError> {
-    let (answers, most) = (prompts.saturating_mul(options.n), app.settings.answers);
+pub(crate) fn check_answers(app: &App, served: &Served, prompts: usize, options: &Options) -> Result<(), ApiError> {
+    // They are taken together: more than can run and wait at a time never would be.
+    let limits = served.engine.limits();
+    let most = app.settings.answers.min(limits.slots.saturating_add(limits.queue));
+    let answers = prompts.saturating_mul(options.n);
     if answers > most {
         return Err(ApiError::at("n", format!("expected at most {most} answers, prompts times n, found {answers}")));
     }
@@ -144,6 +148,7 @@ fn same_model(kept: &Kept, served: &Served) -> Result<(), ApiError> {
 pub(crate) fn finish_requests(
     app: &App,
     served: &Served,
+    owner: Option<usize>,
     kept: Option<&Kept>,
     requests: Vec<Request>,
     options: &Options,
@@ -151,7 +156,9 @@ pub(crate) fn finish_requests(
     if let Some(kept) = kept {
         same_model(kept, served)?;
     }
-    let deadline = Instant::now() + Duration::from_secs(app.settings.request_seconds);
+    let deadline = Instant::now() + Settings::time(app.settings.request_seconds);
+    // Keys do not learn of each other's prompts.
+    let owner = owner.map_or(0, |key| key as u64 + 1);
     let all = requests.into_iter().flat_map(|request| {
         (0..options.n).map(move |stream| Request {
             sampling: options.sampling.clone(),
@@ -161,6 +168,9 @@ pub(crate) fn finish_requests(
             constraint: options.constraint.clone(),
             keep_state: options.return_state,
             deadline: Some(deadline),
+            owner,
+            // Once for all answers to a prompt; but a stream begins each with its own.
+            score_prompt: request.score_prompt && (stream == 0 || options.stream),
             ..request.clone()
         })
     });

@@ -7,7 +7,7 @@ use crate::body;
 use crate::conversation::Prompt;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, only, read, unused};
-use crate::generation::Generation;
+use crate::generation::{Answer, Generation};
 use crate::ids;
 use crate::options::{JSON_SCHEMA, Options, of_format};
 use crate::routes::chat::{concluded, turn};
@@ -115,9 +115,7 @@ pub(crate) async fn create(
     generation.finish().await?;
     let (text, _) = generation.answers[0].news();
     teller.pieces(&text);
-    let rest = teller.reader.finish();
-    teller.take(rest);
-    teller.close();
+    teller.last(&generation);
     Ok(Json(teller.completed(&generation)).into_response())
 }
 
@@ -172,7 +170,7 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     let most = fields.count("max_output_tokens", 1, app.settings.max_tokens)?;
     let Prepared { prompt, request } =
         super::conversation(app, &served, kept.as_deref(), instructions, messages, tools.list.as_ref(), most)?;
-    let requests = finish_requests(app, &served, kept.as_deref(), vec![request], &options)?;
+    let requests = finish_requests(app, &served, asked.owner, kept.as_deref(), vec![request], &options)?;
     let id = ids::fresh("resp_");
     let frame = json!({
         "id": id, "object": "response", "created_at": now(), "status": "in_progress", "error": null, "incomplete_details": null,
@@ -201,6 +199,11 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     };
     let generation = Generation::submit(&served, requests, app.settings.request_seconds, &asked.record)?;
     Ok((generation, teller, options.stream))
+}
+
+/// How an answer ended, of the response and of the message that it ends with.
+fn status(answer: &Answer) -> &'static str {
+    if answer.finish() == Some("length") { "incomplete" } else { "completed" }
 }
 
 fn input(fields: &Fields) -> Result<Vec<Message>, ApiError> {
@@ -283,7 +286,7 @@ impl Responses {
                     told.push(self.told("response.output_text.delta", delta));
                 }
                 Piece::Call(call) => {
-                    told.extend(self.close());
+                    told.extend(self.close("completed"));
                     told.extend(self.call(call));
                 }
             }
@@ -308,13 +311,21 @@ impl Responses {
         ]
     }
 
+    /// What was held back, and the end of the message.
+    fn last(&mut self, generation: &Generation) -> Vec<Told> {
+        let rest = self.reader.finish();
+        let mut told = self.take(rest);
+        told.extend(self.close(status(&generation.answers[0])));
+        told
+    }
+
     /// Closes the message, before a call and at the end.
-    fn close(&mut self) -> Vec<Told> {
+    fn close(&mut self, status: &str) -> Vec<Told> {
         if !std::mem::replace(&mut self.opened, false) {
             return Vec::new();
         }
         let (index, item, part) = (self.closed.len(), self.item.clone(), self.part());
-        let message = self.message("completed", vec![part.clone()]);
+        let message = self.message(status, vec![part.clone()]);
         let told = vec![
             self.told(
                 "response.output_text.done",
@@ -357,10 +368,10 @@ impl Responses {
     fn completed(&mut self, generation: &Generation) -> Value {
         let answer = &generation.answers[0];
         let usage = generation.usage(1);
-        let cut = answer.finish() == Some("length");
+        let status = status(answer);
         let mut response = self.frame.clone();
-        response["status"] = if cut { "incomplete" } else { "completed" }.into();
-        if cut {
+        response["status"] = status.into();
+        if status == "incomplete" {
             response["incomplete_details"] = json!({"reason": "max_output_tokens"});
         }
         response["output"] = self.closed.clone().into();
@@ -393,9 +404,7 @@ impl stream::Teller for Responses {
     }
 
     fn end(&mut self, generation: &mut Generation) -> Vec<Told> {
-        let rest = self.reader.finish();
-        let mut told = self.take(rest);
-        told.extend(self.close());
+        let mut told = self.last(generation);
         let response = self.completed(generation);
         let name = if response["status"] == "incomplete" { "response.incomplete" } else { "response.completed" };
         told.push(self.told(name, json!({"response": response})));

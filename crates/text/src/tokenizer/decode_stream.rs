@@ -5,6 +5,8 @@ use super::Tokenizer;
 /// Tokens held back before what they spell is shown as it is. A character has at most four
 /// bytes, so this many tokens that do not end with one are not UTF-8.
 const MAX_HELD_TOKENS: usize = 16;
+/// Tokens before the sequence among whose last ones a whole character is looked for.
+const MAX_ANCHOR_TOKENS: usize = 16;
 
 /// Turns a sequence of tokens into text piece by piece. A piece never ends inside a character: a
 /// token that holds only the first bytes of one is kept until the rest has come. The pieces and
@@ -25,6 +27,18 @@ pub struct DecodeStream {
 impl DecodeStream {
     pub(super) fn new(tokenizer: Tokenizer, skip_special: bool) -> Self {
         Self { tokenizer, skip_special, anchor: Vec::new(), held: Vec::new(), shown: String::new() }
+    }
+
+    /// The last tokens of `before` that spell whole characters are the anchor. Where they spell none (special tokens,
+    /// a character that only the sequence completes), the sequence is decoded as a text of its own.
+    pub(super) fn after(tokenizer: Tokenizer, before: &[u32], skip_special: bool) -> Self {
+        let found = (1..=before.len().min(MAX_ANCHOR_TOKENS)).find_map(|count| {
+            let anchor = &before[before.len() - count..];
+            let shown = tokenizer.decode(anchor, skip_special);
+            (!shown.is_empty() && !shown.contains(char::REPLACEMENT_CHARACTER)).then(|| (anchor.to_vec(), shown))
+        });
+        let (anchor, shown) = found.unwrap_or_default();
+        Self { tokenizer, skip_special, anchor, held: Vec::new(), shown }
     }
 
     /// Takes one token, gives the text it completes, often none.
@@ -163,5 +177,27 @@ mod tests {
         })
         .unwrap();
         assert_eq!(stream(&tokenizer, &[1, 2, 3, 2], true), ["a", " b", "c", " b", ""]);
+        // Behind a text the first word keeps its blank too, and nothing of the text is shown again.
+        for before in [&[1][..], &[1, 3], &[2, 2, 1, 3, 3]] {
+            let mut behind = tokenizer.decode_stream_after(before, true);
+            assert_eq!([behind.push(2), behind.push(3), behind.push(1), behind.finish()], [" b", "c", " a", ""], "{before:?}");
+        }
+        let mut behind = tokenizer.decode_stream_after(&[1], true);
+        assert_eq!([behind.push(3), behind.push(2)], ["c", " b"]);
+        assert_eq!(tokenizer.decode_stream_after(&[1], true).finish(), "");
+        assert_eq!(tokenizer.decode_stream_after(&[], true).push(1), "a");
+    }
+
+    #[test]
+    fn a_character_that_the_text_before_left_open_is_lost_to_both() {
+        let tokenizer = Tokenizer::from_gguf(bytes_vocab()).unwrap();
+        let ids = tokenizer.encode("a\u{e9}b", false).unwrap();
+        let behind = |at: usize| {
+            let mut stream = tokenizer.decode_stream_after(&ids[..at], true);
+            let mut text: String = ids[at..].iter().map(|id| stream.push(*id)).collect();
+            text.push_str(&stream.finish());
+            text
+        };
+        assert_eq!([behind(1), behind(2), behind(3)], ["\u{e9}b", "\u{fffd}b", "b"]);
     }
 }

@@ -408,6 +408,33 @@ mod tests {
     }
 
     #[test]
+    fn no_blank_is_put_before_a_text_that_goes_on() {
+        let tokenizer = Tokenizer::from_gguf(pieces()).unwrap();
+        let words = |text: &str, last| {
+            let ids = tokenizer.encode_continuation(text, last).unwrap();
+            ids.iter().map(|id| tokenizer.id_to_token(*id).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(words("abc", None), ["ab", "c"]);
+        assert_eq!(words(" ab", None), ["\u{2581}ab"]);
+        assert_eq!(words("\nab", None), ["<0x0A>", "ab"]);
+        assert_eq!(words("\u{e9}", None), ["<0xC3>", "<0xA9>"]);
+        assert_eq!(words("", None), [""; 0]);
+        // As in the whole text, whatever stands before.
+        for (whole, text, last) in [("cab", "ab", 'c'), ("c ab", " ab", 'c'), ("c\u{e9}b", "\u{e9}b", 'c')] {
+            let last = tokenizer.token_to_id(&last.to_string());
+            let ids = tokenizer.encode(whole, false).unwrap();
+            assert!(ids.ends_with(&tokenizer.encode_continuation(text, last).unwrap()), "{whole}");
+        }
+        let ids = tokenizer.encode("ab</s>abc", false).unwrap();
+        assert_eq!(tokenizer.encode_continuation("abc", Some(2)).unwrap(), ids[2..]);
+        // Where nothing is put before a text, it is encoded as ever.
+        let plain = Tokenizer::from_gguf(bytes_vocab()).unwrap();
+        for text in ["ab", " ab", "\n\nab"] {
+            assert_eq!(plain.encode_continuation(text, Some(2)).unwrap(), plain.encode(text, false).unwrap());
+        }
+    }
+
+    #[test]
     fn lying_vocabularies_are_refused() {
         let good = bytes_vocab();
         let cases = [

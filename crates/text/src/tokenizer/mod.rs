@@ -31,6 +31,8 @@ const END_TOKENS: &[&str] =
 /// Tokens put between documents, most specific first.
 const SEPARATOR_TOKENS: &[&str] = &["<|endoftext|>", "<|end_of_text|>", "</s>"];
 const BEGIN_TOKENS: &[&str] = &["<|begin_of_text|>", "<s>", "<bos>"];
+/// What a text is put behind to be encoded as a continuation, until one does not join with its beginning.
+const FRONTS: &[&str] = &["\n", "a", ".", "0"];
 
 /// A tokenizer with its special tokens and, where it has one, its chat template.
 ///
@@ -176,6 +178,39 @@ impl Tokenizer {
         Ok(self.settle_bos(encoding.get_ids().to_vec(), text, add_special))
     }
 
+    /// Tokens of a text that goes on from another, whose last token is `last` (none: not known). Nothing is put before
+    /// it, neither a begin token nor the blank that some tokenizers put before the first word of a text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_continuation(&self, text: &str, last: Option<u32>) -> Result<Vec<u32>> {
+        if !text.is_empty() && self.marks_beginnings() {
+            // Behind a special token some tokenizers begin anew; behind it the text is encoded as the whole would be.
+            let special = last.filter(|id| self.is_special(*id)).and_then(|id| self.id_to_token(id));
+            let mut fronts = special.iter().map(String::as_str).chain(FRONTS.iter().copied());
+            if let Some(ids) = fronts.find_map(|front| self.encode_behind(front, text)) {
+                return Ok(ids);
+            }
+        }
+        self.encode(text, false)
+    }
+
+    /// Tokens of `text` behind `front`; none where the two do not stay apart, or the vocabulary cannot spell `front`.
+    fn encode_behind(&self, front: &str, text: &str) -> Option<Vec<u32>> {
+        let head = self.encode(front, false).ok()?;
+        if !self.decode(&head, false).ends_with(front) {
+            return None;
+        }
+        let whole = self.encode(&format!("{front}{text}"), false).ok()?;
+        whole.strip_prefix(head.as_slice()).map(<[u32]>::to_vec)
+    }
+
+    /// Whether something is put before the first word of a text.
+    fn marks_beginnings(&self) -> bool {
+        let behind = FRONTS.iter().find_map(|front| self.encode_behind(front, "a"));
+        behind.is_some_and(|behind| self.encode("a", false).is_ok_and(|alone| alone != behind))
+    }
+
     /// [`Self::encode`] of many texts, on all threads.
     ///
     /// # Errors
@@ -217,6 +252,12 @@ impl Tokenizer {
     /// An incremental decoder for one sequence; see [`DecodeStream`].
     pub fn decode_stream(&self, skip_special: bool) -> DecodeStream {
         DecodeStream::new(self.clone(), skip_special)
+    }
+
+    /// The same for a sequence that goes on from `before`: its text follows that of `before` letter by letter, so that
+    /// the blank before its first word is not taken for the beginning of a text and dropped.
+    pub fn decode_stream_after(&self, before: &[u32], skip_special: bool) -> DecodeStream {
+        DecodeStream::after(self.clone(), before, skip_special)
     }
 
     /// The id of a token, by its spelling in the vocabulary (`Ġthe`, `<|im_end|>`).

@@ -36,7 +36,8 @@ pub fn gradients(
     let mut x = teacher.embed(&batch.inputs, batch.rows)?;
     let documents = batch.documents.as_ref();
 
-    let mut loss = Loss::default();
+    // Read when all are there: a GPU need not wait for the host in between.
+    let mut values = Vec::with_capacity(layers);
     let mut teacher_shared = Shared::default();
     let mut first: Option<FirstLayer> = None;
     // The values themselves, whether or not anything that made them trains.
@@ -52,9 +53,7 @@ pub fn gradients(
         let mut shared = Shared { first_value: leaf.clone().or_else(|| first_value.clone()) };
         let given = s.mixer().forward(call(&mut shared));
         let layer_loss = row_distance(given, wanted.clone(), batch.weights.clone(), scale);
-        let value = f64::from(layer_loss.clone().into_scalar::<f32>());
-        loss.layers.push(value * layers as f64);
-        loss.value += value;
+        values.push(layer_loss.clone().without_autodiff());
 
         let prefix = format!("model.layers.{l}.");
         let params: Vec<Named> = trainable.iter().filter(|(name, _)| name.starts_with(&prefix)).cloned().collect();
@@ -90,6 +89,11 @@ pub fn gradients(
         };
         let mut gradients = total.backward();
         out.collect(&first.params, &mut gradients);
+    }
+    let mut loss = Loss::default();
+    for value in Tensor::cat(values, 0).into_data().iter::<f32>().map(f64::from) {
+        loss.layers.push(value * layers as f64);
+        loss.value += value;
     }
     Ok(loss)
 }

@@ -70,12 +70,13 @@ fn run(
         .map_err(TrainError::from)
         .and_then(loss)
         .map(|loss| {
-            let value = f64::from(loss.clone().into_scalar::<f32>());
+            // Read behind the backward pass, which a GPU need not wait to begin.
+            let value = loss.clone().without_autodiff();
             if loss.is_tracked() {
                 let mut gradients = loss.backward();
                 out.collect(trainable, &mut gradients);
             }
-            Loss { value, ..Loss::default() }
+            Loss { value: f64::from(value.into_scalar::<f32>()), ..Loss::default() }
         });
     trainable.iter().for_each(|(_, p)| {
         p.untrack(None);

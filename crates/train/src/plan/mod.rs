@@ -6,13 +6,16 @@ mod cost;
 
 use crate::error::TrainError;
 use crate::objectives::Objective;
+use crate::objectives::masked_diffusion::Padding;
 use crate::recipe::{Recipe, Stage};
 use crate::trainer::{idle_group, trainable};
 use burn::tensor::Device;
 use cost::{Models, Speed};
 use recast_models::Model;
 use recast_models::param::{Named, count};
+use recast_models::rope::Scaling;
 use serde::{Deserialize, Serialize};
+use std::io::Write;
 
 /// The whole plan.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -66,7 +69,7 @@ impl Plan {
     /// The plan of a recipe for these models.
     ///
     /// # Errors
-    /// When a stage trains nothing.
+    /// When a stage trains nothing, or asks what the models cannot give.
     pub fn new(recipe: &Recipe, teacher: Option<&Model>, student: &Model) -> Result<Self, TrainError> {
         let params = student.parameters();
         for stage in &recipe.stages {
@@ -79,8 +82,14 @@ impl Plan {
                 let what = format!("stage `{}`: the group `{idle}` has no parameter", stage.name);
                 return Err(TrainError::Recipe(format!("{what}: none that trains matches it, or earlier groups have them")));
             }
+            if let (true, Some(teacher)) = (stage.objective.needs_teacher(), teacher) {
+                check_teacher(stage, teacher)?;
+            }
             if stage.objective == Objective::MaskedDiffusion {
                 check_diffusion(stage, student)?;
+            }
+            if let Some(what) = cold(stage) {
+                let _ = writeln!(std::io::stderr(), "{what}");
             }
         }
         let device = params.first().map_or_else(Device::flex, |(_, param)| param.device());
@@ -99,14 +108,51 @@ impl Plan {
     }
 }
 
+/// Whether a teacher's outputs under a causal mask, which alignment and distillation imitate, are what it was trained to
+/// give. One that denoises shifted blocks may have had a next-token loss beside it; its config does not say.
+fn check_teacher(stage: &Stage, teacher: &Model) -> Result<(), TrainError> {
+    match &teacher.config.diffusion {
+        Some(diffusion) if !(diffusion.shift && diffusion.block.is_some()) => Err(TrainError::Recipe(format!(
+            "stage `{}`: this objective imitates a teacher that sees no later token, but the teacher denoises and was trained \
+             to see them; go on with objective = \"masked-diffusion\", or name a next-token model as the teacher",
+            stage.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What is to be said of a stage whose rate never gets to where its warm-up leads.
+fn cold(stage: &Stage) -> Option<String> {
+    let (name, warmup, steps) = (&stage.name, stage.warmup, stage.steps());
+    (warmup >= steps).then(|| {
+        format!(
+            "stage `{name}`: the warm-up of {warmup} steps is as long as the stage, which has {steps}: the learning rate stays \
+             below the one asked for; lower stages.{name}.warmup, or raise its tokens"
+        )
+    })
+}
+
 /// Whether a stage of masked diffusion fits the student.
 fn check_diffusion(stage: &Stage, student: &Model) -> Result<(), TrainError> {
     let fail = |what: String| Err(TrainError::Recipe(format!("stage `{}`: {what}", stage.name)));
     let Some(diffusion) = &student.config.diffusion else {
         return fail("masked-diffusion needs a mask token; set student.diffusion (an empty table will do)".into());
     };
-    if let Err(what) = stage.diffusion.clone().unwrap_or_default().check(diffusion) {
+    let noise = stage.diffusion.clone().unwrap_or_default();
+    if let Err(what) = noise.check(diffusion) {
         return fail(format!("diffusion.{what}"));
+    }
+    // Rows that nobody sees the end of are rotated by the length that they are padded to.
+    if let Scaling::Dynamic { max_positions, .. } = student.config.rope.scaling
+        && !stage.pairs.is_empty()
+        && noise.padding != Padding::Longest
+        && stage.context > max_positions
+    {
+        return fail(format!(
+            "diffusion.padding: the model's positions depend on the length of the row beyond {max_positions} tokens, and rows \
+             padded with what is not seen have none of their own; expected padding = \"longest\", or a context of at most \
+             {max_positions}"
+        ));
     }
     let recurrent = student.config.mixers.iter().find(|mixer| mixer.kind != "softmax");
     match (recurrent, diffusion.block) {
@@ -145,5 +191,22 @@ fn stage_plan(recipe: &Recipe, stage: &Stage, models: &Models<'_>, speed: Speed)
         flops_per_token: cost.flops_per_token,
         bytes: cost.bytes,
         seconds: cost.seconds,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warm_up_without_an_end_is_told() {
+        let stage = |warmup: u64| -> Stage {
+            let stage = serde_json::json!({"name": "align", "objective": "next-token", "tokens": 80, "context": 4, "batch": 2,
+                "learning_rate": 1e-3, "warmup": warmup});
+            serde_json::from_value(stage).expect("a stage")
+        };
+        assert_eq!((cold(&stage(0)), cold(&stage(9))), (None, None));
+        let what = cold(&stage(10)).expect("told");
+        assert!(what.contains("warm-up of 10 steps") && what.contains("stages.align.warmup"), "{what}");
     }
 }

@@ -168,8 +168,41 @@ mod tests {
     #[test]
     fn resolved_recipe_reads_back() {
         let recipe = load_text(RECIPE, &[]).expect("loads");
-        let again = load_text(&recipe.to_toml(), &[]).expect("reads back");
+        let again = load_text(&recipe.to_toml().expect("TOML"), &[]).expect("reads back");
         assert_eq!(again.hash(), recipe.hash());
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_is_refused() {
+        for (set, wanted) in [
+            ("student.mixer={ kind = \"softmax\", window = inf }", "student.mixer.window"),
+            ("student.mixer={ kind = \"rwkv7\", rank_decay = nan }", "student.mixer.rank_decay"),
+            ("student.mixers=[{ kind = \"rwkv7\" }, { kind = \"rwkv7\", more = [1.0, -inf] }]", "student.mixers.1.more.1"),
+        ] {
+            let error = load_text(RECIPE, &sets(&[set])).expect_err(set).to_string();
+            assert!(error.contains(wanted) && error.contains("expected a finite one"), "{set}: {error}");
+        }
+        // Two that were not checked are still two.
+        let mut recipe = load_text(RECIPE, &[]).expect("loads");
+        let mut hash = |value: serde_json::Value| {
+            recipe.student.mixer = Some(MixerSpec::new("softmax").with("window", value).with("no_rope", true));
+            assert_eq!(recipe.to_toml().is_ok(), recipe.check().is_ok());
+            recipe.hash()
+        };
+        assert_ne!(hash(serde_json::Value::Null), hash(7.into()));
+    }
+
+    #[test]
+    fn a_run_has_not_built_on_where_its_pairs_lie() {
+        let with = |pairs: &str| {
+            let own = ["stages.align.objective=masked-diffusion", "student.diffusion={}"];
+            let recipe = load_text(RECIPE, &sets(&[&own[..], &[pairs]].concat())).expect("loads");
+            recipe.fixed(0, 1).hash()
+        };
+        let there = with("stages.align.pairs=a.jsonl");
+        assert_eq!(there, with("stages.align.pairs=moved/a.jsonl"));
+        assert_eq!(there, with("stages.align.pairs=[\"a.jsonl\", \"b.jsonl\"]"));
+        assert_ne!(there, with("stages.align.pairs=[]"));
     }
 
     #[test]
@@ -208,7 +241,7 @@ mod tests {
                 && text.contains("shifted"),
             "{text}"
         );
-        let again = load_text(&recipe.to_toml(), &[]).expect("reads back");
+        let again = load_text(&recipe.to_toml().expect("TOML"), &[]).expect("reads back");
         assert_eq!(again.hash(), recipe.hash());
         for (set, wanted) in [
             ("stages.align.diffusion.nxt_token=1", "did you mean `next_token`"),
@@ -239,6 +272,10 @@ mod tests {
             ("text.train=[1]", "expected text, found 1"),
             ("stages.align.micro_batch=2", "divide"),
             ("text.shuffle=\"none at all\"", "expected feistel"),
+            ("stages.align.epsilon=0", "epsilon is 0, expected above 0"),
+            ("stages.align.epsilon=1e-60", "expected above 0"),
+            ("stages.align.epsilon=-1e-8", "expected above 0"),
+            ("stages.align.epsilon=inf", "expected above 0"),
             ("stages.nope.batch=1", "no entry `nope`"),
         ] {
             let error = load_text(RECIPE, &sets(&[set])).expect_err(set).to_string();

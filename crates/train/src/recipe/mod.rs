@@ -1,12 +1,13 @@
 //! Recipes: a teacher, a student, a list of stages, in TOML.
 //!
 //! `load.rs` reads a file with what it extends and what `--set` changes, `fit.rs` refuses unknown
-//! keys with the nearest known one; this file says what there is to set. `recast schema` prints the
-//! JSON Schema for editors.
+//! keys with the nearest known one, `written.rs` writes it down and says what a run has built on of it; this
+//! file says what there is to set. `recast schema` prints the JSON Schema for editors.
 
 mod fit;
 mod load;
 mod patterns;
+mod written;
 
 pub use load::{load, load_text};
 pub use patterns::Patterns;
@@ -182,9 +183,10 @@ pub struct Text {
     /// Files to measure on; without them some documents of `train` are kept out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_out: Vec<PathBuf>,
-    /// Tokens to keep out of `train` when there are no held-out files.
-    #[serde(default = "default_held_out")]
-    pub held_out_tokens: u64,
+    /// Tokens to keep out of `train` when there are no held-out files; default 50000, but no more than a tenth of
+    /// them all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_tokens: Option<u64>,
     /// Reads no more than this many tokens of `train`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u64>,
@@ -194,10 +196,6 @@ pub struct Text {
     /// Folder for tokenised text; default beside the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-}
-
-fn default_held_out() -> u64 {
-    50_000
 }
 
 fn default_shuffle() -> String {
@@ -472,7 +470,11 @@ impl Recipe {
                     return fail(at(&format!("wait{of} is {wait} and end {end}, expected 0 <= wait < end <= 1")));
                 }
             }
-            let sizes = [("clip", stage.clip), ("weight_decay", stage.weight_decay), ("epsilon", stage.epsilon)];
+            // Steps are taken in f32, where a gradient of zero by an epsilon of zero is not a number.
+            if !(stage.epsilon as f32).is_normal() || stage.epsilon < 0.0 {
+                return fail(at(&format!("epsilon is {}, expected above 0 and in the range of f32", stage.epsilon)));
+            }
+            let sizes = [("clip", stage.clip), ("weight_decay", stage.weight_decay)];
             if let Some((key, value)) = sizes.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
                 return fail(at(&format!("{key} is {value}, expected at least 0")));
             }
@@ -506,7 +508,13 @@ impl Recipe {
         {
             return fail(format!("export.dtype is `{dtype}`, expected f32, bf16 or f16"));
         }
-        Ok(())
+        self.check_written()
+    }
+
+    /// Whether some stage trains the student to say the next token under a causal mask.
+    pub fn says_next(&self) -> bool {
+        let beside = |stage: &Stage| stage.diffusion.as_ref().is_some_and(|noise| noise.next_token > 0.0);
+        self.stages.iter().any(|stage| stage.objective != Objective::MaskedDiffusion || beside(stage))
     }
 
     /// The mixer of every layer of a student whose teacher has these.
@@ -538,49 +546,6 @@ impl Recipe {
             }
         }
         Ok(mixers)
-    }
-
-    /// The resolved recipe as TOML.
-    pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).unwrap_or_default()
-    }
-
-    /// What a run that stands at this step of this stage has built on: the stages that are done, and of the one
-    /// under way all but its rates and the way its steps are computed. What comes later may still change,
-    /// and so may what the end of the run writes. Where teacher and text lie is left out: a checkpoint knows
-    /// them by their contents.
-    pub fn fixed(&self, stage: usize, step: u64) -> Self {
-        let mut fixed = self.clone();
-        fixed.stages.truncate(stage + usize::from(step > 0));
-        if let Some(under_way) = fixed.stages.get_mut(stage) {
-            under_way.learning_rate = 0.0;
-            under_way.final_learning_rate = None;
-            under_way.schedule = Shape::default();
-            (under_way.warmup, under_way.wait, under_way.end) = (0, 0.0, 1.0);
-            under_way.clip = 0.0;
-            under_way.groups.clear();
-            under_way.micro_batch = None;
-            under_way.recompute = false;
-            under_way.validate_every = 0;
-        }
-        if let Some(teacher) = &mut fixed.teacher {
-            teacher.path.clear();
-        }
-        fixed.text.train.clear();
-        fixed.text.held_out.clear();
-        fixed.text.cache = None;
-        fixed.about.clear();
-        fixed.checkpoints = Checkpoints::default();
-        fixed.export = Export::default();
-        fixed.samples = Samples::default();
-        fixed.speed = Speed::default();
-        fixed
-    }
-
-    /// sha256 of the resolved recipe.
-    pub fn hash(&self) -> String {
-        use sha2::{Digest, Sha256};
-        Sha256::digest(self.to_toml()).iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// JSON Schema of recipes.

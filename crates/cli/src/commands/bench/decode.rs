@@ -41,6 +41,5 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
             format!("{:.0}", speed.prefill_tokens_per_second),
         ]);
     }
-    println!("{}", table.plain());
-    Ok(())
+    output::print(table.plain())
 }

@@ -101,7 +101,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if global.json {
         return output::json(&outcome).context("cannot write the figures");
     }
-    println!(
+    output::print(format_args!(
         "{} tokens behind {} in {} forward passes: {:.3} s (best {:.3}, median of {}), {:.1} tokens/s, {:.1} ms a pass, {} threads, {}",
         outcome.tokens,
         outcome.prompt,
@@ -113,6 +113,5 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         outcome.milliseconds_per_forward,
         outcome.threads,
         outcome.cpu,
-    );
-    Ok(())
+    ))
 }

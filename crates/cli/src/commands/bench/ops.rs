@@ -107,9 +107,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         ]);
     }
     let bf16 = bench.peaks.bf16.map_or_else(String::new, |x| format!(", bf16 {x:.0}"));
-    println!("{}", table.plain());
-    println!("measured peaks: f32 {:.0} GFLOP/s{bf16}, memory {:.1} GB/s", bench.peaks.f32, bench.peaks.memory);
-    Ok(())
+    let Peaks { f32, memory, .. } = bench.peaks;
+    output::print(format_args!("{}\nmeasured peaks: f32 {f32:.0} GFLOP/s{bf16}, memory {memory:.1} GB/s", table.plain()))
 }
 
 /// Waits until the device has done what it was given: GPUs work while the program goes on.

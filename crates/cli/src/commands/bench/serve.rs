@@ -6,6 +6,7 @@ mod rival;
 use crate::arguments::Quantize;
 use crate::{Global, output};
 use anyhow::Context;
+use burn::tensor::Device;
 use recast_eval::table::{Align, Table};
 use recast_infer::engine::{Limits, Message, Request};
 use recast_infer::samplers::Event;
@@ -62,8 +63,14 @@ struct Row {
 /// there.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let device = global.device()?;
-    anyhow::ensure!(args.tokens >= 4, "--tokens is {}: expected at least 4", args.tokens);
-    anyhow::ensure!(!args.contexts.contains(&0) && !args.batches.contains(&0), "a batch or a context of 0");
+    if args.tokens < 4 {
+        return Err(output::wrong("--tokens", "at least 4", args.tokens.to_string()).into());
+    }
+    for (name, numbers) in [("--contexts", &args.contexts), ("--batches", &args.batches)] {
+        if numbers.contains(&0) {
+            return Err(output::wrong(name, "numbers of at least 1", "0").into());
+        }
+    }
     // Whatever the end needs is looked for before anything is measured.
     if let Some(file) = &args.svg
         // What is there already, such as standard output, is written where it is.
@@ -73,59 +80,34 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     }
     let files: Vec<&PathBuf> = args.models.iter().filter(|m| m.extension().is_some_and(|e| e == "gguf")).collect();
     if let Some(python) = &args.rival {
-        anyhow::ensure!(!files.is_empty(), "--rival: expected a GGUF file among the models, found none");
+        if files.is_empty() {
+            return Err(output::wrong("--rival", "a GGUF file among the models", "none").into());
+        }
         rival::check(python)?;
     }
-    let budget = (args.state_gib * f64::from(1 << 30)) as usize;
     let mut rows = Vec::new();
+    // What was measured before or after a model or a rival failed is told all the same.
+    let mut failed: Option<anyhow::Error> = None;
+    let mut fail = |error| {
+        if let Some(earlier) = failed.replace(error) {
+            output::tell(output::message(&earlier));
+        }
+    };
     for path in &args.models {
-        let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(path)?, &device)?;
-        // A text that ends by itself would end the measurement.
-        let tokenizer = tokenizer.with_special_tokens(None, Vec::new())?;
-        let limits = Limits {
-            slots: args.batches.iter().copied().max().unwrap_or(1),
-            state_bytes: usize::MAX,
-            prefix_bytes: 0,
-            ..Limits::default()
-        };
-        let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?;
-        for &context in &args.contexts {
-            let one = engine.model().state_bytes(context + args.tokens);
-            // Of contexts that hold nobody, nothing is read.
-            let mut read = None;
-            for &batch in &args.batches {
-                let fits = batch.saturating_mul(one) <= budget;
-                let speed = if fits {
-                    let read = read.get_or_insert_with(|| read_context(engine.model(), context));
-                    let snapshot = read.as_ref().map_err(|e| anyhow::anyhow!("{e}"))?;
-                    Some(measure(&engine, snapshot, batch, args.tokens)?)
-                } else {
-                    None
-                };
-                let row = Row {
-                    model: name(path),
-                    context,
-                    batch,
-                    tokens_per_second: speed,
-                    state_bytes: batch * one,
-                    fit_in_16_gib: (16 << 30) / one.max(1),
-                };
-                if !global.json {
-                    eprintln!("{} context {context} batch {batch}: {}", row.model, shown(speed));
-                }
-                rows.push(row);
-            }
+        if let Err(error) = model_rows(path, args, global, &device, &mut rows) {
+            fail(error.context(path.display().to_string()));
         }
     }
-    // What was measured before a rival failed is told all the same.
-    let mut failed = None;
     if let Some(python) = &args.rival {
         for file in files {
             match rival::run(python, file, args, recast_ops::cpu::threads()) {
                 Ok(more) => rows.extend(more),
-                Err(error) => failed = Some(error),
+                Err(error) => fail(error),
             }
         }
+    }
+    if let Some(error) = failed.take_if(|_| rows.is_empty()) {
+        return Err(error);
     }
     let drawn = args.svg.as_ref().map_or(Ok(()), |file| {
         std::fs::write(file, picture::svg(&rows)).with_context(|| format!("cannot write {}", file.display()))
@@ -133,9 +115,52 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if global.json {
         output::json(&serde_json::json!({ "serve": &rows }))?;
     } else {
-        println!("{}", table(&rows));
+        output::print(table(&rows))?;
     }
     failed.map_or(drawn, Err)
+}
+
+/// Measures a model, row by row: those before an error stay.
+fn model_rows(path: &Path, args: &Args, global: &Global, device: &Device, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let budget = (args.state_gib * f64::from(1 << 30)) as usize;
+    let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(path)?, device)?;
+    // A text that ends by itself would end the measurement.
+    let tokenizer = tokenizer.with_special_tokens(None, Vec::new())?;
+    let limits = Limits {
+        slots: args.batches.iter().copied().max().unwrap_or(1),
+        state_bytes: usize::MAX,
+        prefix_bytes: 0,
+        ..Limits::default()
+    };
+    let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?;
+    for &context in &args.contexts {
+        let one = engine.model().state_bytes(context + args.tokens);
+        // Of contexts that hold nobody, nothing is read.
+        let mut read = None;
+        for &batch in &args.batches {
+            let fits = batch.saturating_mul(one) <= budget;
+            let speed = if fits {
+                let read = read.get_or_insert_with(|| read_context(engine.model(), context));
+                let snapshot = read.as_ref().map_err(|e| anyhow::anyhow!("{e}"))?;
+                Some(measure(&engine, snapshot, batch, args.tokens)?)
+            } else {
+                None
+            };
+            let row = Row {
+                model: name(path),
+                context,
+                batch,
+                tokens_per_second: speed,
+                state_bytes: batch * one,
+                fit_in_16_gib: (16 << 30) / one.max(1),
+            };
+            if !global.json {
+                output::tell(format_args!("{} context {context} batch {batch}: {}", row.model, shown(speed)));
+            }
+            rows.push(row);
+        }
+    }
+    Ok(())
 }
 
 fn table(rows: &[Row]) -> String {

@@ -3,7 +3,6 @@
 use super::{Timing, peak_memory};
 use crate::commands::plan;
 use crate::{Global, embedded, output};
-use anyhow::Context;
 use burn::tensor::Device;
 use recast_models::Model;
 use recast_models::families;
@@ -97,7 +96,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if global.json {
         return output::json(&outcome);
     }
-    println!(
+    output::print(format_args!(
         "{}: {:.3} s a step (best {:.3}, median of {}), of it {:.3} gradients and {:.3} optimizer\n\
          {:.0} tokens/s, peak memory {}, {} x {} tokens, {} threads, {}, {}",
         outcome.what,
@@ -113,8 +112,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         outcome.threads,
         outcome.precision,
         outcome.cpu,
-    );
-    Ok(())
+    ))
 }
 
 /// Six decoder layers of SmolLM2-135M's sizes and its vocabulary, tied.
@@ -145,13 +143,15 @@ fn transformer(args: &Args, device: &Device) -> anyhow::Result<Work> {
 /// A stage as its recipe has it.
 fn stage(args: &Args, path: &PathBuf, device: &Device) -> anyhow::Result<Work> {
     let recipe = plan::load(Some(path), &args.set)?;
-    let named = recipe.teacher.as_ref().context("bench step --recipe: expected a recipe with a teacher")?;
+    let named = recipe.teacher.as_ref().ok_or_else(|| output::wrong("--recipe", "a recipe with a teacher", "one without"))?;
     let names = || recipe.stages.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
     let stage = match &args.stage {
         None => recipe.stages.first(),
         Some(name) => recipe.stages.iter().find(|s| s.name == *name),
     };
-    let stage = stage.with_context(|| format!("bench step --stage: expected one of {}", names()))?;
+    let stage = stage.ok_or_else(|| {
+        output::wrong("--stage", format!("one of {}", names()), args.stage.as_deref().unwrap_or("a recipe without stages"))
+    })?;
     let teacher = Teacher::open(&embedded::resolve(&named.path)?, device)?;
     let student = teacher.student(&recipe, device)?;
     let batch = args.batch.unwrap_or(stage.batch);

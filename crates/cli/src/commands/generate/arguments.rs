@@ -220,8 +220,11 @@ impl DenoisingArgs {
 pub fn infilling(text: &str, tokenizer: &Tokenizer) -> anyhow::Result<Canvas> {
     let mut canvas = Canvas::default();
     let mut rest = text;
-    let mut first = true;
     let mut holes = 0;
+    // Behind a hole the text goes on: what is put before the beginning of one has no place there.
+    let encode = |piece: &str, holes: usize| {
+        if holes == 0 { tokenizer.encode(piece, true) } else { tokenizer.encode_continuation(piece, None) }
+    };
     while let Some((before, after)) = rest.split_once("[[") {
         let (count, after) =
             after.split_once("]]").with_context(|| format!("--infill: expected ]] behind [[, found {after:?}"))?;
@@ -231,13 +234,35 @@ pub fn infilling(text: &str, tokenizer: &Tokenizer) -> anyhow::Result<Canvas> {
             .ok()
             .filter(|n| *n > 0)
             .ok_or_else(|| wrong("--infill", "a number of tokens from 1 between [[ and ]]", count))?;
-        canvas.text(&tokenizer.encode(before, first)?);
+        canvas.text(&encode(before, holes)?);
         canvas.holes(count);
-        (rest, first, holes) = (after, false, holes + 1);
+        (rest, holes) = (after, holes + 1);
     }
-    canvas.text(&tokenizer.encode(rest, first)?);
+    canvas.text(&encode(rest, holes)?);
     if holes == 0 {
         return Err(wrong("--infill", "a prompt with at least one hole, such as [[8]] for eight tokens", "none"));
     }
     Ok(canvas)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use recast_text::GgufVocab;
+
+    #[test]
+    fn no_blank_is_put_behind_a_hole() {
+        let tokens = ["<unk>", "\u{2581}", "a", "b", "\u{2581}a", "\u{2581}b"].map(String::from).to_vec();
+        let vocab = GgufVocab {
+            model: "llama".into(),
+            scores: Some(vec![0.0; tokens.len()]),
+            tokens,
+            unknown: Some(0),
+            ..GgufVocab::default()
+        };
+        let tokenizer = Tokenizer::from_gguf(vocab).expect("a tokenizer");
+        let canvas = infilling("a[[2]]b[[1]] a", &tokenizer).expect("a canvas");
+        assert_eq!(canvas.positions(), [Some(4), None, None, Some(3), None, Some(4)]);
+        assert!(infilling("a", &tokenizer).is_err());
+    }
 }

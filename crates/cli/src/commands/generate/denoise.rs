@@ -4,6 +4,7 @@ use super::arguments::infilling;
 use super::watch::Screen;
 use super::{Args, encode, show};
 use crate::Global;
+use crate::output::{beside, tell};
 use anyhow::Context;
 use recast_infer::samplers::Finish;
 use recast_infer::samplers::denoising::trace::Recorder;
@@ -11,8 +12,11 @@ use recast_infer::samplers::denoising::{Canvas, Counters, Denoiser, Denoising, F
 use recast_infer::{Event, InferError};
 use recast_models::Model;
 use recast_text::Tokenizer;
-use std::io::{BufWriter, IsTerminal};
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
+use std::path::Path;
+use tempfile::NamedTempFile;
 
 #[derive(serde::Serialize)]
 struct Result {
@@ -27,6 +31,37 @@ struct Result {
     prefill_seconds: f64,
     decode_seconds: f64,
     settings: Denoising,
+}
+
+/// Where a trace is written.
+enum Place {
+    /// Beside its place until it is whole, so that an older one stays as long as it is the only one.
+    Beside(NamedTempFile),
+    /// In it: a device or a pipe, which no file is renamed into.
+    There(File),
+}
+
+impl Place {
+    fn open(path: &Path) -> std::io::Result<Self> {
+        match path.exists() && !path.is_file() {
+            true => Ok(Self::There(File::create(path)?)),
+            false => Ok(Self::Beside(beside(path)?)),
+        }
+    }
+
+    fn file(&self) -> std::io::Result<File> {
+        match self {
+            Self::Beside(file) => file.as_file().try_clone(),
+            Self::There(file) => file.try_clone(),
+        }
+    }
+
+    fn done(self, path: &Path) -> std::io::Result<()> {
+        match self {
+            Self::Beside(file) => Ok(file.persist(path).map(drop)?),
+            Self::There(_) => Ok(()),
+        }
+    }
 }
 
 /// Denoises and tells of it.
@@ -55,13 +90,18 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
     canvas.check(&masked.shape(), &settings)?;
     let name =
         args.model.file_name().map_or_else(|| args.model.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let unwritten = || args.denoising.trace.as_ref().map_or_else(String::new, |path| format!("cannot write {}", path.display()));
+    let mut place = None;
     let mut recorder = match &args.denoising.trace {
         Some(path) => {
-            let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-            Some(Recorder::begin(BufWriter::new(file), tokenizer, &name, &canvas, masked.shape(), &settings)?)
+            let file = place.insert(Place::open(path).with_context(unwritten)?).file().map(BufWriter::new);
+            let begin = |file: BufWriter<File>| Recorder::begin(file, tokenizer, &name, &canvas, masked.shape(), &settings);
+            Some(file.and_then(begin).with_context(unwritten)?)
         }
         None => None,
     };
+    // A trace that cannot be written takes no text along: it is told first.
+    let mut untraced = None;
     let mut screen = args.denoising.watch.then(|| Screen::new(tokenizer, &canvas, args.denoising.watch_ms));
     // What was watched in place need not be told again.
     let on_screen = screen.as_ref().is_some_and(Screen::is_live) && std::io::stdout().is_terminal();
@@ -73,7 +113,10 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
                 if let Some(screen) = &mut screen {
                     screen.step(step);
                 }
-                recorder.as_mut().map_or(Ok(()), |recorder| recorder.step(step))
+                if let Some(Err(error)) = recorder.as_mut().map(|recorder| recorder.step(step)) {
+                    (untraced, recorder) = (Some(error), None);
+                }
+                Ok(())
             }
             // In place, the text is shown when it is done.
             Event::Text(piece) if !global.json && screen.is_none() => show(piece),
@@ -88,7 +131,7 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
         }
     })?;
     if let Some(error) = failed {
-        return Err(error).context("cannot write the text or its trace");
+        return Err(error).context("cannot write to standard output");
     }
     if let Some(screen) = screen {
         written.decode_seconds = (written.decode_seconds - screen.finish(&written).as_secs_f64()).max(0.0);
@@ -96,13 +139,14 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
             show(&written.text)?;
         }
     }
-    if let Some(recorder) = recorder {
-        recorder.end(&written).context("cannot write the trace")?;
+    let mut traced = untraced.map_or(Ok(()), Err);
+    if let (Some(recorder), Some(place), Some(path)) = (recorder, place, &args.denoising.trace) {
+        traced = recorder.end(&written).and_then(|()| place.done(path));
     }
     let (tokens_per_forward, tokens_per_second) = (written.tokens_per_forward(), written.tokens_per_second());
     let counters = written.counters;
     if global.json {
-        return crate::output::json(&Result {
+        crate::output::json(&Result {
             text: written.text,
             tokens: written.tokens,
             confidences: written.confidences,
@@ -114,12 +158,13 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
             prefill_seconds: written.prefill_seconds,
             decode_seconds: written.decode_seconds,
             settings,
-        });
+        })?;
+        return traced.with_context(unwritten);
     }
     if !on_screen {
-        println!();
+        writeln!(std::io::stdout()).context("cannot write to standard output")?;
     }
-    eprintln!(
+    tell(format_args!(
         "prompt {} tokens; wrote {} in {} forward passes ({} of them to read finished blocks), {tokens_per_forward:.2} tokens a pass; \
          {tokens_per_second:.1} tokens/s; {} revised; seed {}",
         written.prompt_tokens,
@@ -128,9 +173,10 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
         counters.refreshes,
         counters.revised,
         settings.seed,
-    );
+    ));
+    traced.with_context(unwritten)?;
     if let Some(path) = &args.denoising.trace {
-        eprintln!("trace in {}; see it with: recast replay {} --html out.html", path.display(), path.display());
+        tell(format_args!("trace in {}; see it with: recast replay {} --html out.html", path.display(), path.display()));
     }
     Ok(())
 }

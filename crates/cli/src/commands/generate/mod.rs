@@ -87,6 +87,12 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if let Some(path) = &args.save_state {
         crate::output::check_file("--save-state", path)?;
     }
+    // What is neither, a pipe, is written where it is.
+    if let Some(path) = &args.denoising.trace
+        && (!path.exists() || path.is_dir() || path.is_file())
+    {
+        crate::output::check_file("--trace", path)?;
+    }
     let prompt = prompt(args)?;
     let device = global.device()?;
     let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(&args.model)?, &device)?;
@@ -98,10 +104,14 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         let expected = "a model that denoises, whose option this is; its config.json names a mask token".into();
         return Err(recast_infer::InferError::Setting { name, expected, found }.into());
     }
-    let tokens = encode(&tokenizer, prompt, args)?;
-    let mut before = match &args.load_state {
-        Some(path) => Snapshot::load(&model, path)?,
-        None => Snapshot { tokens: Vec::new(), state: model.new_state() },
+    let (tokens, mut before) = match &args.load_state {
+        Some(path) => {
+            let before = Snapshot::load(&model, path)?;
+            // In the middle of a text stands no begin token, nor the blank that some put before a first word.
+            let tokens = tokenizer.encode_continuation(&repeated(prompt, args), before.tokens.last().copied())?;
+            (tokens, before)
+        }
+        None => (encode(&tokenizer, prompt, args)?, Snapshot { tokens: Vec::new(), state: model.new_state() }),
     };
     let read = before.tokens.len() + tokens.len();
     let (most, trained) = (read.saturating_add(args.max_tokens), model.config.max_positions);
@@ -146,7 +156,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if global.json {
         crate::output::json(&result)?;
     } else {
-        println!();
+        show("\n").context("cannot write to standard output")?;
         let decode = result.decode_tokens_per_second.map_or_else(|| "-".into(), |x| format!("{x:.1}"));
         eprintln!(
             "prompt {} tokens at {:.1} tokens/s; wrote {} at {decode} tokens/s; state {} bytes; seed {}",
@@ -186,11 +196,15 @@ fn prompt(args: &Args) -> anyhow::Result<String> {
     Ok(text)
 }
 
+fn repeated(prompt: String, args: &Args) -> String {
+    vec![prompt; usize::from(args.repeat_context)].join("\n")
+}
+
+/// The tokens of a prompt that begins a text.
 fn encode(tokenizer: &Tokenizer, prompt: String, args: &Args) -> anyhow::Result<Vec<u32>> {
-    let prompt = vec![prompt; usize::from(args.repeat_context)].join("\n");
+    let prompt = repeated(prompt, args);
     if !args.chat {
-        // In the middle of a text stands no begin token.
-        return Ok(tokenizer.encode(&prompt, args.load_state.is_none())?);
+        return Ok(tokenizer.encode(&prompt, true)?);
     }
     let template = tokenizer
         .chat_template()?

@@ -33,19 +33,14 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let shown = args.trace.display();
     let file = std::fs::File::open(&args.trace).with_context(|| format!("cannot read {shown}"))?;
     let trace = Trace::read(BufReader::new(file)).map_err(|reason| anyhow::anyhow!("{shown}: {reason}"))?;
-    let folder = args.html.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut beside = tempfile::NamedTempFile::new_in(folder)?;
-        std::io::Write::write_all(&mut beside, page(&trace).as_bytes())?;
-        beside.persist(&args.html).map(|_| ()).map_err(|e| e.error)
-    };
-    write().with_context(|| format!("cannot write {}", args.html.display()))?;
+    crate::output::replace(&args.html, page(&trace).as_bytes())
+        .with_context(|| format!("cannot write {}", args.html.display()))?;
     let result = Result { html: args.html.clone(), steps: trace.steps.len(), positions: trace.begin.positions };
     if global.json {
         return crate::output::json(&result);
     }
-    println!("{}: {} steps over {} positions; open it in a browser", result.html.display(), result.steps, result.positions);
-    Ok(())
+    let Result { html, steps, positions } = result;
+    crate::output::print(format_args!("{}: {steps} steps over {positions} positions; open it in a browser", html.display()))
 }
 
 /// The page of a trace.

@@ -111,7 +111,7 @@ impl<'a, D: Denoiser> Filler<'a, D> {
             .iter()
             .map(|(stream, canvas)| Row::new(self.denoiser, canvas, self.settings.clone(), ends, *stream))
             .collect::<Result<_, _>>()?;
-        let mut texts: Vec<Text> = rows.iter().map(|_| self.text()).collect();
+        let mut texts: Vec<Text> = rows.iter().map(|row| self.text(&row.tokens()[..row.prompt()])).collect();
         let started = Instant::now();
         loop {
             let mut reading: Vec<&mut Row<D::State>> = rows.iter_mut().filter(|row| row.is_reading()).collect();
@@ -150,9 +150,9 @@ impl<'a, D: Denoiser> Filler<'a, D> {
         Ok(rows.iter().zip(texts).map(done).collect())
     }
 
-    fn text(&self) -> Text {
+    fn text(&self, prompt: &[u32]) -> Text {
         Text {
-            decoder: self.tokenizer.decode_stream(true),
+            decoder: self.tokenizer.decode_stream_after(prompt, true),
             filter: StopFilter::new(&self.stop),
             text: String::new(),
             told: 0,

@@ -1,12 +1,12 @@
 //! GPU: a kernel over blocks of logits.
 
 use super::Options;
-use crate::cube::{CubeTensor, UNITS, nothing, upload_indices};
-use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp, losses, row_weights, scaled, total};
+use crate::cube::{CubeTensor, UNITS, nothing, total, upload_indices};
+use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp, losses, row_weights, scaled};
 use cubecl::prelude::*;
 
 pub fn forward(options: &Options, [hidden, weight]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
-    let head = Head { hidden, weight };
+    let head = Head { hidden, weight }.rounded();
     let targets = upload_indices(&head.hidden, &options.targets);
     let weights = row_weights(&head, options.weights.as_deref());
     let each = losses(&head);
@@ -64,12 +64,11 @@ fn cross_entropy(
         let log_sum = log_sum_exp(logits, start, vocabulary, &mut shared);
         let target = targets[row] as usize;
         let scale = weights[row] * factor;
-        if UNIT_POS == 0 {
+        // By the unit that alone writes there.
+        if UNIT_POS as usize == target % UNITS as usize {
             losses[row] = scale * (log_sum - logits[start + target]);
         }
         if comptime!(gradient) {
-            // The target's logit has been read before anybody writes.
-            sync_cube();
             let mut i = UNIT_POS as usize;
             while i < vocabulary {
                 let mut d = scale * (logits[start + i] - log_sum).exp();

@@ -1,13 +1,13 @@
 //! GPU: a kernel over blocks of both models' logits.
 
 use super::Options;
-use crate::cube::{CubeTensor, UNITS, nothing, sum};
-use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp, losses, row_weights, scaled, total};
+use crate::cube::{CubeTensor, UNITS, nothing, sum, total};
+use crate::vocab_loss::cube::{Head, blocks, by_row, log_sum_exp, losses, row_weights, scaled};
 use cubecl::prelude::*;
 
 pub fn forward(options: &Options, [hidden, weight, teacher_hidden, teacher_weight]: [CubeTensor; 4]) -> (CubeTensor, CubeTensor) {
-    let head = Head { hidden, weight };
-    let teacher = Head { hidden: teacher_hidden, weight: teacher_weight };
+    let head = Head { hidden, weight }.rounded();
+    let teacher = Head { hidden: teacher_hidden, weight: teacher_weight }.rounded();
     let weights = row_weights(&head, options.weights.as_deref());
     let each = losses(&head);
     let client = head.hidden.client.clone();
