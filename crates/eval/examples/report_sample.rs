@@ -74,6 +74,7 @@ fn sample() -> Report {
         role,
         tokens,
         values: vec![Some(estimate(a, a * 0.012)), Some(estimate(b, b * 0.009))],
+        bound: false,
     };
     let sample = |prompt: &str, teacher: &str, student: &str| Sample {
         prompt: prompt.into(),

@@ -5,8 +5,8 @@
 //! `backward(&Options, needs, [View; N], output, saved, gradient) -> [Option<Array>; N]`.
 //! [`operator!`] makes a backend extension of them: dispatch at run time, an autodiff node whose
 //! state is the inputs, the output and `saved`. With a `cube.rs` beside it, which has the same two
-//! functions over [`CubeTensor`](crate::cube), the operator runs on GPUs too; without one its public
-//! function takes the reference there ([`on_cpu`]).
+//! functions over [`CubeTensor`](crate::cube), the operator runs on GPUs too; without one it is for the
+//! processor alone, and its public function asks where it is ([`on_cpu`]).
 
 use burn::tensor::{Bytes, DType};
 use burn_flex::{FlexTensor, Layout};

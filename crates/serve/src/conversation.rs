@@ -122,7 +122,8 @@ pub(crate) fn prompt(
     Ok(Prompt { tokens, state: None, messages, text })
 }
 
-/// The text of a conversation. Where the template has no place for tools, the system turn tells of them.
+/// The text of a conversation. Where the template has no place for tools, the system turn tells of them, or the first
+/// user's where it takes none.
 fn render(template: &ChatTemplate, messages: &[Message], tools: Option<&Value>) -> Result<String, ApiError> {
     let text = template.render(messages, true, tools).map_err(|error| ApiError::Template(error.to_string()))?;
     let Some(tools) = tools.filter(|_| template.render(messages, true, None).is_ok_and(|without| without == text)) else {
@@ -134,11 +135,18 @@ fn render(template: &ChatTemplate, messages: &[Message], tools: Option<&Value>) 
         Some(system) => system.content = format!("{}\n\n{words}", system.content),
         None => messages.insert(0, Message::new("system", words.as_str())),
     }
-    template.render(&messages, true, None).ok().filter(|text| text.contains(&words)).ok_or_else(|| {
-        ApiError::at(
-            "tools",
-            "tools: the model's template has no place for tools, nor for a system turn that tells of them; leave them out",
-        )
+    let told = |messages: &[Message]| template.render(messages, true, None).ok().filter(|text| text.contains(&words));
+    if let Some(text) = told(&messages) {
+        return Ok(text);
+    }
+    // Some have no place for a system turn either: what it would say stands before what the user says.
+    messages.retain(|message| message.role != "system");
+    if let Some(user) = messages.iter_mut().find(|message| message.role == "user") {
+        user.content = format!("{words}\n\n{}", user.content);
+    }
+    told(&messages).ok_or_else(|| {
+        let message = "tools: the model's template has no place for tools, nor for a turn that tells of them; leave them out";
+        ApiError::at("tools", message)
     })
 }
 
@@ -200,9 +208,12 @@ mod tests {
         let users = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}";
         let strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}";
         for source in [users, strict] {
-            assert!(said(source, &["user"], true).unwrap_err().contains("no place for tools"), "{source}");
+            let told = said(source, &["user"], true).unwrap();
+            assert!(told.starts_with("# Tools\n") && told.ends_with("</tool_call>\n\nI am user."), "{source}: {told}");
             assert_eq!(said(source, &["user"], false).unwrap(), "I am user.");
         }
+        let mute = "{% for m in messages %}[{{ m.role }}]{% endfor %}";
+        assert!(said(mute, &["user"], true).unwrap_err().contains("no place for tools"));
     }
 
     #[test]

@@ -302,7 +302,7 @@ impl Trainer {
         // Resolved, so that the split stays what it is.
         recipe.text.held_out_tokens = text.held_out_tokens;
         let held_out = HeldOut::new(&text.held_out, &recipe.validation, recipe.says_next())?;
-        let plan = Plan::new(&recipe, teacher.as_ref().map(|t| &t.model), &student)?;
+        let plan = Plan::onward(&recipe, teacher.as_ref().map(|t| &t.model), &student, from.unwrap_or(0))?;
         // Whatever a later stage could be refused for is found before the first one has cost anything.
         let pairs = recipe.stages.iter().enumerate().map(|(index, stage)| {
             let opened = match stage.pairs.is_empty() {
@@ -381,7 +381,7 @@ impl Trainer {
     fn held_out(&self, model: &Model) -> Result<HeldOutLoss, TrainError> {
         let teacher = self.teacher.as_ref().map(|t| &t.model);
         let other = teacher.filter(|t| !std::ptr::eq(*t, model));
-        self.held_out.loss(model, other)
+        self.held_out.loss(model, other, std::ptr::eq(model, &self.student))
     }
 
     fn stage(&mut self, params: &[Named], metrics: &mut Metrics, observer: &mut dyn Observer) -> Result<(), TrainError> {

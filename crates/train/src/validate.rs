@@ -159,18 +159,19 @@ impl HeldOut {
     }
 
     /// Mean next-token loss of `model` where tokens see what came before, its bound where it is a diffusion
-    /// model, and its KL from `teacher`, which must be the same at every call. A model whose logits do not speak of the
-    /// next token has the bound alone.
+    /// model, and its KL from `teacher`, which must be the same at every call. `trained` says whether it is the model
+    /// that the run trains. One whose logits do not speak of the next token has the bound alone.
     ///
     /// # Errors
     /// When a token is outside a model's vocabulary.
-    pub fn loss(&self, model: &Model, teacher: Option<&Model>) -> Result<HeldOutLoss, TrainError> {
+    pub fn loss(&self, model: &Model, teacher: Option<&Model>, trained: bool) -> Result<HeldOutLoss, TrainError> {
         let bound = model.config.diffusion.is_some().then(|| self.bound(model)).transpose()?;
-        if let (Some(bound), false) = (bound, self.says_next(model)) {
+        let speaks = says_next(model) || (self.next_token && trained);
+        if let (Some(bound), false) = (bound, speaks) {
             let tokens = self.batches.iter().map(|batch| batch.inputs.len() as u64).sum();
             return Ok(HeldOutLoss { loss: bound.loss, kl: None, tokens, bound: Some(Bound { alone: true, ..bound }) });
         }
-        let teacher = teacher.filter(|teacher| self.says_next(teacher));
+        let teacher = teacher.filter(|teacher| says_next(teacher));
         let (mut loss, mut kl, mut tokens) = (0.0, 0.0, 0u64);
         for (i, batch) in self.batches.iter().enumerate() {
             let hidden = flat(model.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, None, None)?);
@@ -184,11 +185,6 @@ impl HeldOut {
         }
         let count = tokens as f64;
         Ok(HeldOutLoss { loss: loss / count, kl: teacher.map(|_| kl / count), tokens, bound })
-    }
-
-    /// Whether logits under a causal mask speak of the next token.
-    fn says_next(&self, model: &Model) -> bool {
-        self.next_token || model.config.diffusion.as_ref().is_none_or(|diffusion| diffusion.shift)
     }
 
     /// The bound of every window; each has the same masks at every call.
@@ -229,6 +225,11 @@ impl HeldOut {
 fn flat(x: Tensor<3>) -> Tensor<2> {
     let [b, t, c] = x.dims();
     x.reshape([b * t, c])
+}
+
+/// Whether logits under a causal mask speak of the next token, as the model came.
+fn says_next(model: &Model) -> bool {
+    model.config.diffusion.as_ref().is_none_or(|diffusion| diffusion.shift)
 }
 
 #[cfg(test)]

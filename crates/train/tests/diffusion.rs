@@ -503,7 +503,7 @@ fn what_says_no_next_token_is_measured_by_its_bound() {
     let measure = |diffusion: Option<Diffusion>, next_token: bool| {
         let (student, teacher) = (model("softmax", diffusion), model("softmax", None));
         let held_out = HeldOut::new(&TokenStream::whole(file.clone()), &options, next_token).expect("text");
-        held_out.loss(&student, Some(&teacher)).expect("loss")
+        held_out.loss(&student, Some(&teacher), true).expect("loss")
     };
     let alone = measure(whole(false), false);
     let bound = alone.bound.expect("a bound");

@@ -175,6 +175,7 @@ fn perplexity(trainer: &Trainer, summary: &Summary) -> PerplexityTable {
                 role: role(name),
                 tokens: (role(name) == Role::Student).then_some(seen),
                 values: vec![Some(Estimate { value: loss.perplexity(), std_error: None })],
+                bound: loss.bound.is_some_and(|bound| bound.alone),
             }
         })
         .collect();

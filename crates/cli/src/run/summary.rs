@@ -185,15 +185,9 @@ impl Summary {
             ]);
         }
         let _ = writeln!(out, "{}", table.plain());
-        if let Some(ratio) = self.ratio {
-            let _ = writeln!(
-                out,
-                "{} tokens in {}; the student's perplexity is {:.3} times the teacher's",
-                self.tokens,
-                super::progress::duration(self.seconds),
-                ratio
-            );
-        }
+        let ratio = self.ratio.map(|ratio| format!("; the student's perplexity is {ratio:.3} times the teacher's"));
+        let time = super::progress::duration(self.seconds);
+        let _ = writeln!(out, "{} tokens in {time}{}", self.tokens, ratio.unwrap_or_default());
         let _ = writeln!(out, "model   {}", self.folder.join("model").display());
         let _ = writeln!(out, "report  {}", self.folder.join("report.html").display());
         out

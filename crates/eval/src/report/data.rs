@@ -193,6 +193,8 @@ pub struct PerplexityRow {
     pub tokens: Option<u64>,
     /// One for each set; absent where not measured.
     pub values: Vec<Option<Estimate>>,
+    /// Whether they are of a diffusion bound, which is no perplexity of the next token and not compared with one.
+    pub bound: bool,
 }
 
 /// One prompt continued by several models.

@@ -70,9 +70,12 @@ fn figures(report: &Report) -> String {
     let mut out: Vec<(String, &str, String)> = Vec::new();
     let rows = &report.perplexity.rows;
     let first = |row: &super::PerplexityRow| row.values.first().copied().flatten();
-    let teacher = rows.iter().find(|r| r.role == Role::Teacher).and_then(first);
-    let student = rows.iter().rfind(|r| r.role == Role::Student).and_then(first);
-    if let (Some(teacher), Some(student)) = (teacher, student) {
+    let of = |row: &super::PerplexityRow| Some((first(row)?, row.bound));
+    let teacher = rows.iter().find(|r| r.role == Role::Teacher).and_then(of);
+    let student = rows.iter().rfind(|r| r.role == Role::Student).and_then(of);
+    if let (Some((teacher, alike)), Some((student, bound))) = (teacher, student)
+        && alike == bound
+    {
         out.push((grouped(student.value, 2), "held-out perplexity", format!("teacher {}", grouped(teacher.value, 2))));
     }
     let kept: Vec<f64> = report.tasks.iter().filter_map(|t| Some(t.relative?.value)).collect();
@@ -148,6 +151,7 @@ fn perplexity(report: &Report) -> String {
             // The geometric mean of the ratios over the sets that both have.
             let logs: Vec<f64> = teacher
                 .into_iter()
+                .filter(|t| t.bound == row.bound)
                 .flat_map(|t| t.values.iter().zip(&row.values))
                 .filter_map(|(t, s)| Some((s.as_ref()?.value / t.as_ref()?.value).ln()))
                 .collect();

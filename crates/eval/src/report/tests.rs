@@ -50,7 +50,7 @@ fn full(word: &str, value: f64) -> Report {
         perplexity: PerplexityTable {
             sets: vec![w()],
             rows: [Role::Teacher, Role::Student]
-                .map(|role| PerplexityRow { label: w(), role, tokens: Some(1), values: vec![Some(estimate)] })
+                .map(|role| PerplexityRow { label: w(), role, tokens: Some(1), values: vec![Some(estimate)], bound: false })
                 .into(),
             conditions: w(),
         },

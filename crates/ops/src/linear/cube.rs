@@ -25,13 +25,18 @@ pub fn product(left: CubeTensor, right: CubeTensor) -> CubeTensor {
     shape[rank - 1] = last;
     // An output of our own is contiguous and f32: neither a copy nor a cast follows.
     let out = room(&left, &shape);
-    if shape.contains(&0) {
-        return out;
+    if left.meta.num_elements() == 0 || right.meta.num_elements() == 0 {
+        // Sums of nothing.
+        let zeros = Gpu::float_zeros([shape.iter().product::<usize>()].into(), &left.device, FloatDType::F32);
+        return reshaped(zeros, &shape);
     }
     match matmul(left.clone(), right.clone(), Some(out), MatmulStrategy::default(), DType::F32) {
         Ok(out) => out,
         // Operands and output of different types are not for every kernel.
-        Err(_) => contiguous(Gpu::float_cast(Gpu::float_matmul(left, right), FloatDType::F32)),
+        Err(_) => {
+            let [left, right] = [left, right].map(|x| Gpu::float_cast(x, FloatDType::F32));
+            contiguous(Gpu::float_matmul(left, right))
+        }
     }
 }
 

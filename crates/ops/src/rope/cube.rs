@@ -21,7 +21,7 @@ pub fn backward(
     [needs[0].then(|| rotate(options, dy, -1.0))]
 }
 
-/// The table where `like` is: it travels once.
+/// The table where `like` is: it travels once, and again to another device.
 fn table(table: &RopeTable, like: &CubeTensor) -> [CubeTensor; 2] {
     let mut kept = table.on_device.lock().unwrap_or_else(PoisonError::into_inner);
     match &*kept {

@@ -13,6 +13,12 @@ const BLOCK_BYTES: usize = 512 << 20;
 const ROWS: usize = 256;
 const MOST_ROWS: usize = 4096;
 
+/// Rows a block for a vocabulary of this size.
+pub fn block_rows(vocabulary: usize) -> usize {
+    let size = BLOCK_BYTES / (4 * vocabulary.max(1));
+    if size > ROWS { size / ROWS * ROWS } else { size.max(16) }.min(MOST_ROWS)
+}
+
 /// Hidden states and vocabulary weight of one model.
 #[derive(Clone)]
 pub struct Head {
@@ -51,8 +57,7 @@ impl Head {
 /// Runs `loss` over blocks of rows; it turns logits into their gradient where that is wanted. Returns
 /// the gradients of hidden states and weight that `track` names.
 pub fn blocks(head: &Head, track: [bool; 2], mut loss: impl FnMut(Range<usize>, &CubeTensor)) -> [Option<CubeTensor>; 2] {
-    let size = BLOCK_BYTES / (4 * head.vocabulary().max(1));
-    let size = if size > ROWS { size / ROWS * ROWS } else { size.max(16) }.min(MOST_ROWS);
+    let size = block_rows(head.vocabulary());
     let mut d_hidden = Vec::new();
     let mut d_weight: Option<CubeTensor> = None;
     for start in (0..head.rows()).step_by(size) {

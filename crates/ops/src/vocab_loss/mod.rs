@@ -15,6 +15,16 @@ pub use cross_entropy::cross_entropy;
 pub use scores::{TokenScores, token_log_probabilities};
 pub use teacher_kl::teacher_kl;
 
+/// Logits of one model that a loss holds at a time, for a vocabulary of this size on this device.
+pub fn block_values(vocabulary: usize, device: &burn::tensor::Device) -> usize {
+    #[cfg(feature = "cube")]
+    if device.clone().inner() != burn::tensor::Device::flex() {
+        return cube::block_rows(vocabulary) * vocabulary;
+    }
+    let _ = device;
+    blocks::block_rows(vocabulary) * vocabulary
+}
+
 /// Why a loss was not computed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum VocabLossError {

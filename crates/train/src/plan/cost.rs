@@ -11,7 +11,9 @@ use burn::tensor::{Device, Tensor};
 use recast_models::param::{Named, count};
 use recast_models::{Model, ModelConfig};
 use recast_ops::linear::{Precision, linear, precision_on};
+use recast_ops::quantised::on_processor;
 use recast_ops::swiglu::swiglu;
+use recast_ops::vocab_loss::block_values;
 use std::time::Instant;
 
 /// A training step's products run at this multiple of the trial's speed.
@@ -201,8 +203,10 @@ impl Models<'_> {
             _ if stage.recompute => rows * (layers * c + mixers / layers + 3.0 * f),
             _ => rows * (mixers + 3.0 * layers * f),
         };
-        // Losses hold a block of logits for the student and one for the teacher.
-        let logits = 512.0 * config.vocabulary as f64;
+        // A block of logits; on GPUs, where it is large, the teacher's beside it.
+        let device = self.params.first().map_or_else(Device::flex, |(_, param)| param.device());
+        let models = if on_processor(&device) { 1.0 } else { 2.0 };
+        let logits = models * block_values(config.vocabulary, &device) as f64;
         let teacher = self.teacher.map_or(0.0, |teacher| {
             let params = teacher.parameters();
             // Frozen weights are kept packed beside themselves.

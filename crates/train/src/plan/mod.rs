@@ -71,8 +71,16 @@ impl Plan {
     /// # Errors
     /// When a stage trains nothing, or asks what the models cannot give.
     pub fn new(recipe: &Recipe, teacher: Option<&Model>, student: &Model) -> Result<Self, TrainError> {
+        Self::onward(recipe, teacher, student, 0)
+    }
+
+    /// The plan of a run that stands at this stage: what is done is not judged again.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn onward(recipe: &Recipe, teacher: Option<&Model>, student: &Model, from: usize) -> Result<Self, TrainError> {
         let params = student.parameters();
-        for stage in &recipe.stages {
+        for stage in recipe.stages.iter().skip(from) {
             if trainable(stage, &params).is_empty() {
                 let what = format!("stage `{}`: no parameter matches {:?}", stage.name, stage.train);
                 let some: Vec<&str> = params.iter().step_by(params.len() / 4 + 1).map(|(name, _)| name.as_str()).collect();

@@ -35,17 +35,17 @@ struct Result {
 
 /// Where a trace is written.
 enum Place {
-    /// Beside its place until it is whole, so that an older one stays as long as it is the only one.
+    /// Beside its place until it is whole: an older one stays as long as it is the only one.
     Beside(NamedTempFile),
-    /// In it: a device or a pipe, which no file is renamed into.
+    /// In it: a new file, which can be read as far as it goes; a link, a device or a pipe, which no file is renamed into.
     There(File),
 }
 
 impl Place {
     fn open(path: &Path) -> std::io::Result<Self> {
-        match path.exists() && !path.is_file() {
-            true => Ok(Self::There(File::create(path)?)),
-            false => Ok(Self::Beside(beside(path)?)),
+        match path.is_file() && !path.is_symlink() {
+            true => Ok(Self::Beside(beside(path)?)),
+            false => Ok(Self::There(File::create(path)?)),
         }
     }
 
@@ -130,18 +130,18 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
             }
         }
     })?;
-    if let Some(error) = failed {
-        return Err(error).context("cannot write to standard output");
-    }
-    if let Some(screen) = screen {
-        written.decode_seconds = (written.decode_seconds - screen.finish(&written).as_secs_f64()).max(0.0);
-        if !global.json && !on_screen {
-            show(&written.text)?;
-        }
-    }
+    let shown = screen.map(|screen| screen.finish(&written));
+    written.decode_seconds = (written.decode_seconds - shown.unwrap_or_default().as_secs_f64()).max(0.0);
+    // Whole, whatever becomes of standard output.
     let mut traced = untraced.map_or(Ok(()), Err);
     if let (Some(recorder), Some(place), Some(path)) = (recorder, place, &args.denoising.trace) {
         traced = recorder.end(&written).and_then(|()| place.done(path));
+    }
+    if let Some(error) = failed {
+        return Err(error).context("cannot write to standard output");
+    }
+    if shown.is_some() && !global.json && !on_screen {
+        show(&written.text)?;
     }
     let (tokens_per_forward, tokens_per_second) = (written.tokens_per_forward(), written.tokens_per_second());
     let counters = written.counters;

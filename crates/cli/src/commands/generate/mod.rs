@@ -87,8 +87,9 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if let Some(path) = &args.save_state {
         crate::output::check_file("--save-state", path)?;
     }
-    // What is neither, a pipe, is written where it is.
+    // A link and what is no file, such as standard output, are written where they lead.
     if let Some(path) = &args.denoising.trace
+        && !path.is_symlink()
         && (!path.exists() || path.is_dir() || path.is_file())
     {
         crate::output::check_file("--trace", path)?;

@@ -38,7 +38,6 @@ pub fn gradients(
 ) -> Result<Loss, TrainError> {
     track(trainable);
     let result = loss(student, batch, options).map(|(total, parts)| {
-        // Read behind the backward pass, which a GPU need not wait to begin.
         let value = total.clone().without_autodiff();
         if total.is_tracked() {
             let mut gradients = total.backward();
