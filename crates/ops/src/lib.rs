@@ -2,8 +2,8 @@
 //!
 //! One folder an operator: `mod.rs` is the public function (maths, shapes, source), `reference.rs`
 //! the slow truth from plain tensor operations, `flex.rs` the CPU code over plain slices, `cube.rs`
-//! the GPU code (features `cuda`, `rocm`, `metal`, `vulkan`, `wgpu`; an operator without one takes its
-//! reference there). To add one, copy the smallest folder (`swiglu`), declare it with `operator!` of
+//! the GPU code (features `cuda`, `rocm`, `metal`, `vulkan`, `wgpu`; what is without one, as quantised
+//! products, is for the processor alone). To add one, copy the smallest folder (`swiglu`), declare it with `operator!` of
 //! `glue.rs` and add it to `tests/elementwise.rs` or `fused.rs`, which hold every fast path to its reference: outputs
 //! and all gradients, at odd sizes, on the device that `RECAST_TEST_DEVICE` names.
 //!
