@@ -9,18 +9,19 @@ mod common;
 use common::{limits, masked_server, server_with};
 use recast_serve::{Server, Settings};
 use serde_json::{Value, json};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
-use tungstenite::{Message, WebSocket, client};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A page in a browser, driven over the DevTools protocol.
+/// A page in a browser, driven over the DevTools protocol: JSON with a zero byte behind it, through pipes.
 struct Browser {
     process: Child,
-    socket: WebSocket<TcpStream>,
+    calls_to: ChildStdin,
+    replies: Receiver<Value>,
     session: Option<String>,
     calls: u64,
     _profile: tempfile::TempDir,
@@ -36,31 +37,31 @@ impl Drop for Browser {
 impl Browser {
     fn start() -> Option<Self> {
         let profile = tempfile::tempdir().unwrap();
-        let mut process = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(|name| {
-            Command::new(name)
-                .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0"])
-                .arg(format!("--user-data-dir={}", profile.path().display()))
-                .args(["--window-size=1100,800", "about:blank"])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .ok()
+        let name = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| {
+            let version = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            version.is_ok_and(|status| status.success())
         })?;
-        let started = Instant::now();
-        let (port, path) = loop {
-            let text = std::fs::read_to_string(profile.path().join("DevToolsActivePort")).unwrap_or_default();
-            if let Some((port, path)) = text.split_once('\n').filter(|(_, path)| !path.is_empty()) {
-                break (port.to_owned(), path.trim().to_owned());
+        // It reads calls from descriptor 3 and writes replies to 4, which the shell makes of what it was given.
+        let mut process = Command::new("sh")
+            .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1", name])
+            .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .args(["--window-size=1100,800", "about:blank"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let calls_to = process.stdin.take().unwrap();
+        let from = BufReader::new(process.stdout.take().unwrap());
+        let (sender, replies) = mpsc::channel();
+        std::thread::spawn(move || {
+            for message in from.split(0).map_while(Result::ok) {
+                if sender.send(serde_json::from_slice(&message).unwrap()).is_err() {
+                    return;
+                }
             }
-            assert!(process.try_wait().unwrap().is_none(), "the browser ended");
-            assert!(started.elapsed() < PATIENCE, "the browser does not open its port");
-            std::thread::sleep(Duration::from_millis(50));
-        };
-        let stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let (socket, _) = client(format!("ws://127.0.0.1:{port}{path}"), stream).unwrap();
-        Some(Self { process, socket, session: None, calls: 0, _profile: profile })
+        });
+        Some(Self { process, calls_to, replies, session: None, calls: 0, _profile: profile })
     }
 
     fn try_call(&mut self, method: &str, params: &Value) -> Result<Value, String> {
@@ -69,10 +70,9 @@ impl Browser {
         if let Some(session) = &self.session {
             message["sessionId"] = session.clone().into();
         }
-        self.socket.send(Message::text(message.to_string())).unwrap();
+        self.calls_to.write_all(format!("{message}\0").as_bytes()).unwrap();
         loop {
-            let Message::Text(text) = self.socket.read().unwrap() else { continue };
-            let reply: Value = serde_json::from_str(&text).unwrap();
+            let reply = self.replies.recv_timeout(PATIENCE).expect("the browser answers");
             if reply["id"] == self.calls {
                 return if reply["error"].is_null() { Ok(reply["result"].clone()) } else { Err(format!("{method}: {reply}")) };
             }
@@ -136,7 +136,7 @@ fn serve(settings: Settings) -> String {
 }
 
 fn serve_it(server: impl FnOnce() -> Server + Send + 'static) -> String {
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
