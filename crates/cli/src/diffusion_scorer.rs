@@ -29,7 +29,9 @@ impl<'a> DiffusionScorer<'a> {
             false => format!("likelihood bound, exact-count form, {samples} masks an answer (1 of one token)"),
         };
         let block = model.config.diffusion.as_ref().and_then(|d| d.block).unwrap_or(BLOCK);
-        let estimate = format!("{estimate}; texts one token a forward pass, blocks of {block}, temperature 0");
+        let estimate = format!(
+            "{estimate}; last words surest token first; texts one token a forward pass, blocks of {block}, temperature 0"
+        );
         // Answers that are estimated otherwise are other answers.
         let hash = format!("{hash}\n{estimate}");
         let mut card = ModelScorer::new(model, tokenizer, name, &hash).describe().clone();
@@ -60,7 +62,7 @@ impl Scorer for DiffusionScorer<'_> {
             out.push(Scored {
                 // Only their sum is known.
                 logprobs: vec![each; continuation.len()],
-                greedy: *greedy && likelihood::greedy(self.model, &tokens, context.len(), self.options.budget)?,
+                greedy: *greedy && likelihood::greedy(self.model, &tokens, context.len())?,
             });
         }
         Ok(out)
@@ -108,7 +110,7 @@ mod tests {
         for block in [None, Some(4)] {
             let mut model = Model::open(&path, &Device::flex()).expect("a golden model");
             let mask_token = model.config.vocabulary as u32 - 1;
-            model.config.diffusion = Some(Diffusion { mask_token, block, shift: true });
+            model.config.diffusion = Some(Diffusion { mask_token, block, shift: true, uniform: false });
             let mut scorer = DiffusionScorer::new(&model, &tokenizer, "m", "", 8);
             let prompt = |count: u32, max_tokens| {
                 let tokens = (0..count).map(|i| (i * i * 7 + i * 13) % 50).collect();

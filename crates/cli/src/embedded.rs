@@ -65,6 +65,6 @@ fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         return Ok(());
     }
     let folder = path.parent().unwrap_or(Path::new("."));
-    let written = std::fs::create_dir_all(folder).and_then(|()| crate::output::replace(path, bytes));
+    let written = std::fs::create_dir_all(folder).and_then(|()| recast_text::files::replace(path, bytes));
     written.with_context(|| format!("writing the embedded files to {}", path.display()))
 }

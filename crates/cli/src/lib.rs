@@ -22,6 +22,7 @@ mod scorer;
 use clap::{Parser, Subcommand};
 use recast_ops::device::Kind;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Once;
 
@@ -45,9 +46,9 @@ pub(crate) struct Global {
     /// Print one JSON object with the results on standard output.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Threads to compute on; default all cores. Results are bit-equal for equal counts.
-    #[arg(long, global = true, value_name = "N")]
-    pub threads: Option<std::num::NonZeroUsize>,
+    /// Threads to compute on, 1024 at most; default all cores. Results are bit-equal for equal counts.
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    pub threads: Option<NonZeroUsize>,
     /// Precision of matrix products: f32, or bf16 operands with f32 accumulation (and keys and values
     /// held in bf16) where the processor has instructions for it that are faster.
     #[arg(long, global = true, value_enum, default_value_t = Precision::F32)]
@@ -58,6 +59,14 @@ pub(crate) struct Global {
     /// No progress bars.
     #[arg(long, global = true)]
     pub no_progress: bool,
+}
+
+/// More threads than any machine here has cores; a hundred times as many bring it to a stand.
+const MOST_THREADS: usize = 1024;
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse::<NonZeroUsize>().ok().filter(|count| count.get() <= MOST_THREADS);
+    count.ok_or_else(|| format!("expected a number from 1 to {MOST_THREADS}"))
 }
 
 /// Precision of matrix products.

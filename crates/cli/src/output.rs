@@ -2,10 +2,10 @@
 
 use anyhow::Context;
 use recast_infer::InferError;
+use recast_text::files::folder_of;
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
-use tempfile::NamedTempFile;
 
 /// Exit code: 2 when the user asked wrongly (a recipe, a path, an option), 1 when something failed.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -61,6 +61,23 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 /// done: from now on a reader that has seen enough ends the program, as `| head` does.
 pub fn print(text: impl Display) -> anyhow::Result<()> {
     crate::closed_pipes_end_it(true);
+    write(text)
+}
+
+/// Prints what there is of a result, and ends as the making of it did: a failure is told even where the reader has seen
+/// enough.
+pub fn print_what_there_is(text: impl Display, ended: anyhow::Result<()>) -> anyhow::Result<()> {
+    match ended {
+        Ok(()) => print(text),
+        Err(error) => {
+            crate::closed_pipes_end_it(false);
+            let _ = write(text);
+            Err(error)
+        }
+    }
+}
+
+fn write(text: impl Display) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
 }
@@ -91,29 +108,6 @@ pub fn check_file(name: &'static str, file: &Path) -> Result<(), InferError> {
     check_folder(name, folder_of(file))
 }
 
-/// Writes a file beside its place and renames it into it: whoever reads it, after a kill or a power cut too, finds the
-/// old bytes or the new ones.
-pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = beside(path)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
-}
-
-/// A new file beside `path`, to be renamed into it.
-pub fn beside(path: &Path) -> std::io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    // Results are for others to read, which temporary files are not by default.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder_of(path))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// Refuses a folder in which no file can be made.
 pub fn check_folder(name: &'static str, folder: &Path) -> Result<(), InferError> {
     tempfile::tempfile_in(folder).map(drop).map_err(|error| InferError::Setting {
@@ -138,21 +132,6 @@ mod tests {
             assert!(error.to_string().contains("--out") && error.to_string().contains(words), "{error}");
             assert_eq!(exit_code(&error.into()), 2);
         }
-    }
-
-    #[test]
-    fn a_file_is_replaced_whole_and_is_for_others_to_read() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let [plain, replaced] = ["plain", "replaced"].map(|name| folder.path().join(name));
-        std::fs::write(&plain, "a").expect("writes");
-        for text in ["old and longer", "new"] {
-            replace(&replaced, text.as_bytes()).expect("writes");
-            assert_eq!(std::fs::read_to_string(&replaced).expect("reads"), text);
-        }
-        assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 2, "nothing is left behind");
-        let rights = |path: &Path| std::fs::metadata(path).expect("is there").permissions();
-        assert_eq!(rights(&replaced), rights(&plain));
-        assert!(replace(&folder.path().join("no/x"), b"x").is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use recast_models::param::values;
 use recast_models::{Model, ModelConfig, ModelState};
 use recast_ops::vocab_loss::token_log_probabilities;
 use recast_text::Tokenizer;
+use recast_text::files::hex;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -263,10 +264,6 @@ pub fn weights_hash(path: &Path) -> anyhow::Result<String> {
         hash.update(length.to_le_bytes());
     }
     Ok(hex(hash.finalize().as_slice()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -194,3 +194,24 @@ fn bad_input_is_refused_with_what_to_do() {
     assert!(!output.status.success() && talk.contains("line 1") && talk.contains("recast generate --trace"), "{talk}");
     assert!(!folder.path().join("x.html").exists());
 }
+
+/// A trace may come from anybody.
+#[test]
+fn a_damaged_trace_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (trace, page) = (folder.path().join("t.jsonl"), folder.path().join("x.html"));
+    let step = |place: u32| {
+        json!({"step": 0, "block": 0, "window": [0, 3], "forwards": 1, "settled": 0, "seconds": 0.1,
+            "changes": [[place, null, 5, 0.9, 0.1]], "ghosts": [], "tokens": {"5": " x"}})
+    };
+    for (positions, given, place) in [(3, json!([[9, 7]]), 0), (u64::MAX, json!([]), 0), (3, json!([[2, 7]]), 3)] {
+        let begin = json!({"recast_trace": 1, "model": "m", "prompt": "a", "positions": positions, "trained_block": null,
+            "settings": {}, "given": given, "tokens": {"7": " y"}});
+        std::fs::write(&trace, format!("{begin}\n{}\n", step(place))).expect("writes");
+        let output = recast(&["replay", text(&trace), "--html", text(&page)]);
+        let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{begin}: {talk}");
+        assert!(talk.contains("t.jsonl") && !talk.contains("panicked"), "{begin}: {talk}");
+        assert!(output.stdout.is_empty() && !page.exists(), "{begin}");
+    }
+}

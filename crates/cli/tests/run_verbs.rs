@@ -1,62 +1,11 @@
 //! The verbs that run a model, from outside: the binary on files.
 
+mod common;
+
+use common::{golden, json_of, model, recast, stdout, text};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families/llama_gqa")
-}
-
-/// The golden model with a tokenizer of its 96 tokens: the printable characters and an end.
-fn model() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    for name in ["config.json", "model.safetensors"] {
-        std::fs::copy(golden().join(name), folder.path().join(name)).expect("copies");
-    }
-    // Ġ is GPT-2's letter for the space.
-    let mut vocab = serde_json::Map::from_iter([("<|endoftext|>".to_string(), json!(0)), ("Ġ".to_string(), json!(1))]);
-    vocab.extend(('!'..='~').enumerate().map(|(i, c)| (c.to_string(), json!(i + 2))));
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-        "added_tokens": [{"id": 0, "content": "<|endoftext|>", "special": true, "single_word": false,
-            "lstrip": false, "rstrip": false, "normalized": false}],
-        "pre_tokenizer": bytes, "decoder": bytes,
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
-    });
-    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).expect("writes");
-    folder
-}
-
-fn recast(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_recast"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    // The program may have ended before it read anything.
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-    child.wait_with_output().expect("ends")
-}
-
-fn stdout(arguments: &[&str], input: &str) -> String {
-    let output = recast(arguments, input);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-fn json_of(arguments: &[&str], input: &str) -> Value {
-    serde_json::from_str(&stdout(&[&["--json"], arguments].concat(), input)).expect("one JSON object")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 #[test]
 fn generate_prints_the_text_alone_and_the_same_for_the_same_seed() {
@@ -98,6 +47,8 @@ fn what_cannot_be_done_is_said_before_the_work() {
         (&["generate", "no-model", "--prompt", "a", "--save-state", "nodir/x"], "--save-state"),
         (&["bench", "serve", "no-model", "--svg", "nodir/x.svg"], "--svg"),
         (&["chat", "no-model", "--json"], "--json"),
+        (&["info", "no-model", "--threads", "100000"], "1 to 1024"),
+        (&["eval", "no-model", "--tasks", "openbookqa", "--data", ".", "--samples", "100000"], "--samples"),
     ] {
         let output = recast(arguments, "");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -111,7 +62,7 @@ fn what_cannot_be_done_is_said_before_the_work() {
 
 /// The binary where no file can hold a byte, as on a full disk.
 #[cfg(target_os = "linux")]
-fn on_a_full_disk(arguments: &[&str]) -> Output {
+fn on_a_full_disk(arguments: &[&str]) -> std::process::Output {
     let script = format!("trap '' XFSZ; ulimit -f 0; exec {} \"$@\"", env!("CARGO_BIN_EXE_recast"));
     Command::new("bash").args(["-c", &script, "recast"]).args(arguments).output().expect("bash")
 }
@@ -173,7 +124,9 @@ fn logits_are_the_golden_ones() {
     assert_eq!((file.names().len(), found.shape()), (1, &[length, 96][..]));
     let numbers = |bytes: &[u8]| -> Vec<f32> { bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect() };
     let wanted = numbers(expected.tensor("logits").expect("logits").data());
-    let far = numbers(found.data()).iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // f32::max would let a NaN pass.
+    let larger = |far: f32, off: f32| if off.is_nan() { f32::INFINITY } else { far.max(off) };
+    let far = numbers(found.data()).iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, larger);
     assert!(far < 1e-4, "{far:e}");
     let object = json_of(&["logits", text(model.path()), "--text", "!#", "--out", text(&out)], "");
     assert_eq!(object["ids"], json!([2, 4]));
@@ -220,30 +173,49 @@ fn questions() -> tempfile::TempDir {
     data
 }
 
-/// A full disk under standard output is a failure and no panic.
+/// The binary with a full disk under one of its outputs.
+#[cfg(target_os = "linux")]
+fn with_full(standard: &str, arguments: &[&str], input: &str) -> std::process::Output {
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_recast"));
+    command.args(arguments);
+    match standard {
+        "output" => command.stdout(full()).stderr(Stdio::piped()),
+        _ => command.stdout(Stdio::piped()).stderr(full()),
+    };
+    common::fed(&mut command, input)
+}
+
+/// A full disk under standard output is a failure and no panic, and under standard error it is neither.
 #[cfg(target_os = "linux")]
 #[test]
 fn results_that_cannot_be_printed_are_an_error() {
-    let (model, data) = (model(), questions());
+    let (model, data) = (common::chat_model(), questions());
     let out = model.path().join("out.safetensors");
     for arguments in [
         &["info", text(model.path())][..],
         &["--json", "info", text(model.path())],
         &["logits", text(model.path()), "--ids", "2", "--out", text(&out)],
         &["eval", text(model.path()), "--tasks", "openbookqa", "--data", text(data.path())],
+        &["generate", text(model.path()), "--prompt", "a", "--max-tokens", "2"],
+        &["chat", text(model.path()), "--max-tokens", "2"],
         &["schema"],
     ] {
-        let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
-        let output = Command::new(env!("CARGO_BIN_EXE_recast"))
-            .args(arguments)
-            .stdout(full)
-            .stderr(Stdio::piped())
-            .spawn()
-            .and_then(std::process::Child::wait_with_output)
-            .expect("runs");
+        let output = with_full("output", arguments, "a\n");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
         assert!(error.contains("cannot write to standard output"), "{arguments:?}: {error}");
+    }
+    // There it is told that a text is longer than those trained on, and what the commands of a chat came to.
+    let input = "/help\n/nothing\na\n/history\n/reset\n";
+    for arguments in [
+        &["generate", text(model.path()), "--prompt", "a", "--temperature", "0", "--max-tokens", "70"][..],
+        &["generate", text(model.path()), "--prompt", "a", "--temperature", "0", "--max-tokens", "2"],
+        &["chat", text(model.path()), "--temperature", "0", "--max-tokens", "2"],
+    ] {
+        let output = with_full("error", arguments, input);
+        assert!(output.status.success(), "{arguments:?}: {:?}", output.status);
+        assert_eq!(output.stdout, recast(arguments, input).stdout, "{arguments:?}");
     }
 }
 
@@ -282,6 +254,14 @@ fn a_teacher_that_fails_takes_no_result_along() {
     assert_eq!((&told["results"][0]["items"], &told["teacher"]), (&json!(6), &Value::Null));
     assert!(String::from_utf8_lossy(&recast(&arguments, "").stdout).contains("OpenBookQA"));
 
+    // A reader of the results who left does not keep it from being told.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_recast"));
+    let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ends");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && error.contains("not finite"), "{:?}: {error}", output.status);
+
     // What can be known of it before is said before.
     std::fs::remove_file(teacher.path().join("tokenizer.json")).expect("removes");
     let output = recast(&arguments, "");
@@ -313,6 +293,72 @@ fn what_an_evaluation_was_asked_wrongly_is_code_2() {
     let output = recast(&long, "");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && error.contains("smaller --context"), "{error}");
+}
+
+/// A recipe of what is inside the binary.
+const RECIPE: &str = r#"
+name = "small"
+teacher.path = "embedded"
+student.mixer = { kind = "rwkv7" }
+text.train = ["embedded"]
+[[stages]]
+name = "distil"
+objective = "logit-kl"
+tokens = 512
+context = 64
+batch = 2
+learning_rate = 1e-3
+"#;
+
+/// What the binary tells machines when it is run in a folder.
+fn json_in(folder: &Path, arguments: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_recast"));
+    let output = command.current_dir(folder).arg("--json").args(arguments).output().expect("runs");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+#[test]
+fn a_plan_tells_how_much_text_there_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("r.toml"), RECIPE).expect("writes");
+    let plan = json_in(folder.path(), &["plan", "r.toml"]);
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny");
+    for (key, file) in [("train_bytes", "text.jsonl.zst"), ("held_out_bytes", "held_out.jsonl.zst")] {
+        assert_eq!(plan["text"][key], std::fs::metadata(assets.join(file)).expect("an asset").len(), "{key}");
+    }
+    assert_eq!((&plan["stages"][0]["name"], &plan["text"]["held_out_tokens"]), (&json!("distil"), &Value::Null));
+}
+
+#[test]
+fn benchmarks_name_their_figures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("r.toml"), RECIPE).expect("writes");
+    let figures = |arguments: &[&str]| json_in(folder.path(), &[&["bench"], arguments].concat());
+    let names = |figures: &Value| {
+        let mut names: Vec<String> = figures.as_object().expect("an object").keys().cloned().collect();
+        names.sort();
+        names.join(" ")
+    };
+    let decode = figures(&["decode", "embedded", "--contexts", "4,8", "--steps", "2"]);
+    assert_eq!(names(&decode), "decode model");
+    let rows = decode["decode"].as_array().expect("a row a context");
+    let contexts: Vec<&Value> = rows.iter().map(|row| &row["context"]).collect();
+    assert_eq!(contexts, [4, 8]);
+    for row in rows {
+        let wanted = "context prefill_tokens_per_second seconds_per_token state_bytes steps tokens_per_second";
+        assert_eq!((names(row).as_str(), &row["steps"]), (wanted, &json!(2)));
+        assert!(row["tokens_per_second"].as_f64().is_some_and(|speed| speed > 0.0), "{row}");
+    }
+    let step = figures(&["step", "--recipe", "r.toml", "--batch", "1", "--context", "16", "--repeats", "1"]);
+    let wanted = "batch context cpu gradients loss optimizer parameters peak_bytes precision step threads tokens_per_second \
+                  trainable what";
+    assert_eq!(names(&step), wanted);
+    assert_eq!((&step["what"], &step["batch"], &step["context"]), (&json!("distil of small"), &json!(1), &json!(16)));
+    for part in ["step", "gradients", "optimizer"] {
+        assert_eq!((names(&step[part]).as_str(), &step[part]["repeats"]), ("best median repeats", &json!(1)), "{part}");
+    }
+    assert!(step["loss"].as_f64().is_some_and(f64::is_finite), "{step}");
 }
 
 #[test]

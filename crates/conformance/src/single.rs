@@ -58,6 +58,7 @@ pub fn packed_documents_equal_separate_ones(subject: &Subject, layer: usize) {
     let mut gradients = (packed.narrow(1, start, length) * weights).sum().backward();
     let gradient = values(x.grad_remove(&mut gradients).expect("gradient"));
     let c = context.hidden;
+    assert!(gradient.iter().all(|g| !g.is_nan()), "{}: layer {layer}: a gradient is not a number", subject.name);
     let inside = gradient[start * c..(start + length) * c].iter().fold(0f32, |m, g| m.max(g.abs()));
     let outside = gradient[..start * c].iter().chain(&gradient[(start + length) * c..]).fold(0f32, |m, g| m.max(g.abs()));
     assert!(inside > 1e-3, "{}: layer {layer}: no gradient inside the document", subject.name);

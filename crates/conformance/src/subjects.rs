@@ -83,7 +83,7 @@ impl Subject {
     pub fn denoising(&self, block: Option<usize>) -> Self {
         let mut subject = self.again(&self.model.config.mixers);
         let mask_token = self.model.config.vocabulary as u32 - 1;
-        subject.model.config.diffusion = Some(Diffusion { mask_token, block, shift: false });
+        subject.model.config.diffusion = Some(Diffusion { mask_token, block, shift: false, uniform: false });
         subject
     }
 

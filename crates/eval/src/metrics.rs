@@ -34,12 +34,6 @@ impl MetricKind {
     pub const ALL: [Self; 7] =
         [Self::Acc, Self::AccNorm, Self::Perplexity, Self::WordPerplexity, Self::BitsPerByte, Self::ExactMatch, Self::F1];
 
-    /// Whether less is better.
-    #[must_use]
-    pub fn lower_is_better(self) -> bool {
-        matches!(self, Self::Perplexity | Self::WordPerplexity | Self::BitsPerByte)
-    }
-
     /// Whether a task of this kind can report it.
     #[must_use]
     pub fn fits(self, prompt: &Prompt) -> bool {

@@ -240,14 +240,6 @@ pub fn comparison_table(rows: &[Comparison]) -> Table {
     table
 }
 
-/// Results as JSON, for machines.
-///
-/// # Errors
-/// None in practice: every value of a result can be written.
-pub fn to_json(results: &[TaskResult]) -> Result<String> {
-    serde_json::to_string_pretty(results).map_err(|error| EvalError::Setting(format!("cannot write results as JSON: {error}")))
-}
-
 #[cfg(test)]
 pub(crate) fn sample(name: &str, value: f64) -> TaskResult {
     TaskResult {
@@ -291,7 +283,7 @@ mod tests {
     #[test]
     fn results_survive_json() {
         let results = [sample("a", 0.61)];
-        let text = to_json(&results).unwrap();
+        let text = serde_json::to_string(&results).unwrap();
         let back: Vec<TaskResult> = serde_json::from_str(&text).unwrap();
         assert_eq!(back, results);
         assert!(text.contains("\"acc_norm\""));

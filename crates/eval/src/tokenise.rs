@@ -128,17 +128,6 @@ impl Window {
     }
 }
 
-/// `ln p` of every token of a document, read in windows.
-///
-/// # Errors
-/// The model's, or a broken contract.
-pub fn rolling(scorer: &mut dyn Scorer, tokens: &[u32], window: Window) -> Result<Vec<f32>> {
-    let window = window.check(scorer.describe())?;
-    let requests = window.requests(scorer.describe().prefix_token, tokens);
-    let scored = loglikelihood(scorer, &requests)?;
-    Ok(scored.into_iter().flat_map(|s| s.logprobs).collect())
-}
-
 /// Asks the model and holds the answer to the contract of [`Scorer::loglikelihood`].
 ///
 /// # Errors
@@ -246,8 +235,8 @@ mod tests {
                 Err("no".into())
             }
         }
-        let window = Window { context: 8, stride: 8 };
-        let run = |value, count| rolling(&mut Broken(Toy::bytes(), value, count), &[1, 2, 3], window);
+        let requests = Window { context: 8, stride: 8 }.requests(Toy::PREFIX, &[1, 2, 3]);
+        let run = |value, count| loglikelihood(&mut Broken(Toy::bytes(), value, count), &requests);
         assert!(run(-1.0, 3).is_ok());
         for (value, count) in [(f32::NAN, 3), (f32::NEG_INFINITY, 3), (0.5, 3), (-1.0, 2)] {
             assert!(matches!(run(value, count), Err(EvalError::Contract { .. })));

@@ -5,8 +5,8 @@
 //! [`engine`] does it for many requests at a time;
 //! [`samplers`] holds the ways to choose tokens and the [`Event`]s that they report, [`stop`] the
 //! end of a text, [`speed`] the measurement of decoding. To add a sampler see `samplers/`.
-//! `tests/generate.rs` holds generation to the full forward pass, `tests/teacher.rs` a real
-//! teacher to numbers from an independent implementation.
+//! `tests/generate.rs` holds generation to the full forward pass, `tests/teacher.rs`, where it is asked for, a
+//! real teacher to numbers from an independent implementation.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -11,7 +11,6 @@ use recast_models::{Model, ModelState, mixers};
 use recast_ops::attention::Cache;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 
 /// Name and version of the file's layout.
@@ -68,11 +67,7 @@ impl Snapshot {
             .collect::<Result<_, safetensors::SafeTensorError>>()
             .map_err(|e| failed(&e))?;
         let content = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| failed(&e))?;
-        file.write_all(&content).and_then(|()| file.as_file().sync_all()).map_err(|e| failed(&e))?;
-        file.persist(path).map_err(|e| failed(&e))?;
-        Ok(())
+        recast_text::files::replace(path, &content).map_err(|e| failed(&e))
     }
 
     /// [`Snapshot::load_with`], the note left out.

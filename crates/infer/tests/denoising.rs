@@ -5,8 +5,8 @@ mod common;
 use common::{MODELS, by, endless, fill, masked, quiet, tokenizer, unmasked_prompt};
 use recast_infer::InferError;
 use recast_infer::samplers::denoising::{
-    Candidate, Canvas, Change, Denoised, Denoiser, Denoising, Editing, Ends, Filler, Masked, Read, Remasking, Rule, Shape, Step,
-    View, guide,
+    Candidate, Canvas, Change, Denoised, Denoiser, Denoising, Editing, Ends, Filler, Masked, Read, Remasking, Row, Rule, Shape,
+    Step, View, guide, step,
 };
 use recast_infer::samplers::{Event, Finish};
 use std::ops::ControlFlow;
@@ -270,6 +270,25 @@ fn end_tokens_by_each_rule() {
         .expect("fills");
     let first_end = order.iter().position(|t| *t == 2).expect("ends");
     assert!(order[first_end..].iter().all(|t| *t == 2), "{order:?}");
+    // And what ends a turn, behind which the text goes on.
+    let settings = Denoising { ends: Ends::Last, block: Some(30), ..by(one) };
+    let mut row = Row::new(&toy, &Canvas::after(&[1], 30), settings, &[], 0).expect("row").with_turn_ends(&[2]);
+    let mut order = Vec::new();
+    while !row.is_over() {
+        let steps = step(&toy, &mut [&mut row]).expect("steps");
+        order.extend(steps.into_iter().flatten().flat_map(|step| step.changes).filter_map(|change| change.new));
+    }
+    let first_end = order.iter().position(|t| *t == 2).expect("ends a turn");
+    assert!(first_end == 5 && order[first_end..].iter().all(|t| *t == 2) && order.len() == 30, "{order:?}");
+}
+
+#[test]
+fn positions_are_counted_once_however_often_they_are_masked_again() {
+    let toy = Toy::new(30, contextual);
+    let rule = Rule::Ancestral { steps: 20, remasking: Remasking::Cap { eta: 0.5 } };
+    let found = fill(&toy, Denoising { temperature: 1.0, ..by(rule) }, &Canvas::after(&[1], 40));
+    assert_eq!((found.tokens.len(), found.counters.committed), (40, 40));
+    assert!(found.counters.revised > 0);
 }
 
 #[test]
@@ -297,7 +316,7 @@ fn holes_anywhere_and_what_is_given_stays() {
     canvas.text(&[11, 12, 13]);
     canvas.holes(2);
     canvas.text(&[7]);
-    assert!(canvas.is_infilling() && canvas.prompt() == 2);
+    assert_eq!(canvas.prompt(), 2);
     let toy = Toy::new(30, contextual);
     for block in [None, Some(3), Some(8)] {
         let found = fill(&toy, Denoising { block, ..by(Rule::Fixed { steps: 7 }) }, &canvas);
@@ -441,12 +460,15 @@ fn bad_input_is_refused_with_what_to_do() {
     let strange = refused(&toy, Denoising::default(), Canvas::after(&[1, 77], 6));
     assert!(strange.contains("tokens below 10") && strange.contains("77 at position 1"), "{strange}");
     assert!(refused(&toy, Denoising::default(), Canvas::default()).contains("empty"));
+    let many = refused(&toy, Denoising::default(), Canvas::after(&[1], usize::MAX));
+    assert!(many.contains("text: expected at most 1048576 positions"), "{many}");
     for settings in [
         by(Rule::Threshold { at: f32::NAN }),
         by(Rule::Factor { at: -1.0 }),
         by(Rule::Entropy { at: -0.1 }),
         by(Rule::Hierarchical { high: 0.2, low: 0.9 }),
         by(Rule::Ancestral { steps: 5, remasking: Remasking::Cap { eta: 2.0 } }),
+        Denoising { ends: Ends::Last, ..by(Rule::Ancestral { steps: 5, remasking: Remasking::Never }) },
         Denoising { block: Some(0), ..Denoising::default() },
         Denoising { temperature: -1.0, ..Denoising::default() },
         Denoising { top_p: Some(0.0), ..Denoising::default() },

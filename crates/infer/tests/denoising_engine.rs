@@ -127,11 +127,18 @@ fn what_models_that_denoise_cannot_do_is_refused() {
     assert!(matches!(asked, Err(Refused::Field { field: "denoising", message }) if message.contains("next-token model")));
     // What a recurrence cannot keep is refused before it takes a slot.
     let recurrent = self::engine(masked("released/rwkv7_hybrid", None, false));
-    let asked =
-        recurrent.submit(with(Denoising { keep: Keep::Around, ..Denoising::default() }), Box::new(|_| ControlFlow::Continue(())));
-    assert!(
-        matches!(asked, Err(Refused::Field { field: "denoising", message }) if message.contains("keep the prefix, or nothing"))
-    );
+    for keep in [Keep::Prefix, Keep::Around] {
+        let request = with(Denoising { keep, ..Denoising::default() });
+        let asked = recurrent.submit(request, Box::new(|_| ControlFlow::Continue(())));
+        assert!(matches!(asked, Err(Refused::Field { field: "denoising", message }) if message.contains("keep nothing")));
+    }
+    // More than can be laid out.
+    let long = Request { max_tokens: usize::MAX, ..plain() };
+    let asked = recurrent.submit(long.clone(), Box::new(|_| ControlFlow::Continue(())));
+    assert!(matches!(asked, Err(Refused::TooLarge { .. })), "{asked:?}");
+    let constant = self::engine(masked("released/rwkv7_keys_omitted", None, false));
+    let asked = constant.submit(long, Box::new(|_| ControlFlow::Continue(())));
+    assert!(matches!(asked, Err(Refused::Invalid(message)) if message.contains("at most 1048576 positions")));
     // Nothing to write is nothing wrong.
     let (tokens, _, steps, summary) = collect(&submit(&engine, Request { max_tokens: 0, ..plain() }));
     assert_eq!((tokens.len(), steps, summary.finish), (0, 0, Finish::Length));

@@ -2,14 +2,16 @@
 
 mod common;
 
-use common::{MODELS, by, endless, fill, masked, model, quiet, unmasked_prompt};
+use common::{MODELS, by, endless, fill, largest_difference, masked, model, quiet, unmasked_prompt};
+use recast_infer::engine::Limits;
 use recast_infer::samplers::denoising::{
     Candidate, Canvas, Carried, Denoised, Denoiser, Denoising, Filler, Keep, Masked, Read, Row, Rule, Shape, View, step,
 };
-use recast_infer::{Generator, InferError, Options, Sampling};
+use recast_infer::{Engine, Generator, InferError, Options, Sampling};
 use recast_models::param::values;
 use recast_models::{Diffusion, Model, Sight};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// What the cached way must come to: everything computed anew in every step.
 struct Uncached<'a>(&'a Model, Diffusion);
@@ -72,7 +74,7 @@ fn a_cached_prefix_is_exact_for_models_with_blocks() {
             let cached = fill(&Masked::new(&model).expect("masked"), by(rule), &canvas);
             let plain = fill(&Uncached(&model, diffusion.clone()), by(rule), &canvas);
             assert_eq!(cached.tokens, plain.tokens, "{name} {rule:?}");
-            let far = cached.confidences.iter().zip(&plain.confidences).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let far = largest_difference(&cached.confidences, &plain.confidences);
             assert!(far < 1e-5, "{name} {rule:?}: {far:e}");
             assert_eq!(cached.counters, plain.counters);
             // Positions 21..51 in blocks of 8: the one begun by the prompt, three whole ones, one of three.
@@ -90,10 +92,11 @@ fn shifted_blocks_of_one_are_the_next_token_model() {
         let options = Options { sampling: Sampling::greedy(), max_tokens: 12, ..Options::default() };
         let wanted =
             Generator::new(&plain, &tokenizer, options).expect("options").generate(&tokens, &mut quiet).expect("generates");
-        let mask_token = plain.config.vocabulary as u32 - 1;
-        // The sampler never writes the mask token; the comparison is fair while the model does not.
-        assert!(!wanted.tokens.contains(&mask_token), "{name}");
-        let model = masked(name, Some(1), true);
+        // The sampler never writes the mask token: one that the model does not write either.
+        let free = |token: &u32| !wanted.tokens.contains(token) && !tokens.contains(token);
+        let mask_token = (0..plain.config.vocabulary as u32).rev().find(free).expect("a token that is not used");
+        let mut model = plain;
+        model.config.diffusion = Some(Diffusion { mask_token, block: Some(1), shift: true, uniform: false });
         let found = fill(&Masked::new(&model).expect("masked"), by(Rule::Fixed { steps: 12 }), &Canvas::after(&tokens, 12));
         assert_eq!(found.tokens, wanted.tokens, "{name}");
     }
@@ -154,7 +157,7 @@ fn a_batch_is_its_rows_in_any_order() {
 }
 
 #[test]
-fn a_kept_prefix_is_an_approximation_that_computes_less() {
+fn a_kept_prefix_computes_less() {
     let model = masked("families/llama_gqa", None, false);
     let denoiser = Masked::new(&model).expect("masked");
     let canvas = Canvas::after(&unmasked_prompt(&model, 40), 24);
@@ -162,8 +165,8 @@ fn a_kept_prefix_is_an_approximation_that_computes_less() {
         |keep| fill(&denoiser, Denoising { keep, ahead: Some(0), block: Some(8), ..by(Rule::Fixed { steps: 24 }) }, &canvas);
     let (plain, kept) = (with(Keep::Nothing), with(Keep::Prefix));
     assert_eq!((plain.tokens.len(), kept.tokens.len()), (24, 24));
-    // Two blocks are read anew; in every step only the block's positions are computed.
-    assert_eq!((kept.counters.refreshes, kept.counters.forwards), (2, plain.counters.forwards + 2));
+    // Each block begins with a pass over the whole; in every step only the block's positions are computed.
+    assert_eq!((kept.counters.refreshes, kept.counters.forwards), (3, plain.counters.forwards + 3));
     assert!(kept.counters.idle_positions * 8 < plain.counters.idle_positions);
     // With no prompt and one block there is nothing to keep, and nothing to differ.
     let alone = Canvas::after(&[], 8);
@@ -173,7 +176,7 @@ fn a_kept_prefix_is_an_approximation_that_computes_less() {
 }
 
 #[test]
-fn what_stands_around_a_block_is_exact_in_its_first_step() {
+fn what_is_kept_of_a_sequence_is_exact_in_a_blocks_first_step() {
     for (family, shift, prompt) in [
         ("families/llama_gqa", false, 21),
         ("families/llama_gqa", true, 21),
@@ -192,10 +195,12 @@ fn what_stands_around_a_block_is_exact_in_its_first_step() {
         };
         for (guidance, ahead) in [(0.0, None), (0.0, Some(3)), (0.5, None)] {
             // One step a block: each is the block's first.
-            let (plain, kept) = (with(Keep::Nothing, 3, guidance, ahead), with(Keep::Around, 3, guidance, ahead));
-            assert_eq!(plain.tokens, kept.tokens, "{family}");
-            for (a, b) in plain.confidences.iter().zip(&kept.confidences) {
-                assert!((a - b).abs() < 1e-5, "{family}: {a} and {b}");
+            let plain = with(Keep::Nothing, 3, guidance, ahead);
+            for keep in [Keep::Prefix, Keep::Around] {
+                let kept = with(keep, 3, guidance, ahead);
+                assert_eq!(plain.tokens, kept.tokens, "{family}, {keep:?}");
+                let far = largest_difference(&plain.confidences, &kept.confidences);
+                assert!(far < 1e-5, "{family}, {keep:?}: {far:e}");
             }
             // Blocks of several steps compute their own positions alone.
             let kept = with(Keep::Around, 24, guidance, ahead);
@@ -208,10 +213,23 @@ fn what_stands_around_a_block_is_exact_in_its_first_step() {
     let model = masked("released/rwkv7_hybrid", None, false);
     let denoiser = Masked::new(&model).expect("masked");
     let canvas = Canvas::after(&unmasked_prompt(&model, 16), 8);
-    let mut row: Row<Carried> =
-        Row::new(&denoiser, &canvas, Denoising { keep: Keep::Around, ..by(Rule::Fixed { steps: 8 }) }, &[], 0).expect("row");
-    let error = step(&denoiser, &mut [&mut row]).expect_err("refused").to_string();
-    assert!(error.contains("keep the prefix, or nothing"), "{error}");
+    for keep in [Keep::Prefix, Keep::Around] {
+        let settings = Denoising { keep, ..by(Rule::Fixed { steps: 8 }) };
+        let mut row: Row<Carried> = Row::new(&denoiser, &canvas, settings, &[], 0).expect("row");
+        let error = step(&denoiser, &mut [&mut row]).expect_err("refused").to_string();
+        assert!(error.contains("keep nothing"), "{error}");
+    }
+}
+
+#[test]
+fn models_of_uniform_noise_are_refused() {
+    let mut model = masked("families/llama_gqa", Some(8), false);
+    model.config.diffusion.as_mut().expect("set").uniform = true;
+    let error = Masked::new(&model).err().expect("refused").to_string();
+    assert!(error.contains("uniform noise") && error.contains("source = \"mask\""), "{error}");
+    let tokenizer = endless(model.config.vocabulary.min(90));
+    let error = Engine::start(Arc::new(model), Arc::new(tokenizer), Limits::default()).err().expect("refused").to_string();
+    assert!(error.contains("uniform noise"), "{error}");
 }
 
 #[test]
@@ -222,10 +240,10 @@ fn states_are_not_advanced_by_denoising() {
     let mut row: Row<Carried> = Row::new(&denoiser, &canvas, by(Rule::Fixed { steps: 8 }), &[], 0).expect("row");
     step(&denoiser, &mut [&mut row]).expect("steps");
     let bytes = row.state_bytes();
-    let before = row.standing();
+    let before = row.counters().committed;
     for _ in 0..3 {
         step(&denoiser, &mut [&mut row]).expect("steps");
         assert_eq!(row.state_bytes(), bytes);
     }
-    assert!(row.standing().iter().flatten().count() == before.iter().flatten().count() + 3);
+    assert_eq!(row.counters().committed, before + 3);
 }

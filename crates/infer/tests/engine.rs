@@ -9,6 +9,8 @@ use recast_infer::{Engine, Generator, InferError, Options, Sampling, Snapshot};
 use recast_models::ModelState;
 use recast_models::param::values;
 use std::ops::ControlFlow;
+#[cfg(unix)]
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -218,6 +220,14 @@ fn a_state_of_a_model_held_otherwise_is_taken() {
         let mut state = from.new_state();
         from.hidden(&tokens, 1, Some(&mut [&mut state]), None).expect("forward");
         Snapshot { tokens: tokens.clone(), state }.save(from, &path).expect("saved");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let ordinary = folder.path().join("ordinary");
+            std::fs::write(&ordinary, "").expect("written");
+            let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode();
+            assert_eq!(mode(&path), mode(&ordinary), "others may read a saved state where they may read files");
+        }
         let mut found = Snapshot::load(to, &path).expect("loaded").state;
         let mut like = to.new_state();
         to.hidden(&tokens, 1, Some(&mut [&mut like]), None).expect("forward");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{MODELS, endless, model, prompt};
+use common::{MODELS, endless, largest_difference, model, prompt};
 use recast_infer::samplers::{Event, Finish};
 use recast_infer::{Generation, Generator, Options, Sampling, prefill, speed};
 use recast_models::Model;
@@ -56,7 +56,7 @@ fn a_prompt_in_chunks_is_the_prompt() {
             let mut state = model.new_state();
             let last = values(prefill(&model, &mut [&mut state], &tokens, chunk).expect("prefill"));
             assert_eq!(state.position, 75);
-            let far = last.iter().zip(whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let far = largest_difference(&last, whole);
             assert!(far < 1e-3, "{name}, chunks of {chunk}: {far:e}");
         }
     }

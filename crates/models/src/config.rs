@@ -65,6 +65,9 @@ pub struct Diffusion {
     /// first token of a block is then predicted by the last clean token before it.
     #[serde(default)]
     pub shift: bool,
+    /// Whether noisy positions hold random tokens instead of the mask (uniform noise: discrete flow matching).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uniform: bool,
 }
 
 impl Diffusion {

@@ -126,8 +126,22 @@ pub enum ModelError {
     /// A next-token model where a diffusion model is needed.
     #[error("this is a next-token model; expected a masked diffusion model (its config.json names a mask token)")]
     NoDiffusion,
+    /// A model of uniform noise where one of masks is needed.
+    #[error(
+        "this model was trained on uniform noise (`uniform` under `diffusion` in its config.json), for which there is \
+             neither a sampler nor a likelihood; train one with `source = \"mask\"`"
+    )]
+    UniformNoise,
+    /// More samples than an estimate can be made of.
+    #[error("{samples} samples of a likelihood; expected at most {most}, which is more than any estimate needs")]
+    Samples {
+        /// What was asked for.
+        samples: usize,
+        /// The most.
+        most: usize,
+    },
     /// A state that tokens cannot be taken out of.
-    #[error("what stands around a block can be kept by attention without a window alone; keep the prefix, or nothing")]
+    #[error("what stands before a block or around it can be kept by attention without a window alone; keep nothing")]
     LeaveOut,
     /// Lengths of rows that do not fit the tokens.
     #[error("lengths {lengths:?} of {batch} rows of {columns} tokens; expected one a row, from 1 to {columns}")]

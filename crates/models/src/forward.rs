@@ -1,6 +1,7 @@
 //! The passes of a whole model: sequences with any sight, chunks behind carried states, noisy blocks
 //! behind clean states, and the two streams that block diffusion is trained on.
 
+use crate::config::Diffusion;
 use crate::error::ModelError;
 use crate::mixers::{Call, Shared, Streams, last};
 use crate::model::Model;
@@ -10,6 +11,18 @@ use burn::tensor::Tensor;
 use std::ops::Range;
 
 impl Model {
+    /// How the model denoises.
+    ///
+    /// # Errors
+    /// When it is a next-token model, or one of uniform noise, which no sampler and no likelihood here knows.
+    pub fn masked_diffusion(&self) -> Result<&Diffusion, ModelError> {
+        match &self.config.diffusion {
+            None => Err(ModelError::NoDiffusion),
+            Some(diffusion) if diffusion.uniform => Err(ModelError::UniformNoise),
+            Some(diffusion) => Ok(diffusion),
+        }
+    }
+
     /// Normed hidden states `[batch, T, C]` of whole sequences, without a state. Rows of unequal length
     /// are padded on the right to a common one and `lengths` says how long each really is: no row sees
     /// padding, and what stands at padded positions means nothing.

@@ -18,10 +18,13 @@ use burn::tensor::{Int, Tensor, TensorData};
 use recast_ops::vocab_loss::token_log_probabilities;
 use std::ops::Range;
 
+/// The most samples of an estimate: a standard error 22 times smaller than that of the usual 128.
+pub const SAMPLES: usize = 1 << 16;
+
 /// How to estimate.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Passes over the text, each with masks of its own.
+    /// Passes over the text, each with masks of its own; at most [`SAMPLES`].
     pub samples: usize,
     /// Tokens that go through the model at once, about.
     pub budget: usize,
@@ -83,23 +86,13 @@ impl Quarters {
 /// predicted by nothing, and does not count.
 ///
 /// # Errors
-/// When the model is no diffusion model, a token is outside the vocabulary, or nothing is to be
-/// predicted.
+/// When the model is no masked diffusion model, a token is outside the vocabulary, nothing is to be
+/// predicted, or there are too many samples.
 pub fn estimate(model: &Model, tokens: &[u32], prompt: usize, options: Options) -> Result<Estimate, ModelError> {
-    let Some(diffusion) = model.config.diffusion.clone() else {
-        return Err(ModelError::NoDiffusion);
-    };
-    model.check_tokens(tokens)?;
-    let first = prompt.max(usize::from(diffusion.shift));
-    if first >= tokens.len() {
-        return Err(ModelError::Batch { tokens: tokens.len().saturating_sub(first), batch: 1 });
+    if options.samples > SAMPLES {
+        return Err(ModelError::Samples { samples: options.samples, most: SAMPLES });
     }
-    let block = diffusion.block.unwrap_or(tokens.len());
-    let spans: Vec<Range<usize>> = (0..tokens.len())
-        .step_by(block)
-        .map(|start| start.max(first)..(start + block).min(tokens.len()))
-        .filter(|span| !span.is_empty())
-        .collect();
+    let (diffusion, spans) = prepared(model, tokens, prompt)?;
     let exact = spans.iter().all(|span| span.len() == 1);
     let samples = if exact { 1 } else { options.samples.max(1) };
     let mut random = Random::new(options.seed, "likelihood");
@@ -124,7 +117,7 @@ pub fn estimate(model: &Model, tokens: &[u32], prompt: usize, options: Options) 
                 Pass { masked: asked.iter().map(|&(i, _)| i).collect(), asked }
             })
             .collect();
-        for answer in run(model, &diffusion, tokens, &passes)? {
+        for answer in run(model, diffusion, tokens, &passes)? {
             totals.push(answer.nats);
             quarters.join(&answer.quarters);
         }
@@ -141,6 +134,22 @@ pub fn estimate(model: &Model, tokens: &[u32], prompt: usize, options: Options) 
     })
 }
 
+/// How the model denoises, and what is denoised together of `tokens[prompt..]`.
+fn prepared<'a>(model: &'a Model, tokens: &[u32], prompt: usize) -> Result<(&'a Diffusion, Vec<Range<usize>>), ModelError> {
+    let diffusion = model.masked_diffusion()?;
+    model.check_tokens(tokens)?;
+    let first = prompt.max(usize::from(diffusion.shift));
+    if first >= tokens.len() {
+        return Err(ModelError::Batch { tokens: tokens.len().saturating_sub(first), batch: 1 });
+    }
+    let block = diffusion.block.unwrap_or(tokens.len());
+    let spans = (0..tokens.len())
+        .step_by(block)
+        .map(|start| start.max(first)..start.saturating_add(block).min(tokens.len()))
+        .filter(|span| !span.is_empty());
+    Ok((diffusion, spans.collect()))
+}
+
 /// `count` different members of `span`, in order.
 fn choose(span: Range<usize>, count: usize, random: &mut Random) -> Vec<usize> {
     let mut all: Vec<usize> = span.collect();
@@ -153,25 +162,51 @@ fn choose(span: Range<usize>, count: usize, random: &mut Random) -> Vec<usize> {
     all
 }
 
-/// Whether greedy decoding from left to right, one token a pass, would write `tokens[prompt..]`.
+/// Whether greedy decoding would write `tokens[prompt..]`: one token a pass, the most confident first, as LLaDA
+/// checks it (`suffix_greedy_prediction`); of a model with blocks, block by block.
 ///
 /// # Errors
 /// As [`estimate`].
-pub fn greedy(model: &Model, tokens: &[u32], prompt: usize, budget: usize) -> Result<bool, ModelError> {
-    let Some(diffusion) = model.config.diffusion.clone() else {
-        return Err(ModelError::NoDiffusion);
-    };
-    let first = prompt.max(usize::from(diffusion.shift));
-    let columns = tokens.len() * if diffusion.block.is_some() { 2 } else { 1 };
-    let all: Vec<usize> = (first..tokens.len()).collect();
-    for places in all.chunks((budget / columns.max(1)).max(1)) {
-        let pass = |&i: &usize| Pass { masked: (i..tokens.len()).collect(), asked: vec![(i, 1.0)] };
-        let passes: Vec<Pass> = places.iter().map(pass).collect();
-        if !run(model, &diffusion, tokens, &passes)?.iter().all(|answer| answer.greedy) {
-            return Ok(false);
+pub fn greedy(model: &Model, tokens: &[u32], prompt: usize) -> Result<bool, ModelError> {
+    let (diffusion, spans) = prepared(model, tokens, prompt)?;
+    fills(tokens, spans.into_iter().map(Iterator::collect).collect(), |masked| {
+        let pass = Pass { masked: masked.to_vec(), asked: masked.iter().map(|&i| (i, 1.0)).collect() };
+        let logits = values(model.logits(predicting(model, diffusion, tokens, &[pass])?));
+        Ok(logits.chunks_exact(model.config.vocabulary).map(likeliest).collect())
+    })
+}
+
+/// Whether every place takes its token if in every pass the most confident place of each span takes its likeliest
+/// one. All spans go together: a block sees what is before it, which is the text, or the answer is no.
+/// `predict` gives likeliest tokens and their probabilities at masked places.
+fn fills(
+    tokens: &[u32],
+    mut spans: Vec<Vec<usize>>,
+    mut predict: impl FnMut(&[usize]) -> Result<Vec<(u32, f64)>, ModelError>,
+) -> Result<bool, ModelError> {
+    loop {
+        let masked = spans.concat();
+        if masked.is_empty() {
+            return Ok(true);
+        }
+        let mut predicted = predict(&masked)?.into_iter();
+        for span in spans.iter_mut().filter(|span| !span.is_empty()) {
+            // Of equals the first.
+            let own = predicted.by_ref().take(span.len()).enumerate();
+            let best = own.reduce(|best, other| if other.1.1 > best.1.1 { other } else { best });
+            let Some((at, (token, _))) = best else { return Ok(false) };
+            if tokens[span.remove(at)] != token {
+                return Ok(false);
+            }
         }
     }
-    Ok(true)
+}
+
+/// The likeliest token, the first of equals, and its probability.
+fn likeliest(logits: &[f32]) -> (u32, f64) {
+    let token = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+    let sum: f64 = logits.iter().map(|x| f64::from(x - logits[token]).exp()).sum();
+    (token as u32, 1.0 / sum)
 }
 
 /// One noisy version of the text.
@@ -187,14 +222,26 @@ struct Pass {
 struct Answer {
     /// Weighted negative log-probability of what was asked for.
     nats: f64,
-    /// Whether each was the most probable token.
-    greedy: bool,
     /// What a position counts is the inverse of the share masked.
     quarters: Quarters,
 }
 
 fn run(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) -> Result<Vec<Answer>, ModelError> {
-    let Diffusion { mask_token, block, shift } = *diffusion;
+    let hidden = predicting(model, diffusion, tokens, passes)?;
+    let asked = || passes.iter().enumerate().flat_map(|(row, pass)| pass.asked.iter().map(move |asked| (row, asked)));
+    let targets: Vec<u32> = asked().map(|(_, &(i, _))| tokens[i]).collect();
+    let scores = token_log_probabilities(hidden, model.head_operand(), targets.into())?;
+    let mut answers = vec![Answer { nats: 0.0, quarters: Quarters::default() }; passes.len()];
+    for (log_probability, (row, &(_, weight))) in values(scores.log_probabilities).into_iter().zip(asked()) {
+        answers[row].nats -= weight * f64::from(log_probability);
+        answers[row].quarters.add(1.0 / weight, -f64::from(log_probability));
+    }
+    Ok(answers)
+}
+
+/// Normed hidden states `[asked, C]` that predict what the passes ask for, in order.
+fn predicting(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) -> Result<Tensor<2>, ModelError> {
+    let Diffusion { mask_token, block, shift, .. } = *diffusion;
     let (rows, columns, width) = (passes.len(), tokens.len(), model.config.hidden);
     let mut noisy = tokens.repeat(rows);
     for (row, pass) in passes.iter().enumerate() {
@@ -212,27 +259,36 @@ fn run(model: &Model, diffusion: &Diffusion, tokens: &[u32], passes: &[Pass]) ->
             (false, if shift { Tensor::cat(vec![flat(noisy), flat(clean)], 0) } else { flat(noisy) })
         }
     };
-    let (mut places, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+    let mut places = Vec::new();
     for (row, pass) in passes.iter().enumerate() {
-        for &(i, weight) in &pass.asked {
+        for &(i, _) in &pass.asked {
             let of_clean = shift && block.is_some_and(|block| block > 1 && i.is_multiple_of(block));
             let stream = if of_clean { rows * columns } else { 0 };
             places.push((stream + row * columns + i - usize::from(shift)) as i32);
-            targets.push(tokens[i]);
-            weights.push((row, weight));
         }
     }
     let count = places.len();
     let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), model.device());
     let hidden = all.select(0, places);
-    let hidden = if unfinished { model.finish(hidden) } else { hidden };
-    let scores = token_log_probabilities(hidden, model.head_operand(), targets.into())?;
-    let mut answers = vec![Answer { nats: 0.0, greedy: true, quarters: Quarters::default() }; rows];
-    let found = values(scores.log_probabilities).into_iter().zip(values(scores.greedy));
-    for ((log_probability, greedy), (row, weight)) in found.zip(weights) {
-        answers[row].nats -= weight * f64::from(log_probability);
-        answers[row].greedy &= greedy == 1.0;
-        answers[row].quarters.add(1.0 / weight, -f64::from(log_probability));
+    Ok(if unfinished { model.finish(hidden) } else { hidden })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_confident_place_is_filled_first() {
+        // The last token is sure from the beginning; the one before it is right only beside the last.
+        let toy = |masked: &[usize]| -> Result<Vec<(u32, f64)>, ModelError> {
+            let at = |&i: &usize| if i == 2 { (6, 0.9) } else { (if masked.contains(&2) { 9 } else { 5 }, 0.4) };
+            Ok(masked.iter().map(at).collect())
+        };
+        assert!(fills(&[7, 5, 6], vec![vec![1, 2]], toy).expect("no model"));
+        assert!(!fills(&[7, 9, 6], vec![vec![1, 2]], toy).expect("no model"));
+        // A block does not wait for the one behind it.
+        assert!(fills(&[7, 9, 6], vec![vec![1], vec![2]], toy).expect("no model"));
+        assert_eq!(likeliest(&[0.0, 2.0, 2.0]).0, 1);
+        assert!((likeliest(&[1.0, 1.0]).1 - 0.5).abs() < 1e-12);
     }
-    Ok(answers)
 }

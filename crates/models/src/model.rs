@@ -155,7 +155,7 @@ impl Model {
             hash.update(name);
             norm.read().into_iter().for_each(|x| hash.update(x.to_le_bytes()));
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        recast_text::files::hex(&hash.finalize())
     }
 
     /// Checks ids against the vocabulary.
@@ -262,8 +262,8 @@ impl Model {
         ModelState::new(self.blocks.len())
     }
 
-    /// Bytes of state that one sequence of `tokens` tokens needs.
+    /// Bytes of state that one sequence of `tokens` tokens needs; the largest number there is where they are more.
     pub fn state_bytes(&self, tokens: usize) -> usize {
-        self.blocks.iter().map(|b| b.mixer().state_bytes(tokens)).sum()
+        self.blocks.iter().map(|b| b.mixer().state_bytes(tokens)).fold(0, usize::saturating_add)
     }
 }

@@ -1,10 +1,12 @@
 //! What positions see: bidirectional and block-causal attention against plain loops and masks, the block-end
-//! readout of recurrences against their equations. What holds of every mixer is in `crates/conformance`.
+//! readout of recurrences against their equations; texts that greedy decoding writes. What holds of every mixer is
+//! in `crates/conformance`.
 
 mod variants;
 
 use burn::tensor::Tensor;
 use recast_conformance::{Body, ROUNDING, Subject, assert_close, random, spec};
+use recast_models::likelihood::{self, Options};
 use recast_models::mixers::{Call, LayerContext, Shared};
 use recast_models::param::values;
 use recast_models::sight::Sight;
@@ -226,4 +228,59 @@ fn two_streams_of_packed_documents() {
     let recurrent = Subject::new("rwkv7", &[spec("rwkv7", &variants::of("rwkv7")[0])], Body::Plain).denoising(Some(4));
     let refused = recurrent.model.two_streams(&tokens, &noisy, 1, 4, Some(&documents));
     assert!(matches!(refused, Err(ModelError::StreamDocuments { .. })));
+}
+
+/// The text that greedy decoding writes, the most confident place first, is known as such, and no other is.
+#[test]
+fn greedy_texts_are_known() {
+    for block in [None, Some(4)] {
+        let mixers = [MixerSpec::new("softmax"), MixerSpec::new("softmax")];
+        let subject = Subject::new("greedy", &mixers, Body::Plain).denoising(block);
+        let model = &subject.model;
+        let vocabulary = model.config.vocabulary;
+        let mut text = subject.tokens(1, 13);
+        let size = block.unwrap_or(13);
+        for start in (4..13).step_by(size) {
+            let span = start.max(5)..(start + size).min(13);
+            let mut open: Vec<usize> = span.clone().collect();
+            text[span.clone()].fill(vocabulary as u32 - 1);
+            while !open.is_empty() {
+                let sight = block.map_or(Sight::Whole, Sight::Blocks);
+                let hidden = model.hidden_seeing(&text[..span.end], 1, sight, None, None).expect("forward");
+                let logits = f64s(model.logits(hidden));
+                let best = |&place: &usize| {
+                    let row = &logits[place * vocabulary..][..vocabulary];
+                    let token = (0..vocabulary).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("a token");
+                    (row.iter().map(|x| (x - row[token]).exp()).sum::<f64>(), place, token)
+                };
+                // The most confident: what the others add to its share is least.
+                let (_, place, token) = open.iter().map(best).min_by(|a, b| a.0.total_cmp(&b.0)).expect("a place");
+                text[place] = token as u32;
+                open.retain(|&other| other != place);
+            }
+        }
+        assert!(likelihood::greedy(model, &text, 5).expect("checks"), "{block:?}");
+        for place in 5..13 {
+            let mut other = text.clone();
+            other[place] = (other[place] + 1) % vocabulary as u32;
+            assert!(!likelihood::greedy(model, &other, 5).expect("checks"), "{block:?}, another at {place}");
+        }
+    }
+}
+
+#[test]
+fn estimates_that_cannot_be_made_are_refused() {
+    let mut subject = Subject::new("refused", &[MixerSpec::new("softmax")], Body::Plain).denoising(None);
+    let text = subject.tokens(1, 9);
+    let options = Options { samples: usize::MAX, ..Options::default() };
+    let error = likelihood::estimate(&subject.model, &text, 3, options).expect_err("refused").to_string();
+    assert!(error.contains("at most 65536"), "{error}");
+    subject.model.config.diffusion.as_mut().expect("it denoises").uniform = true;
+    let refused = [
+        likelihood::estimate(&subject.model, &text, 3, Options::default()).map(drop),
+        likelihood::greedy(&subject.model, &text, 3).map(drop),
+    ];
+    assert!(refused.iter().all(|result| matches!(result, Err(ModelError::UniformNoise))));
+    subject.model.config.diffusion = None;
+    assert!(matches!(likelihood::greedy(&subject.model, &text, 3), Err(ModelError::NoDiffusion)));
 }

@@ -246,7 +246,8 @@ fn every_rwkv6_student() {
 
 #[test]
 fn every_rwkv7_student() {
-    every_student(&every_rwkv7(), |spec, model| !model.config.qk_norm && spec.options["value_residual"] == json!(true));
+    let full = |spec: &MixerSpec| spec.options["value_residual"] == json!(true) && spec.options["gate"] != json!(0);
+    every_student(&every_rwkv7(), |spec, model| !model.config.qk_norm && full(spec));
 }
 
 /// Ranks that the rule chose are written out: nobody computes them again.
@@ -300,6 +301,27 @@ fn hybrids() {
         if model_type == "rwkv7qwen2" {
             assert_eq!(config["num_attention_layers"], 1, "{what}");
         }
+    }
+}
+
+/// The published code makes RAD-RWKV7's vectors, and RAD-RWKV6's low-rank gate, of the hidden size.
+#[test]
+fn heads_wider_than_the_stream() {
+    let checkpoint = open(&golden("families/llama_head_dim"));
+    let teacher = families::read(checkpoint.as_ref()).expect("config");
+    assert!(teacher.heads * teacher.head_size > teacher.hidden);
+    for (spec, model_type) in [
+        (MixerSpec::new("rwkv7"), "recast"),
+        (MixerSpec::new("rwkv7").with("gate", 1), "recast"),
+        (MixerSpec::new("rwkv6").with("gate", 2), "recast"),
+        (MixerSpec::new("rwkv6").with("gate", 1), "rwkv6qwen2"),
+        (MixerSpec::new("rwkv6").with("gate", 0), "rwkv6qwen2"),
+    ] {
+        let what = serde_json::to_string(&spec).expect("JSON");
+        let model = student_of(checkpoint.as_ref(), vec![spec; teacher.layers]);
+        let folder = tempfile::tempdir().expect("temporary folder");
+        round_trip(&model, Some(checkpoint.as_ref()), folder.path(), &what);
+        assert_eq!(config(&folder.path().join("first"))["model_type"], model_type, "{what}");
     }
 }
 
@@ -480,7 +502,7 @@ fn diffusion_families_keep_their_names_and_bytes() {
         let path = golden("families").join(name);
         let checkpoint = open(&path);
         let model = load(&path);
-        assert_eq!(model.config.diffusion, Some(Diffusion { mask_token, block: None, shift }), "{name}");
+        assert_eq!(model.config.diffusion, Some(Diffusion { mask_token, block: None, shift, uniform: false }), "{name}");
         let folder = tempfile::tempdir().expect("temporary folder");
         let first = folder.path().join("first");
         round_trip(&model, Some(checkpoint.as_ref()), folder.path(), name);
@@ -504,12 +526,14 @@ fn diffusion_families_keep_their_names_and_bytes() {
 fn diffusion_goes_through_recasts_own_config() {
     let checkpoint = open(&golden("families/llada_tied"));
     let mut model = student_of(checkpoint.as_ref(), vec![MixerSpec::new("rwkv7"); 2]);
-    model.config.diffusion = Some(Diffusion { mask_token: 7, block: Some(16), shift: true });
+    model.config.diffusion = Some(Diffusion { mask_token: 7, block: Some(16), shift: true, uniform: true });
     let folder = tempfile::tempdir().expect("temporary folder");
     round_trip(&model, Some(checkpoint.as_ref()), folder.path(), "student of LLaDA");
     let first = folder.path().join("first");
     assert_eq!(load(&first).config.diffusion, model.config.diffusion);
-    assert_eq!(config(&first)["diffusion"], json!({"mask_token": 7, "block": 16, "shift": true}));
+    for (key, value) in [("mask_token", json!(7)), ("block", json!(16)), ("shift", json!(true)), ("uniform", json!(true))] {
+        assert_eq!(config(&first)["diffusion"][key], value, "`{key}`");
+    }
     // Mistakes are named.
     for (change, wanted) in [
         (json!({"mask_token": 96}), "outside the vocabulary of 96"),
@@ -542,7 +566,7 @@ fn a_mask_token_is_added_safely() {
     let before = checkpoint.read_f32("model.embed_tokens.weight").expect("embedding");
     for (used, wanted) in [(96, None), (90, None), (90, Some(3))] {
         let (mask_token, vocabulary) = mask_row(96, used, wanted).expect("row");
-        let diffusion = Diffusion { mask_token, block: None, shift: false };
+        let diffusion = Diffusion { mask_token, block: None, shift: false, uniform: false };
         let config = ModelConfig { vocabulary, family: "recast".into(), diffusion: Some(diffusion.clone()), ..teacher.clone() };
         let masked = WithMaskRow::new(&source, &config, used, &diffusion);
         let model = student(config.clone(), &masked, 1, &Device::flex()).expect("student");

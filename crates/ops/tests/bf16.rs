@@ -1,14 +1,18 @@
 //! `--precision bf16` against f32 references: attention, both recurrences and the vocabulary's
-//! divergence, outputs and gradients within what rounding operands to eight bits may cost. The
-//! precision belongs to the process: a test program of its own. Where the processor has no
-//! instructions for it, the same holds trivially.
+//! divergence, outputs and gradients within what rounding operands to eight bits may cost, and not those of f32 where
+//! operands are rounded. The precision belongs to the process: a test program of its own. Where the processor has no
+//! instructions for it, the bounds hold trivially.
+
+mod support;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use recast_ops::attention::{self, AttentionOptions, Mask};
+use recast_ops::cpu::bf16;
 use recast_ops::decay::{self, decayed_sum};
 use recast_ops::delta_rule::{self, Form, delta_rule};
-use recast_ops::linear::{Precision, set_precision};
+use recast_ops::linear::{self, Precision, linear, set_precision};
 use recast_ops::vocab_loss::{reference, teacher_kl};
+use support::largest;
 
 /// Largest difference in outputs, of the largest value: two or three roundings of 2^-9 each.
 const OUTPUT: f32 = 1.2e-2;
@@ -29,7 +33,7 @@ fn random(shape: &[usize], seed: u64) -> Vec<f32> {
 fn difference(x: &[f32], y: &[f32]) -> f32 {
     assert_eq!(x.len(), y.len());
     let scale = y.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
-    x.iter().zip(y).fold(0.0f32, |m, (x, y)| m.max((x - y).abs())) / scale
+    largest(x.iter().zip(y).map(|(x, y)| f64::from((x - y).abs()))) as f32 / scale
 }
 
 type Inputs = Vec<(Vec<f32>, [usize; 4])>;
@@ -51,10 +55,17 @@ fn evaluate(inputs: &Inputs, f: &dyn Fn(Vec<Tensor<4>>) -> Tensor<1>) -> Vec<Vec
     all
 }
 
-fn compare(name: &str, inputs: Inputs, fast: &dyn Fn(Vec<Tensor<4>>) -> Tensor<1>, slow: &dyn Fn(Vec<Tensor<4>>) -> Tensor<1>) {
+/// `rounds`: whether this processor rounds the operator's operands.
+fn compare(
+    (name, rounds): (&str, bool),
+    inputs: Inputs,
+    fast: &dyn Fn(Vec<Tensor<4>>) -> Tensor<1>,
+    slow: &dyn Fn(Vec<Tensor<4>>) -> Tensor<1>,
+) {
     set_precision(Precision::Bf16);
     let rounded = evaluate(&inputs, fast);
     set_precision(Precision::F32);
+    assert!(!rounds || rounded != evaluate(&inputs, fast), "{name}: bf16 is f32 to the bit");
     let exact = evaluate(&inputs, slow);
     for (i, (x, y)) in rounded.iter().zip(&exact).enumerate() {
         let (d, most) = (difference(x, y), if i == 0 { OUTPUT } else { GRADIENT });
@@ -66,13 +77,15 @@ fn compare(name: &str, inputs: Inputs, fast: &dyn Fn(Vec<Tensor<4>>) -> Tensor<1
 /// One test, because the precision is the process's.
 #[test]
 fn within_bounds() {
+    // Products with weights, and those of small operands inside attention and recurrences.
+    let (weights, inside) = (bf16::available(), bf16::available_in_cache(32, 32, 32));
     let normal = |shape: [usize; 4], seed| (random(&shape, seed), shape);
     for (tokens, mask) in [(65, Mask::Causal), (130, Mask::Window(40)), (300, Mask::Bidirectional)] {
         let inputs = vec![normal([2, tokens, 4, 32], 1), normal([2, tokens, 2, 32], 2), normal([2, tokens, 2, 32], 3)];
         let options = || AttentionOptions { mask, ..Default::default() };
         let three = |x: Vec<Tensor<4>>| <[Tensor<4>; 3]>::try_from(x).expect("three inputs");
         compare(
-            &format!("attention {tokens}"),
+            (&format!("attention {tokens}"), inside),
             inputs,
             &|x| {
                 let [q, k, v] = three(x);
@@ -109,7 +122,7 @@ fn within_bounds() {
         let both = |(o, s): (Tensor<4>, Tensor<4>)| Tensor::cat(vec![o.reshape([-1]), s.reshape([-1])], 0);
         let seven = |x: Vec<Tensor<4>>| <[Tensor<4>; 7]>::try_from(x).expect("seven inputs");
         compare(
-            &format!("delta rule {tokens}, decay {strongest}"),
+            (&format!("delta rule {tokens}, decay {strongest}"), inside),
             inputs.clone(),
             &|x| {
                 let [r, w, k, v, a, b, s] = seven(x);
@@ -123,7 +136,7 @@ fn within_bounds() {
         let five = |x: Vec<Tensor<4>>| <[Tensor<4>; 5]>::try_from(x).expect("five inputs");
         let inputs = [0, 1, 2, 3, 6].map(|i| inputs[i].clone()).to_vec();
         compare(
-            &format!("decayed sum {tokens}, decay {strongest}"),
+            (&format!("decayed sum {tokens}, decay {strongest}"), inside),
             inputs,
             &|x| {
                 let [q, w, k, v, s] = five(x);
@@ -136,7 +149,7 @@ fn within_bounds() {
         );
     }
     let (rows, vocabulary, width) = (33, 500, 64);
-    let flat = |x: Tensor<4>| {
+    let flat = |x: Tensor<4>| -> Tensor<2> {
         let [_, _, n, c] = x.dims();
         x.reshape([n, c])
     };
@@ -144,7 +157,13 @@ fn within_bounds() {
         Tensor::<2>::from_data(TensorData::new(random(&[n, width], seed), [n, width]), &x.device().inner())
     };
     compare(
-        "teacher KL",
+        ("linear", weights),
+        vec![normal([1, 1, rows, width], 25), normal([1, 1, 48, width], 26)],
+        &|x| linear(flat(x[0].clone()), flat(x[1].clone()), None).reshape([-1]),
+        &|x| linear::reference::linear(flat(x[0].clone()), flat(x[1].clone())).reshape([-1]),
+    );
+    compare(
+        ("teacher KL", weights),
         vec![
             normal([1, 1, rows, width], 21),
             (random(&[vocabulary, width], 22).iter().map(|x| 0.3 * x).collect(), [1, 1, vocabulary, width]),

@@ -2,6 +2,8 @@
 //! `tests/golden/generate/kernels.py`), in every form: outputs, final state and all gradients. And
 //! the printed vectors of the specification.
 
+mod support;
+
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor, TensorData};
 use recast_ops::decay::decayed_sum;
@@ -9,6 +11,7 @@ use recast_ops::delta_rule::{Form, delta_rule};
 use recast_ops::key_norm::key_norm;
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
+use support::largest;
 
 /// `max |x - y| / max |y|` of outputs and final state.
 const FORWARD: f64 = 1e-5;
@@ -51,8 +54,7 @@ fn difference(found: Tensor<4>, expected: &[f64]) -> f64 {
     let found = found.into_data().try_into_vec::<f32>().expect("f32");
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
-    let differences = found.iter().zip(expected).map(|(x, y)| (f64::from(*x) - y).abs());
-    differences.fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) }) / scale
+    largest(found.iter().zip(expected).map(|(x, y)| (f64::from(*x) - y).abs())) / scale
 }
 
 /// The worst difference so far and where it was.

@@ -40,7 +40,8 @@ pub(crate) async fn json(app: &App, request: Request) -> Result<Value, ApiError>
     blocking(move || serde_json::from_slice(&bytes).map_err(|error| ApiError::NotJson(error.to_string()))).await
 }
 
-/// Runs what takes long (parsing, templates, tokenizing) off the threads that serve connections.
+/// Runs what takes long (parsing, templates, tokenizing, keeping states, spelling answers out) off the threads that serve
+/// connections.
 pub(crate) async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, ApiError> + Send + 'static,
 ) -> Result<R, ApiError> {

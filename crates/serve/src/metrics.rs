@@ -1,6 +1,7 @@
 //! What Prometheus reads at `/metrics`: counters and histograms of our own, gauges of the engines.
 //!
-//! Names begin with `recast_` and stay as they are; docs/guide/serving.md lists them.
+//! Names begin with `recast_`, but for the memory of the process, which has the name that Prometheus' own libraries give
+//! it. They stay as they are; docs/guide/serving.md lists them, and a test holds the list to the page.
 
 use crate::app::App;
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
-//! Answers as server-sent events.
+//! How answers are told: whole, or as server-sent events.
 
+use crate::body;
 use crate::error::ApiError;
 use crate::generation::Generation;
 use axum::http::{HeaderName, HeaderValue};
@@ -12,8 +13,10 @@ use std::convert::Infallible;
 /// An event: a name, where the protocol has names, and its data.
 pub(crate) type Told = (Option<&'static str>, Value);
 
-/// How an endpoint tells an answer as it is written.
+/// How an endpoint tells an answer, whole or as it is written.
 pub(crate) trait Teller: Send + 'static {
+    /// All of it, at its end.
+    fn whole(&mut self, generation: &mut Generation) -> Value;
     /// Before anything is written.
     fn begin(&mut self, generation: &Generation) -> Vec<Told>;
     /// When answer `index` went on or ended.
@@ -44,27 +47,45 @@ impl<T: Teller> Source<T> {
         }
     }
 
-    async fn next(&mut self) -> Option<Event> {
-        while self.queue.is_empty() && !self.over {
+    /// Adds the last of it.
+    fn end(&mut self, told: Vec<Told>) {
+        self.over = true;
+        self.add(told);
+        if self.teller.says_done() {
+            self.queue.push_back(Event::default().data("[DONE]"));
+        }
+    }
+
+    /// The next event, and what comes after it.
+    async fn next(mut self) -> Option<(Event, Self)> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some((event, self));
+            }
+            if self.over {
+                return None;
+            }
             match self.generation.next().await {
                 Ok(Some(index)) => {
                     let told = self.teller.news(&mut self.generation, index);
                     self.add(told);
                 }
-                end => {
-                    self.over = true;
-                    let told = match end {
-                        Err(error) => self.teller.failed(&error),
-                        Ok(_) => self.teller.end(&mut self.generation),
-                    };
-                    self.add(told);
-                    if self.teller.says_done() {
-                        self.queue.push_back(Event::default().data("[DONE]"));
-                    }
+                Err(error) => {
+                    let told = self.teller.failed(&error);
+                    self.end(told);
+                }
+                // A state may be kept now, and others make room for it. After a panic there is nothing more to tell.
+                Ok(None) => {
+                    self = body::blocking(move || {
+                        let told = self.teller.end(&mut self.generation);
+                        self.end(told);
+                        Ok(self)
+                    })
+                    .await
+                    .ok()?;
                 }
             }
         }
-        self.queue.pop_front()
     }
 }
 
@@ -73,8 +94,8 @@ pub(crate) fn respond<T: Teller>(generation: Generation, mut teller: T) -> Respo
     let told = teller.begin(&generation);
     let mut source = Source { generation, teller, queue: VecDeque::new(), over: false };
     source.add(told);
-    let events = futures_util::stream::unfold(source, |mut source| async move {
-        let event = source.next().await?;
+    let events = futures_util::stream::unfold(source, |source| async move {
+        let (event, source) = source.next().await?;
         Some((Ok::<_, Infallible>(event), source))
     });
     // Comments keep proxies from closing a connection that waits for a slot.

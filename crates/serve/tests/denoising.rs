@@ -115,7 +115,7 @@ async fn no_number_is_too_large() {
 async fn responses_are_not_stored_and_say_so() {
     let mut model = model(HYBRID);
     let mask_token = model.config.vocabulary as u32 - 1;
-    model.config.diffusion = Some(Diffusion { mask_token, block: Some(8), shift: true });
+    model.config.diffusion = Some(Diffusion { mask_token, block: Some(8), shift: true, uniform: false });
     let tokenizer = tokenizer(model.config.vocabulary).with_chat_template(TEMPLATE);
     let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), limits()).unwrap();
     let settings = Settings { context: Some(4096), ..Settings::default() };

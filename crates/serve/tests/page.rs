@@ -236,4 +236,13 @@ fn a_text_settles_on_the_page_and_races() {
     // What is seen is what was told.
     assert_eq!(browser.value("[...document.querySelectorAll('section:first-child .assistant .cell')].map((c) => c.textContent).join('') === panes[0].messages.at(-1).content"), true);
     browser.picture("settled");
+    // However slow the playback is made, it ends where it is stopped.
+    browser.value(
+        "window.asked = () => performance.getEntriesByType('resource').filter((e) => e.name.endsWith('v1/completions')).length; \
+         window.before = asked(); at('slow').options[3].value = '1000000'; at('slow').value = '1000000'; \
+         at('text').value = 'Once there was a girl'; at('send').click()",
+    );
+    browser.until("asked() === before + 2");
+    browser.value("at('stop').click()");
+    browser.until("!running");
 }

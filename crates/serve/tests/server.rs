@@ -9,6 +9,7 @@ use axum::http::Request;
 use common::{get, limits, plain, post, request, send, server, server_with};
 use recast_serve::Settings;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 fn chat(model: &str, extra: Value) -> Value {
     let mut body = json!({"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0});
@@ -121,16 +122,18 @@ async fn what_is_wrong_is_named() {
     assert_eq!(get(&router, "/v1/chat/completions").await.status, 405);
 }
 
+fn keyed(key: &str, method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
+    let mut request = request(method, path, body);
+    request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    request
+}
+
 #[tokio::test]
 async fn keys_and_limits() {
     let settings = Settings { api_keys: vec!["secret".into()], body_bytes: 2000, ..Settings::default() };
     let server = server_with(settings, limits());
     let router = server.router();
-    let with_key = |key: &str, body: String| {
-        let mut request = request("POST", "/v1/chat/completions", Body::from(body));
-        request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
-        request
-    };
+    let with_key = |key: &str, body: String| keyed(key, "POST", "/v1/chat/completions", body);
     let body = chat("student", json!({})).to_string();
     assert_eq!(send(&router, request("POST", "/v1/chat/completions", body.clone())).await.status, 401);
     assert_eq!(send(&router, with_key("wrong", body.clone())).await.status, 401);
@@ -144,6 +147,51 @@ async fn keys_and_limits() {
     assert_eq!(late.status, 503);
     assert!(late.headers.contains_key("retry-after"));
     assert_eq!(get(&router, "/ready").await.status, 503);
+}
+
+#[tokio::test]
+async fn keys_share_neither_states_nor_prompts() {
+    let settings = Settings { api_keys: vec!["one".into(), "two".into()], ..Settings::default() };
+    let router = server_with(settings, limits()).router();
+    let ask =
+        async |key: &str, method: &str, path: &str, body: &Value| send(&router, keyed(key, method, path, body.to_string())).await;
+    let completion = json!({"model": "student", "prompt": "What nobody else is to know", "max_tokens": 2, "return_state": true});
+    let first = ask("one", "POST", "/v1/completions", &completion).await.json();
+    let state = first["recast"]["state"].as_str().unwrap_or_else(|| panic!("{first}")).to_owned();
+    let said = json!({"model": "student", "input": "Hi", "max_output_tokens": 2});
+    let said = ask("one", "POST", "/v1/responses", &said).await.json();
+    let response = said["id"].as_str().unwrap_or_else(|| panic!("{said}")).to_owned();
+
+    let paths = [format!("/v1/states/{state}"), format!("/v1/responses/{response}")];
+    for (method, path) in paths.iter().flat_map(|path| [("GET", path), ("DELETE", path)]) {
+        let reply = ask("two", method, path, &Value::Null).await;
+        assert_eq!(reply.status, 404, "{method} {path}: {}", reply.text());
+        assert_eq!(ask("one", "GET", path, &Value::Null).await.status, 200, "{path} after the other's {method}");
+    }
+    let onward = [
+        ("/v1/completions", json!({"model": "student", "prompt": "x", "max_tokens": 1, "state": state})),
+        ("/v1/chat/completions", chat("student", json!({"state": state}))),
+        ("/v1/responses", json!({"model": "student", "input": "x", "max_output_tokens": 1, "previous_response_id": response})),
+    ];
+    for (path, body) in &onward {
+        let reply = ask("two", "POST", path, body).await;
+        assert_eq!(reply.status, 404, "{path}: {}", reply.text());
+    }
+    for (path, body) in [&onward[0], &onward[2]] {
+        let reply = ask("one", "POST", path, body).await;
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
+    // Who finds a prompt read already knows that somebody asked it.
+    let cached = async |key: &str| {
+        let usage = ask(key, "POST", "/v1/completions", &completion).await.json()["usage"].clone();
+        usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or_else(|| panic!("{usage}"))
+    };
+    assert_eq!(cached("two").await, 0);
+    assert!(cached("one").await >= 16);
+    for path in &paths {
+        assert_eq!(ask("one", "DELETE", path, &Value::Null).await.status, 200);
+        assert_eq!(ask("one", "GET", path, &Value::Null).await.status, 404);
+    }
 }
 
 #[tokio::test]
@@ -164,6 +212,36 @@ async fn the_page_comes_whole_and_asks_nobody_else() {
             .filter(|l| !l.starts_with('#'))
             .all(|l| l.rsplit_once(' ').is_some_and(|(_, x)| x.parse::<f64>().is_ok()))
     );
+}
+
+/// What the guide says of metrics is what `/metrics` says of itself.
+#[tokio::test]
+async fn the_guide_lists_every_metric() {
+    let page = get(&server().router(), "/metrics").await.text();
+    let of = |word: &str| -> BTreeMap<String, String> {
+        let lines = page.lines().filter_map(|line| line.strip_prefix(word)?.split_once(' '));
+        lines.map(|(name, rest)| (name.to_owned(), rest.to_owned())).collect()
+    };
+    let (kinds, abouts) = (of("# TYPE "), of("# HELP "));
+    let told: Vec<[String; 3]> = kinds.into_iter().map(|(name, kind)| [name.clone(), kind, abouts[&name].clone()]).collect();
+    let guide = include_str!("../../../docs/guide/serving.md");
+    let cells = |row: &str| -> Vec<String> {
+        row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+    };
+    let rows: Vec<Vec<String>> =
+        guide.lines().skip_while(|line| *line != "## Metrics").filter(|line| line.starts_with("| `")).map(cells).collect();
+    let mut listed: Vec<[String; 3]> = Vec::new();
+    for row in rows {
+        let [name, kind, unit, about] = &row[..] else { panic!("{row:?} has not four columns") };
+        assert!(!unit.is_empty() && (!name.ends_with("_bytes") || unit == "bytes"), "{row:?}");
+        listed.push([name.clone(), kind.clone(), about.clone()]);
+    }
+    listed.sort();
+    // Some systems do not tell of memory.
+    if cfg!(all(target_os = "linux", target_env = "gnu")) {
+        assert_eq!(told, listed);
+    }
+    assert!(told.iter().all(|metric| listed.contains(metric)), "{told:?}");
 }
 
 /// Numbers from a seed (SplitMix64).

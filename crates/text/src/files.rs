@@ -1,7 +1,7 @@
 //! Small file helpers: reading with a ceiling, and writing beside a place and renaming into it.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -28,33 +28,61 @@ pub(crate) fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> 
     }
 }
 
-/// A temporary file in the folder of `path`, so that a later rename stays on one file system.
-pub(crate) fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(folder).map_err(TextError::io("create folder", folder))?;
+/// The folder that `path` is in: `.` for a plain name.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A new file beside `path`, for [`put`] to rename into it, with the permissions of an ordinary file: temporary ones are
+/// private by default.
+///
+/// # Errors
+/// The folder is not there or takes no file.
+pub fn beside(path: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".recast-");
     #[cfg(unix)]
-    {
-        // Temporary files are private by default; these become ordinary files of a model folder
-        // or cache, which others may read if the umask lets them.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder).map_err(TextError::io("create a file in", folder))
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder_of(path))
 }
 
-/// Renames a finished temporary file into its place.
-pub(crate) fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
-    file.as_file().sync_all().map_err(TextError::io("write", path))?;
-    file.persist(path).map_err(|error| TextError::io("rename into", path)(error.error))?;
+/// Renames a finished file into its place, and waits until both are on the disk: whoever reads `path`, after a power cut
+/// too, finds the old bytes or the new ones, never a part.
+///
+/// # Errors
+/// The disk is full, or something that is not a file stands at `path`.
+pub fn put(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // Only Unix lets a folder be opened for that, and not all of its file systems; the file is whole in any case.
+    #[cfg(unix)]
+    let _ = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
     Ok(())
 }
 
-/// Writes `bytes` to `path` in one step: readers see the old file or the new one, never a part.
+/// Writes `bytes` [`beside`] `path` and [`put`]s them there.
+///
+/// # Errors
+/// As those two.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = beside(path)?;
+    file.write_all(bytes)?;
+    put(file, path)
+}
+
+/// [`beside`], in a folder that is made if it is not there.
+pub(crate) fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
+    let folder = folder_of(path);
+    std::fs::create_dir_all(folder).map_err(TextError::io("create folder", folder))?;
+    beside(path).map_err(TextError::io("create a file in", folder))
+}
+
+/// [`put`], with an error of this crate.
+pub(crate) fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
+    put(file, path).map_err(TextError::io("write", path))
+}
+
+/// [`replace`], in a folder that is made if it is not there.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = temporary_beside(path)?;
     file.write_all(bytes).map_err(TextError::io("write", path))?;
@@ -67,6 +95,34 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        replace(&path, b"old and longer").unwrap();
+        replace(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        // Nothing replaces a folder.
+        let taken = folder.path().join("b");
+        std::fs::create_dir(&taken).unwrap();
+        assert!(replace(&taken, b"new").is_err());
+        assert!(replace(&folder.path().join("c/a.toml"), b"new").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let ordinary = folder.path().join("d");
+            File::create(&ordinary).unwrap();
+            let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode(&path), mode(&ordinary));
+        }
+    }
 }

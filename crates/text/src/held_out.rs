@@ -8,19 +8,14 @@ use crate::random::mix;
 use crate::token_file::TokenFile;
 use crate::token_stream::TokenStream;
 
-/// How much is kept out. Whole documents are, where they are not too large, and which is a pure
-/// function of the seed and the document's number: a document keeps its side when more are added
-/// behind it (with `Fraction`).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum HeldOut {
-    /// This share of the documents, above 0 and below 1, each by its own draw.
-    Fraction(f64),
-    /// As few documents, in a random order, as have this many tokens together. A document is passed
-    /// over that has more than half of all tokens, or with which there would be more than twice as
-    /// many as asked for and more than a tenth of all; where too few are left without those, the
-    /// end of the longest of them is kept out, at most a tenth of it.
-    Tokens(u64),
-}
+/// How many tokens are kept out: as few documents, in a random order, as have this many together. Which they are is a
+/// pure function of the seed and the documents.
+///
+/// A document is passed over that has more than half of all tokens, or with which there would be more than twice as many
+/// as asked for and more than a tenth of all; where too few are left without those, the end of the longest of them is
+/// kept out, at most a tenth of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldOut(pub u64);
 
 /// The two sides of a split: to train on, and held out.
 #[derive(Debug, Clone)]
@@ -35,56 +30,43 @@ impl HeldOut {
     /// Splits the documents of a file.
     ///
     /// # Errors
-    /// When the fraction is not between 0 and 1, no tokens are asked for, or one side would have
-    /// none.
+    /// When no tokens are asked for, or one side would have none.
     pub fn split(self, file: &Arc<TokenFile>, seed: u64) -> Result<Split> {
+        let Self(tokens) = self;
+        if tokens == 0 {
+            return Err(TextError::Request("0 tokens are to be held out; expected at least 1".into()));
+        }
         let count = file.document_starts().len();
         // The constant keeps this draw apart from others with the same seed.
         let draw = |document: usize| mix(mix(seed ^ 0x68656c64) ^ document as u64);
         // From where on a document is kept out: from its end, as long as it is not.
         let mut cuts: Vec<usize> = (0..count).map(|document| file.document(document).end).collect();
-        match self {
-            Self::Fraction(fraction) => {
-                if !(fraction > 0.0 && fraction < 1.0) {
-                    return Err(TextError::Request(format!("held-out fraction is {fraction}; expected above 0 and below 1")));
-                }
-                for (document, cut) in cuts.iter_mut().enumerate() {
-                    // The upper 53 bits: exactly what an f64 holds.
-                    if ((draw(document) >> 11) as f64) < fraction * (1u64 << 53) as f64 {
-                        *cut = file.document(document).start;
-                    }
-                }
+        let all = file.len() as u64;
+        // A document comes behind fewer than `tokens` tokens, so that one of at most that many never goes above this: of
+        // many small documents those at the beginning of the order are taken, whatever the limits, and runs made earlier
+        // keep their split.
+        let most = tokens.saturating_mul(2).max(all / 10);
+        let mut order: Vec<usize> = (0..count).collect();
+        order.sort_unstable_by_key(|document| (draw(*document), *document));
+        let mut taken = 0;
+        let mut longest: Option<(u64, usize)> = None;
+        for document in order {
+            if taken >= tokens {
+                break;
             }
-            Self::Tokens(0) => return Err(TextError::Request("0 tokens are to be held out; expected at least 1".into())),
-            Self::Tokens(tokens) => {
-                let all = file.len() as u64;
-                // A document comes behind fewer than `tokens` tokens, so that one of at most that
-                // many never goes above this: of many small documents those at the beginning of
-                // the order are taken, whatever the limits, and runs made earlier keep their split.
-                let most = tokens.saturating_mul(2).max(all / 10);
-                let mut order: Vec<usize> = (0..count).collect();
-                order.sort_unstable_by_key(|document| (draw(*document), *document));
-                let mut taken = 0;
-                let mut longest: Option<(u64, usize)> = None;
-                for document in order {
-                    if taken >= tokens {
-                        break;
-                    }
-                    let Range { start, end } = file.document(document);
-                    let len = (end - start) as u64;
-                    if taken + len > most || 2 * len > all {
-                        longest = longest.max(Some((len, document)));
-                        continue;
-                    }
-                    cuts[document] = start;
-                    taken += len;
-                }
-                if let Some((len, document)) = longest
-                    && taken < tokens
-                {
-                    cuts[document] -= (len / 10).min(tokens - taken) as usize;
-                }
+            let Range { start, end } = file.document(document);
+            let len = (end - start) as u64;
+            if taken + len > most || 2 * len > all {
+                longest = longest.max(Some((len, document)));
+                continue;
             }
+            cuts[document] = start;
+            taken += len;
+        }
+        if let Some((len, document)) = longest
+            && taken < tokens
+        {
+            cuts[document] -= (len / 10).min(tokens - taken) as usize;
         }
         let side = |wanted: bool| -> Result<TokenStream> {
             let part = |(document, cut): (usize, &usize)| {
@@ -95,8 +77,8 @@ impl HeldOut {
             if parts.is_empty() {
                 let side = if wanted { "held out" } else { "left to train on" };
                 return Err(TextError::Request(format!(
-                    "holding out {self:?} of {count} documents with {} tokens leaves none {side}: they are too few to keep \
-                     some out; use more text, hold out less, or split text files at their separator",
+                    "holding out {tokens} tokens of {count} documents with {} tokens leaves none {side}: they are too few to \
+                     keep some out; use more text, hold out less, or split text files at their separator",
                     file.len()
                 )));
             }
@@ -125,23 +107,15 @@ mod tests {
 
     #[test]
     fn sides_are_disjoint_and_complete() {
-        for how in [HeldOut::Fraction(0.2), HeldOut::Tokens(401)] {
-            let file = file(1000);
-            let split = how.split(&file, 7).unwrap();
-            let mut all = [tokens(&split.train), tokens(&split.held_out)].concat();
-            all.sort_unstable();
-            assert_eq!(all, (0..4000).map(|at| at / 4).collect::<Vec<u32>>(), "{how:?}");
-            let again = how.split(&file, 7).unwrap();
-            assert_eq!(tokens(&again.held_out), tokens(&split.held_out));
-            assert_ne!(tokens(&how.split(&file, 8).unwrap().held_out), tokens(&split.held_out));
-        }
-    }
-
-    #[test]
-    fn amounts_are_as_asked() {
-        let share = HeldOut::Fraction(0.2).split(&file(1000), 1).unwrap().held_out.len();
-        assert!((600..1000).contains(&share), "{share} of 4000 tokens");
-        assert_eq!(HeldOut::Tokens(401).split(&file(1000), 1).unwrap().held_out.len(), 404);
+        let file = file(1000);
+        let split = |seed| HeldOut(401).split(&file, seed).unwrap();
+        let first = split(7);
+        let mut all = [tokens(&first.train), tokens(&first.held_out)].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..4000).map(|at| at / 4).collect::<Vec<u32>>());
+        assert_eq!(tokens(&split(7).held_out), tokens(&first.held_out));
+        assert_ne!(tokens(&split(8).held_out), tokens(&first.held_out));
+        assert_eq!(first.held_out.len(), 404, "as few documents as have what was asked for");
     }
 
     /// Documents of these lengths, each token its document's number.
@@ -154,7 +128,7 @@ mod tests {
     #[test]
     fn large_documents_are_not_kept_out() {
         for seed in 0..10 {
-            let split = |documents: &[usize], wish| HeldOut::Tokens(wish).split(&lengths(documents), seed).unwrap();
+            let split = |documents: &[usize], wish| HeldOut(wish).split(&lengths(documents), seed).unwrap();
             // Notes and a book: the notes, and the end of the book for what they lack.
             let notes = split(&[20, 5000], 100);
             assert_eq!(tokens(&notes.held_out), [vec![0u32; 20], vec![1; 80]].concat());
@@ -179,11 +153,11 @@ mod tests {
     fn of_one_document_the_end_is_kept_out() {
         let file = Arc::new(TokenFile::from_tokens((0..5000).collect(), vec![0], 5000).unwrap());
         for (wish, from) in [(100, 4900), (50_000, 4500), (u64::MAX, 4500)] {
-            let split = HeldOut::Tokens(wish).split(&file, 1).unwrap();
+            let split = HeldOut(wish).split(&file, 1).unwrap();
             assert_eq!(tokens(&split.train), (0..from).collect::<Vec<u32>>());
             assert_eq!(tokens(&split.held_out), (from..5000).collect::<Vec<u32>>());
         }
-        let message = HeldOut::Tokens(100).split(&lengths(&[9]), 1).unwrap_err().to_string();
+        let message = HeldOut(100).split(&lengths(&[9]), 1).unwrap_err().to_string();
         assert!(message.contains("9 tokens") && message.contains("too few to keep some out"), "{message}");
     }
 
@@ -201,25 +175,16 @@ mod tests {
             });
             order.sort_unstable();
             let expected: Vec<u32> = order.iter().flat_map(|document| vec![*document as u32; sizes[*document]]).collect();
-            let split = HeldOut::Tokens(wish).split(&lengths(&sizes), seed).unwrap();
+            let split = HeldOut(wish).split(&lengths(&sizes), seed).unwrap();
             assert_eq!(tokens(&split.held_out), expected, "{wish}");
         }
     }
 
     #[test]
-    fn documents_keep_their_side_when_more_come() {
-        let held = |documents| tokens(&HeldOut::Fraction(0.3).split(&file(documents), 3).unwrap().held_out);
-        let (few, many) = (held(200), held(300));
-        assert_eq!(few, many[..few.len()]);
-    }
-
-    #[test]
     fn impossible_splits_are_refused() {
-        for how in
-            [HeldOut::Fraction(0.0), HeldOut::Fraction(1.0), HeldOut::Fraction(f64::NAN), HeldOut::Tokens(0), HeldOut::Tokens(40)]
-        {
-            assert!(how.split(&file(10), 1).is_err(), "{how:?}");
+        for tokens in [0, 40] {
+            assert!(HeldOut(tokens).split(&file(10), 1).is_err(), "{tokens}");
         }
-        assert!(HeldOut::Fraction(0.5).split(&file(1), 1).is_err());
+        assert!(HeldOut(1).split(&file(1), 1).is_err());
     }
 }

@@ -11,7 +11,7 @@
 mod chat_template;
 mod corpus;
 mod error;
-mod files;
+pub mod files;
 mod held_out;
 mod packing;
 mod pieces;

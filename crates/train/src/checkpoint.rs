@@ -168,7 +168,8 @@ impl Store {
         let state = serde_json::to_vec_pretty(position).unwrap_or_default();
         let path = folder.join(STATE);
         std::fs::write(&path, state).map_err(TrainError::io(&path))?;
-        sync(&path)
+        sync(&path)?;
+        sync(folder)
     }
 
     /// The newest complete checkpoint's position.

@@ -2,6 +2,7 @@
 
 use recast_models::Model;
 use recast_text::TokenStream;
+use recast_text::files::hex;
 use sha2::{Digest, Sha256};
 
 /// A hash of a model's config and of its values, of some from all over each tensor.
@@ -15,7 +16,7 @@ pub fn of_model(model: &Model) -> String {
         let step = values.len().div_ceil(VALUES).max(1);
         values.iter().step_by(step).for_each(|x| hash.update(x.to_le_bytes()));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 /// A hash of the text's lengths and of tokens from all over it.
@@ -34,5 +35,5 @@ pub fn of_text(streams: &[&TokenStream]) -> String {
             tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }

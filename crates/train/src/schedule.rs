@@ -21,6 +21,26 @@ pub enum Shape {
     Constant,
 }
 
+/// The key of a rate's course that has no effect, and what to do. `last` is the rate at the end, where one is set; the
+/// default shape is not told from one that was left out.
+pub fn idle(shape: Shape, last: Option<f64>, wait: f64, end: f64) -> Option<(&'static str, &'static str)> {
+    let constant = shape == Shape::Constant;
+    let key = match last {
+        Some(_) if constant => {
+            return Some((
+                "final_learning_rate",
+                "schedule = \"constant\" never reaches it; leave it out, or name another schedule",
+            ));
+        }
+        Some(_) => return None,
+        None if !constant && shape != Shape::default() => "schedule",
+        None if wait != 0.0 => "wait",
+        None if end != 1.0 => "end",
+        None => return None,
+    };
+    Some((key, "the rate stays what it is without final_learning_rate; set that, or leave the key out"))
+}
+
 /// A learning-rate schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
@@ -72,6 +92,42 @@ mod tests {
         assert!((s.rate(60) - middle).abs() < 1e-12);
         assert!((s.rate(110) - 1e-5).abs() < 1e-12);
         assert!(s.rate(109) - s.rate(110) > s.rate(11) - s.rate(12));
+    }
+
+    /// By hand, from 8e-4 to 2e-4. RADLADS' trainer: `cos`, which is a quarter of one, `linear`, `exp` (geometric) and
+    /// `oneminussqrt`; half a cosine is Loshchilov and Hutter's (arXiv 1608.03983, eq. 5).
+    #[test]
+    fn every_shape_at_start_quarter_middle_and_end() {
+        for (shape, expected) in [
+            (Shape::QuarterCosine, [8e-4, 7.543_277_195_067_72e-4, 6.242_640_687_119_285e-4, 2e-4]),
+            (Shape::HalfCosine, [8e-4, 7.121_320_343_559_642e-4, 5e-4, 2e-4]),
+            (Shape::Linear, [8e-4, 6.5e-4, 5e-4, 2e-4]),
+            (Shape::Exponential, [8e-4, 5.656_854_249_492_381e-4, 4e-4, 2e-4]),
+            (Shape::OneMinusSqrt, [8e-4, 5e-4, 3.757_359_312_880_714e-4, 2e-4]),
+            (Shape::Constant, [8e-4; 4]),
+        ] {
+            let s = Schedule { shape, first: 8e-4, last: 2e-4, warmup: 10, steps: 110, wait: 0.0, end: 1.0 };
+            for (step, expected) in [10, 35, 60, 110].into_iter().zip(expected) {
+                let found = s.rate(step);
+                assert!((found - expected).abs() < 1e-15, "{shape:?} at step {step}: {found:e} for {expected:e}");
+            }
+            assert_eq!(s.rate(1000), s.rate(110), "{shape:?} stays where it ends");
+            // Half of the warm-up, 0.01 + 0.99 / 2 of the first rate.
+            assert!((s.rate(5) - 0.505 * 8e-4).abs() < 1e-15, "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_is_named() {
+        let key = |shape, last, wait, end| idle(shape, last, wait, end).map(|(key, _)| key);
+        for shape in [Shape::QuarterCosine, Shape::HalfCosine, Shape::Linear, Shape::Exponential, Shape::OneMinusSqrt] {
+            assert_eq!(key(shape, Some(1e-5), 0.2, 0.9), None);
+            assert_eq!(key(shape, None, 0.0, 1.0), (shape != Shape::default()).then_some("schedule"));
+        }
+        assert_eq!(key(Shape::default(), None, 0.2, 1.0), Some("wait"));
+        assert_eq!(key(Shape::Constant, None, 0.0, 0.9), Some("end"));
+        assert_eq!(key(Shape::Constant, None, 0.0, 1.0), None);
+        assert_eq!(key(Shape::Constant, Some(1e-5), 0.0, 1.0), Some("final_learning_rate"));
     }
 
     #[test]

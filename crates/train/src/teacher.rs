@@ -1,10 +1,12 @@
 //! Opening what a recipe names: the teacher with its tokenizer, or a model from nothing.
 
 use crate::error::TrainError;
+use crate::objectives::Objective;
+use crate::objectives::masked_diffusion::Source as Noisy;
 use crate::recipe::{Embedded, Recipe, Scratch, ToDiffusion};
 use burn::tensor::Device;
 use recast_models::convert::{WithMaskRow, mask_row, student, student_config};
-use recast_models::source::{FromCheckpoint, FromParams, Missing};
+use recast_models::source::{FromCheckpoint, FromParams, Missing, Source};
 use recast_models::weights::{self, Checkpoint};
 use recast_models::{Diffusion, Model, ModelConfig, families, tokenizer};
 use recast_text::{Content, Corpus, CorpusOptions, Tokenizer};
@@ -47,32 +49,48 @@ impl Teacher {
         };
         let mut config = student_config(own, mixers, recipe.student.tied)?;
         let source = FromCheckpoint(self.checkpoint.as_ref());
+        let build = |mut config: ModelConfig, source: &dyn Source| -> Result<Model, TrainError> {
+            note_noise(&mut config, recipe);
+            Ok(student(config, source, recipe.seed, device)?)
+        };
         let Some(wanted) = &recipe.student.diffusion else {
-            return Ok(student(config, &source, recipe.seed, device)?);
+            return build(config, &source);
         };
         let used = self.tokenizer.vocab_size();
-        if let Some(known) = &own.diffusion {
-            // It has learnt what its mask token means: whatever is left out stays as it is.
-            let same = ToDiffusion {
-                mask_token: wanted.mask_token.or(Some(known.mask_token)),
-                block: wanted.block.or(known.block),
-                shift: wanted.shift || known.shift,
-            };
-            if same.mask_token == Some(known.mask_token) {
-                to_diffusion(&mut config, &same, used)?;
-                return Ok(student(config, &source, recipe.seed, device)?);
-            }
+        let diffusion = to_diffusion(&mut config, &filled_in(wanted, own.diffusion.as_ref()), used)?;
+        // It has learnt what its mask token means.
+        if own.diffusion.as_ref().is_some_and(|known| known.mask_token == diffusion.mask_token) {
+            return build(config, &source);
         }
-        let diffusion = to_diffusion(&mut config, wanted, used)?;
         let source = WithMaskRow::new(&source, &config, used, &diffusion);
-        Ok(student(config.clone(), &source, recipe.seed, device)?)
+        build(config.clone(), &source)
+    }
+}
+
+/// Writes down which noise the recipe trains on: that of its last stage of masked diffusion. Without such a stage the
+/// teacher's stays.
+fn note_noise(config: &mut ModelConfig, recipe: &Recipe) {
+    let last = recipe.stages.iter().rfind(|stage| stage.objective == Objective::MaskedDiffusion);
+    if let (Some(diffusion), Some(stage)) = (&mut config.diffusion, last) {
+        diffusion.uniform = stage.diffusion.as_ref().is_some_and(|noise| noise.source == Noisy::Uniform);
+    }
+}
+
+/// What is left out stays as a teacher that denoises has it.
+fn filled_in(wanted: &ToDiffusion, known: Option<&Diffusion>) -> ToDiffusion {
+    ToDiffusion {
+        mask_token: wanted.mask_token.or(known.map(|known| known.mask_token)),
+        block: wanted.block.or(known.and_then(|known| known.block)),
+        shift: wanted.shift.or(known.map(|known| known.shift)),
     }
 }
 
 /// Makes a model's config that of a diffusion model, with a row for the mask token.
 fn to_diffusion(config: &mut ModelConfig, wanted: &ToDiffusion, used: usize) -> Result<Diffusion, TrainError> {
     let (mask_token, rows) = mask_row(config.vocabulary, used, wanted.mask_token)?;
-    let diffusion = Diffusion { mask_token, block: wanted.block, shift: wanted.shift };
+    let uniform = config.diffusion.as_ref().is_some_and(|known| known.uniform);
+    let (block, shift) = (wanted.block.filter(|&block| block > 0), wanted.shift.unwrap_or(false));
+    let diffusion = Diffusion { mask_token, block, shift, uniform };
     config.vocabulary = rows;
     config.raw.insert("vocab_size".into(), rows.into());
     if config.raw.contains_key("embedding_size") {
@@ -135,6 +153,7 @@ pub fn from_scratch(
     if let Some(wanted) = &recipe.student.diffusion {
         to_diffusion(&mut config, wanted, tokenizer.vocab_size())?;
     }
+    note_noise(&mut config, recipe);
     let model = Model::build(config, &FromParams::default(), Missing::Initialise { seed: recipe.seed }, device)?;
     Ok((model, tokenizer))
 }
@@ -162,6 +181,25 @@ mod tests {
     use super::*;
     use crate::recipe::load_text;
     use recast_text::BinidxWriter;
+
+    #[test]
+    fn what_is_left_out_of_a_denoiser_stays_and_the_rest_is_as_asked() {
+        let config = serde_json::json!({"model_type": "llama", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 2});
+        let known = Diffusion { mask_token: 7, block: Some(4), shift: true, uniform: false };
+        for (known, block, shift, wanted) in [
+            (Some(&known), None, None, (7, Some(4), true)),
+            (Some(&known), Some(0), None, (7, None, true)),
+            (Some(&known), Some(2), Some(false), (7, Some(2), false)),
+            (None, None, None, (8, None, false)),
+            (None, Some(0), Some(true), (8, None, true)),
+        ] {
+            let mut config = families::parse(&config).expect("config");
+            let asked = filled_in(&ToDiffusion { mask_token: None, block, shift }, known);
+            let found = to_diffusion(&mut config, &asked, 8).expect("a diffusion model");
+            assert_eq!((found.mask_token, found.block, found.shift), wanted);
+        }
+    }
 
     #[test]
     fn a_vocabulary_is_made_from_the_beginning_of_a_large_document() {

@@ -62,7 +62,7 @@ impl RunText {
         if held_out.is_empty() {
             // Of many small documents as many are kept out as are asked for, were it nearly all there is.
             let tokens = recipe.text.held_out_tokens.unwrap_or_else(|| HELD_OUT.min(train.len() as u64 / 10).max(1));
-            let split = HeldOut::Tokens(tokens).split(&train, recipe.seed).map_err(|error| {
+            let split = HeldOut(tokens).split(&train, recipe.seed).map_err(|error| {
                 TrainError::Recipe(format!("text.train: {error}; or name files to measure on in text.held_out"))
             })?;
             Ok(Self { train: split.train, held_out: split.held_out, held_out_tokens: Some(tokens) })
@@ -79,13 +79,8 @@ impl RunText {
     /// When the text is too short for one sample.
     pub fn packing(&self, recipe: &Recipe, stage: usize) -> Result<Packing, TrainError> {
         let Stage { context, batch, .. } = recipe.stages[stage];
-        let options = PackingOptions {
-            context,
-            batch,
-            seed: recipe.seed.wrapping_add(stage as u64),
-            shuffle: recipe.text.shuffle()?,
-            reset_positions: false,
-        };
+        let options =
+            PackingOptions { context, batch, seed: recipe.seed.wrapping_add(stage as u64), shuffle: recipe.text.shuffle()? };
         Ok(Packing::new(self.train.clone(), options)?)
     }
 }

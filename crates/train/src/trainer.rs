@@ -60,7 +60,7 @@ pub enum Event<'a> {
         loss: f64,
         /// Learning rate.
         rate: f64,
-        /// Tokens in this step.
+        /// Tokens read in this step: of pairs fewer than batch times context.
         tokens: u64,
     },
     /// A measurement on held-out text begins, of the model of this name.
@@ -134,6 +134,11 @@ pub struct Trainer {
 }
 
 impl Trainer {
+    /// Tokens of the text that is trained on, and of the held-out text.
+    pub fn text_tokens(&self) -> [usize; 2] {
+        [self.text.train.len(), self.text.held_out.len()]
+    }
+
     /// Prepares a new run in `folder`, which must not hold one.
     ///
     /// # Errors
@@ -236,7 +241,7 @@ impl Trainer {
             // The first of several changes at one place is from the recipe that led there.
             let before = folder.join(format!("recipe-until-{stands}.toml"));
             if !before.exists() {
-                std::fs::copy(&path, &before).map_err(TrainError::io(&before))?;
+                write(&before, &std::fs::read(&path).map_err(TrainError::io(&path))?)?;
             }
             trainer.write_recipe()?;
         }
@@ -301,7 +306,9 @@ impl Trainer {
         let text = text?;
         // Resolved, so that the split stays what it is.
         recipe.text.held_out_tokens = text.held_out_tokens;
-        let held_out = HeldOut::new(&text.held_out, &recipe.validation, recipe.says_next())?;
+        // As the finished student is to read, and all alike.
+        let reset = recipe.stages.last().is_some_and(|stage| stage.reset_documents);
+        let held_out = HeldOut::new(&text.held_out, &recipe.validation, recipe.says_next(), reset)?;
         let plan = Plan::onward(&recipe, teacher.as_ref().map(|t| &t.model), &student, from.unwrap_or(0))?;
         // Whatever a later stage could be refused for is found before the first one has cost anything.
         let pairs = recipe.stages.iter().enumerate().map(|(index, stage)| {
@@ -416,8 +423,9 @@ impl Trainer {
         for step in first..steps {
             let began = Instant::now();
             let mut gradients = Gradients::default();
-            let mut loss = Loss::default();
+            let (mut loss, mut tokens) = (Loss::default(), 0);
             for batch in batches(step) {
+                tokens += batch.tokens();
                 let teacher = self.teacher.as_ref().map(|t| &t.model);
                 let part = stage.objective.gradients(
                     &self.student,
@@ -439,7 +447,6 @@ impl Trainer {
             let rates: Vec<f64> = schedules.iter().map(|s| s.rate(step)).collect();
             optimizer.step(gradients, norm, &rates, step + 1);
 
-            let tokens = (stage.batch * stage.context) as u64;
             let seconds = began.elapsed().as_secs_f64();
             self.position.step = step + 1;
             self.position.tokens += tokens;
@@ -570,11 +577,9 @@ fn schedules(stage: &Stage) -> Vec<Schedule> {
         .collect()
 }
 
-/// Writes a file beside its place and renames it into it.
+/// Writes a file of a run's folder, whole or not at all.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, bytes).map_err(TrainError::io(&temporary))?;
-    std::fs::rename(&temporary, path).map_err(TrainError::io(path))
+    recast_text::files::replace(path, bytes).map_err(TrainError::io(path))
 }
 
 #[cfg(test)]

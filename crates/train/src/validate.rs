@@ -1,12 +1,15 @@
 //! Loss on held-out text.
 
 use crate::error::TrainError;
-use crate::objectives::common_head;
+use crate::objectives::masked_diffusion::{Draw, Noise, Source};
+use crate::objectives::{MicroBatch, Objective, common_head};
+use crate::optimizer::Gradients;
 use crate::recipe::Validation;
 use burn::tensor::Tensor;
-use recast_models::likelihood::Quarters;
+use recast_models::likelihood::{Estimate, Quarters};
 use recast_models::param::values;
 use recast_models::sight::Sight;
+use recast_models::state::Documents;
 use recast_models::{Model, likelihood};
 use recast_ops::vocab_loss::{cross_entropy, teacher_kl};
 use recast_text::{Packing, PackingOptions, Shuffle, TokenStream};
@@ -36,7 +39,8 @@ pub struct HeldOutLoss {
     pub bound: Option<Bound>,
 }
 
-/// A bound of the negative log-likelihood, by the exact-count estimator with systematic counts.
+/// A bound of the negative log-likelihood, by the exact-count estimator with systematic counts; of a model of uniform
+/// noise, by the generalised KL divergence that it is trained on, at stratified times from [`Noise::epsilon`] on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bound {
     /// Nats a token.
@@ -45,7 +49,7 @@ pub struct Bound {
     /// Its standard error over masks.
     #[serde(deserialize_with = "or_nan")]
     pub error: f64,
-    /// Masks drawn for each window.
+    /// Masks, or noises, drawn for each window.
     pub samples: usize,
     /// Whether it is the likelihood itself: blocks of one token.
     pub exact: bool,
@@ -57,6 +61,9 @@ pub struct Bound {
     /// pass has been shown.
     #[serde(default)]
     pub alone: bool,
+    /// Whether it is of uniform noise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uniform: bool,
 }
 
 /// JSON has no word for what is not finite and says null.
@@ -97,14 +104,15 @@ impl HeldOutLoss {
                     true => "the perplexity is of this, as it says no next token".to_owned(),
                     false => format!("next token {:.4}", self.loss),
                 };
-                format!(
-                    ", diffusion bound {:.4} +- {:.4} nats a token ({next}; exact-count form, {} masks a window; \
-                     a masked token, by the quarter masked: {})",
-                    bound.loss,
-                    bound.error,
-                    bound.samples,
-                    bound.shares_text()
-                )
+                let how = match bound.uniform {
+                    true => format!("generalised KL of uniform noise, {} noises a window", bound.samples),
+                    false => format!(
+                        "exact-count form, {} masks a window; a masked token, by the quarter masked: {}",
+                        bound.samples,
+                        bound.shares_text()
+                    ),
+                };
+                format!(", diffusion bound {:.4} +- {:.4} nats a token ({next}; {how})", bound.loss, bound.error)
             }
         }
     }
@@ -125,29 +133,57 @@ struct Batch {
     rows: usize,
     inputs: Vec<u32>,
     targets: Arc<[u32]>,
+    /// Where state, attention and positions stop.
+    documents: Option<Documents>,
+    /// Weight of each position's next-token loss: 0 where the next token begins such a document.
+    weights: Option<Arc<[f32]>>,
+    /// Positions that count.
+    count: u64,
+}
+
+impl Batch {
+    /// What is read as one text: rows, or the documents in them.
+    fn texts(&self) -> Vec<&[u32]> {
+        let columns = self.inputs.len() / self.rows;
+        let starts = self.documents.as_ref().map(Documents::starts);
+        let begins = |&i: &usize| i.is_multiple_of(columns) || starts.as_ref().is_some_and(|starts| starts[i]);
+        let begins: Vec<usize> = (0..self.inputs.len()).filter(begins).collect();
+        let ends = begins.iter().skip(1).copied().chain([self.inputs.len()]);
+        begins.iter().zip(ends).map(|(&begin, end)| &self.inputs[begin..end]).collect()
+    }
 }
 
 impl HeldOut {
     /// The first windows of the held-out stream. `next_token` says whether a diffusion model is trained to say the
-    /// next token under a causal mask as well, whatever its logits speak of when it denoises.
+    /// next token under a causal mask as well, whatever its logits speak of when it denoises; `reset`, whether documents
+    /// are read one by one, as stages with `reset_documents` read them, and not one behind the other.
     ///
     /// # Errors
     /// When the stream is too short for a window.
-    pub fn new(stream: &TokenStream, options: &Validation, next_token: bool) -> Result<Self, TrainError> {
+    pub fn new(stream: &TokenStream, options: &Validation, next_token: bool, reset: bool) -> Result<Self, TrainError> {
         let context = options.context.min(stream.len().saturating_sub(1)).max(1);
-        let packing = Packing::new(
-            stream.clone(),
-            PackingOptions { context, batch: BATCH, seed: 0, shuffle: Shuffle::None, reset_positions: false },
-        )?;
+        let packing = Packing::new(stream.clone(), PackingOptions { context, batch: BATCH, seed: 0, shuffle: Shuffle::None })?;
         let (mut batches, mut tokens) = (Vec::new(), 0u64);
         for batch in packing.sequential() {
             let rows = batch.rows;
             let pick = |shift: usize| -> Vec<u32> {
                 (0..rows).flat_map(|r| batch.tokens[r * batch.columns + shift..][..context].iter().copied()).collect()
             };
+            let starts = |shift: usize| -> Vec<bool> {
+                (0..rows).flat_map(|r| batch.document_starts[r * batch.columns + shift..][..context].iter().copied()).collect()
+            };
             let inputs = pick(0);
+            // Nothing of a document before speaks of the first token of the next.
+            let counts: Vec<bool> = starts(1).into_iter().map(|begins| !(reset && begins)).collect();
             tokens += inputs.len() as u64;
-            batches.push(Batch { rows, inputs, targets: pick(1).into() });
+            batches.push(Batch {
+                rows,
+                inputs,
+                targets: pick(1).into(),
+                documents: reset.then(|| Documents::new(rows, context, starts(0))),
+                count: counts.iter().filter(|&&counts| counts).count() as u64,
+                weights: reset.then(|| counts.iter().map(|&counts| f32::from(u8::from(counts))).collect()),
+            });
             if tokens >= options.tokens {
                 break;
             }
@@ -174,27 +210,34 @@ impl HeldOut {
         let teacher = teacher.filter(|teacher| says_next(teacher));
         let (mut loss, mut kl, mut tokens) = (0.0, 0.0, 0u64);
         for (i, batch) in self.batches.iter().enumerate() {
-            let hidden = flat(model.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, None, None)?);
+            let documents = batch.documents.as_ref();
+            let hidden = flat(model.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, documents, None)?);
             let sum = |x: Tensor<1>| f64::from(values(x)[0]);
-            loss += sum(cross_entropy(hidden.clone(), model.head(), batch.targets.clone(), None, Some(1.0))?);
+            let weights = || batch.weights.clone();
+            loss += sum(cross_entropy(hidden.clone(), model.head(), batch.targets.clone(), weights(), Some(1.0))?);
             if let Some(teacher) = teacher {
-                let wanted = self.wanted(i, batch, teacher)?;
-                kl += sum(teacher_kl(hidden, common_head(model, teacher), wanted, teacher.head_operand(), None, Some(1.0))?);
+                let (wanted, head) = (self.wanted(i, batch, teacher)?, common_head(model, teacher));
+                kl += sum(teacher_kl(hidden, head, wanted, teacher.head_operand(), weights(), Some(1.0))?);
             }
-            tokens += batch.inputs.len() as u64;
+            tokens += batch.count;
         }
         let count = tokens as f64;
         Ok(HeldOutLoss { loss: loss / count, kl: teacher.map(|_| kl / count), tokens, bound })
     }
 
-    /// The bound of every window; each has the same masks at every call.
+    /// The bound of every window, or of every document in it; each has the same masks at every call.
     fn bound(&self, model: &Model) -> Result<Bound, TrainError> {
+        let (shift, uniform) = model.config.diffusion.as_ref().map_or((false, false), |d| (d.shift, d.uniform));
         let (mut nats, mut variance, mut positions, mut exact) = (0.0, 0.0, 0usize, true);
         let mut quarters = Quarters::default();
-        let windows = self.batches.iter().flat_map(|b| b.inputs.chunks(b.inputs.len() / b.rows));
-        for (seed, window) in windows.enumerate() {
+        // The first token of a shifted model's text is predicted by nothing.
+        let texts = self.batches.iter().flat_map(Batch::texts).filter(|text| text.len() > usize::from(shift));
+        for (seed, text) in texts.enumerate() {
             let options = likelihood::Options { samples: self.samples, seed: seed as u64, ..Default::default() };
-            let estimate = likelihood::estimate(model, window, 0, options)?;
+            let estimate = match uniform {
+                true => generalised_kl(model, text, options, shift)?,
+                false => likelihood::estimate(model, text, 0, options)?,
+            };
             nats += estimate.nats;
             variance += estimate.error.powi(2);
             positions += estimate.positions;
@@ -204,7 +247,7 @@ impl HeldOut {
         let count = positions as f64;
         let samples = if exact { 1 } else { self.samples };
         let (loss, error) = (nats / count, variance.sqrt() / count);
-        Ok(Bound { loss, error, samples, exact, by_share: quarters.means(), alone: false })
+        Ok(Bound { loss, error, samples, exact, by_share: quarters.means(), alone: false, uniform })
     }
 
     /// The teacher's hidden states on a batch: kept, as long as all that are kept are small.
@@ -213,13 +256,49 @@ impl HeldOut {
         if let Some(hidden) = kept.get(index) {
             return Ok(hidden.clone());
         }
-        let hidden = flat(teacher.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, None, None)?);
+        let documents = batch.documents.as_ref();
+        let hidden = flat(teacher.hidden_seeing(&batch.inputs, batch.rows, Sight::Causal, documents, None)?);
         let bytes: usize = kept.iter().map(|x| x.dims().iter().product::<usize>() * size_of::<f32>()).sum();
         if kept.len() == index && bytes < KEPT {
             kept.push(hidden.clone());
         }
         Ok(hidden)
     }
+}
+
+/// The bound of a model of uniform noise: what its objective makes of a text, a pass at a time.
+fn generalised_kl(model: &Model, text: &[u32], options: likelihood::Options, shift: bool) -> Result<Estimate, TrainError> {
+    let noise = Noise { source: Source::Uniform, random_length: 0.0, ..Noise::default() };
+    let samples = options.samples.max(1);
+    let mut totals = Vec::with_capacity(samples);
+    for sample in 0..samples {
+        let batch = MicroBatch {
+            rows: 1,
+            inputs: text.to_vec(),
+            targets: text.into(),
+            documents: None,
+            weights: None,
+            denominator: text.len() as f32,
+            prompt: None,
+            response_share: None,
+            lengths: None,
+            // Times are spread over the passes.
+            draw: Draw { seed: options.seed, step: 0, steps: 1, first_row: sample, rows: samples },
+        };
+        let objective = Objective::MaskedDiffusion;
+        let loss = objective.gradients(model, None, &batch, &[], false, Some(&noise), &mut Gradients::default())?;
+        totals.push(loss.value * f64::from(batch.positions()));
+    }
+    let nats = totals.iter().sum::<f64>() / samples as f64;
+    let variance = totals.iter().map(|x| (x - nats).powi(2)).sum::<f64>() / (samples.max(2) - 1) as f64;
+    Ok(Estimate {
+        nats,
+        error: (variance / samples as f64).sqrt(),
+        positions: text.len() - usize::from(shift),
+        samples,
+        exact: false,
+        quarters: Quarters::default(),
+    })
 }
 
 fn flat(x: Tensor<3>) -> Tensor<2> {
@@ -235,6 +314,98 @@ fn says_next(model: &Model) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objectives::masked_diffusion::{Shape, noise};
+    use burn::tensor::Device;
+    use recast_models::source::{FromParams, Missing};
+    use recast_models::{Diffusion, families};
+    use recast_text::TokenFile;
+
+    const VOCABULARY: usize = 12;
+
+    fn model(seed: u64, diffusion: Option<Diffusion>) -> Model {
+        let config = serde_json::json!({
+            "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 8, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "tie_word_embeddings": false,
+        });
+        let mut config = families::parse(&config).expect("config");
+        config.family = "recast".into();
+        config.diffusion = diffusion;
+        let model = Model::build(config, &FromParams::default(), Missing::Initialise { seed }, &Device::flex()).expect("model");
+        // Far enough from uniform for what stands before to matter.
+        for (name, param) in model.parameters() {
+            if !name.ends_with("norm.weight") {
+                param.update(&mut |x| x.iter_mut().for_each(|x| *x *= 20.0));
+            }
+        }
+        model
+    }
+
+    /// Two documents, of which a window of 16 holds 7 and 9 tokens, and the beginning of a third.
+    static TOKENS: [u32; 17] = [1, 2, 3, 4, 5, 6, 7, 8, 1, 9, 2, 8, 3, 7, 4, 6, 10];
+
+    fn held_out(reset: bool) -> HeldOut {
+        let file = TokenFile::from_tokens(TOKENS.to_vec(), vec![0, 7, 16], VOCABULARY).expect("tokens");
+        let options = Validation { tokens: 16, context: 16, samples: 3 };
+        HeldOut::new(&TokenStream::whole(Arc::new(file)), &options, false, reset).expect("text")
+    }
+
+    /// Teacher and student read each document as if it stood alone, and no first token counts.
+    #[test]
+    fn documents_are_measured_alone_where_stages_reset() {
+        let (student, teacher) = (model(1, None), model(2, None));
+        let alone = |model: &Model, text: &[u32]| -> Tensor<2> {
+            flat(model.hidden_seeing(text, 1, Sight::Causal, None, None).expect("forward"))
+        };
+        let sum = |x: Tensor<1>| f64::from(values(x)[0]);
+        let (mut loss, mut kl) = (0.0, 0.0);
+        for (text, next) in [(&TOKENS[..6], &TOKENS[1..7]), (&TOKENS[7..15], &TOKENS[8..16])] {
+            let (hidden, wanted) = (alone(&student, text), alone(&teacher, text));
+            loss += sum(cross_entropy(hidden.clone(), student.head(), next.into(), None, Some(1.0)).expect("loss"));
+            kl += sum(teacher_kl(hidden, student.head(), wanted, teacher.head_operand(), None, Some(1.0)).expect("KL"));
+        }
+        let reset = held_out(true).loss(&student, Some(&teacher), true).expect("loss");
+        assert_eq!(reset.tokens, 14);
+        assert!((reset.loss - loss / 14.0).abs() < 1e-5, "{} against {}", reset.loss, loss / 14.0);
+        assert!(reset.kl.is_some_and(|found| (found - kl / 14.0).abs() < 1e-5), "{:?} against {}", reset.kl, kl / 14.0);
+        let packed = held_out(false).loss(&student, Some(&teacher), true).expect("loss");
+        assert!(packed.tokens == 16 && (packed.loss - reset.loss).abs() > 1e-4, "{packed:?} against {reset:?}");
+
+        let denoiser = model(1, Some(Diffusion { mask_token: 11, block: None, shift: false, uniform: false }));
+        let nats = [&TOKENS[..7], &TOKENS[7..16]].into_iter().zip(0..).map(|(text, seed)| {
+            let options = likelihood::Options { samples: 3, seed, ..Default::default() };
+            likelihood::estimate(&denoiser, text, 0, options).expect("estimate").nats
+        });
+        let (found, wanted) = (held_out(true).loss(&denoiser, None, true).expect("loss"), nats.sum::<f64>() / 16.0);
+        assert!(found.tokens == 16 && (found.loss - wanted).abs() < 1e-5, "{found:?} against {wanted}");
+    }
+
+    /// A model of uniform noise is not asked about masks, which it has never seen.
+    #[test]
+    fn uniform_noise_is_measured_by_its_own_bound() {
+        let model = model(1, Some(Diffusion { mask_token: 11, block: None, shift: false, uniform: true }));
+        let head = model.parameters().into_iter().find(|(name, _)| name == "lm_head.weight").expect("head").1;
+        head.update(&mut |x| x.fill(0.0));
+        let found = held_out(false).loss(&model, None, true).expect("loss");
+        // Every token has the same probability.
+        let options = Noise { source: Source::Uniform, random_length: 0.0, ..Noise::default() };
+        let shape = Shape { columns: 16, block: None, mask_token: 11, vocabulary: VOCABULARY };
+        let p = 1.0 / VOCABULARY as f64;
+        let mut nats = 0.0;
+        for first_row in 0..3 {
+            let draw = Draw { seed: 0, step: 0, steps: 1, first_row, rows: 3 };
+            let noisy = noise(&TOKENS[..16], None, &options, shape, draw);
+            for (i, &weight) in noisy.weights.iter().enumerate() {
+                let changed = noisy.tokens[i] != TOKENS[i];
+                nats += f64::from(weight) * if changed { -p - p.ln() } else { 1.0 - p };
+            }
+        }
+        let wanted = nats / 3.0 / 16.0;
+        let bound = found.bound.expect("a bound");
+        assert!((bound.loss - wanted).abs() < 1e-4 * wanted, "{bound:?} against {wanted}");
+        assert!(bound.uniform && bound.alone && bound.samples == 3 && bound.by_share == [None; 4], "{bound:?}");
+        assert!(found.bound_text().contains("generalised KL of uniform noise, 3 noises a window"), "{}", found.bound_text());
+        assert_eq!(held_out(false).loss(&model, None, true).expect("loss"), found);
+    }
 
     #[test]
     fn a_loss_that_is_no_number_is_read_back() {

@@ -46,11 +46,11 @@ fn model(mixer: &str, diffusion: Option<Diffusion>) -> Model {
 }
 
 fn whole(shift: bool) -> Option<Diffusion> {
-    Some(Diffusion { mask_token: MASK, block: None, shift })
+    Some(Diffusion { mask_token: MASK, block: None, shift, uniform: false })
 }
 
 fn blocks(block: usize, shift: bool) -> Option<Diffusion> {
-    Some(Diffusion { mask_token: MASK, block: Some(block), shift })
+    Some(Diffusion { mask_token: MASK, block: Some(block), shift, uniform: false })
 }
 
 fn set(model: &Model, name: &str, change: &mut dyn FnMut(&mut [f32])) {
@@ -207,14 +207,14 @@ fn uniform_logits_give_the_logarithm_of_the_vocabulary() {
     }
 }
 
-/// Oracle iv: blocks of one token that is always masked, shifted, are autoregression: the loss, its
-/// gradients and the likelihood are those of a next-token model of the same weights.
+/// Oracle iv: blocks of one token, shifted, are autoregression, whatever the noise: the loss, its gradients and the
+/// likelihood are those of a next-token model of the same weights.
 #[test]
 fn blocks_of_one_are_autoregression() {
     for mixer in ["softmax", "rwkv7", "rwkv6", "gated_deltanet"] {
         let (diffusion, plain_model) = (model(mixer, blocks(1, true)), model(mixer, None));
         let mut batch = batch(3, 20, 0);
-        let options = Noise { full: 1.0, ..plain() };
+        let options = plain();
         let (mut found, mut wanted) = (Gradients::default(), Gradients::default());
         let loss = Objective::MaskedDiffusion
             .gradients(&diffusion, None, &batch, &diffusion.parameters(), false, Some(&options), &mut found)
@@ -233,6 +233,14 @@ fn blocks_of_one_are_autoregression() {
             loss.value,
             next_token.value
         );
+        for noise in [
+            Noise { full: 1.0, ..plain() },
+            Noise { complementary: true, ..plain() },
+            Noise { schedule: NoiseSchedule::Cosine, times: Times::Independent, time_per: Some(Per::Sequence), ..plain() },
+        ] {
+            let other = run(&diffusion, &batch, &noise).value;
+            assert!((other - next_token.value).abs() < 1e-5 * next_token.value, "{mixer}, {noise:?}: {other}");
+        }
         for (name, param) in plain_model.parameters() {
             let zeros = vec![0.0; param.elements()];
             let (a, b) = (found.get(&name).unwrap_or(zeros.clone()), wanted.get(&name).unwrap_or(zeros));
@@ -502,7 +510,7 @@ fn what_says_no_next_token_is_measured_by_its_bound() {
     let options = Validation { tokens: 64, context: 16, samples: 2 };
     let measure = |diffusion: Option<Diffusion>, next_token: bool| {
         let (student, teacher) = (model("softmax", diffusion), model("softmax", None));
-        let held_out = HeldOut::new(&TokenStream::whole(file.clone()), &options, next_token).expect("text");
+        let held_out = HeldOut::new(&TokenStream::whole(file.clone()), &options, next_token, false).expect("text");
         held_out.loss(&student, Some(&teacher), true).expect("loss")
     };
     let alone = measure(whole(false), false);

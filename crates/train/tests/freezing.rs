@@ -1,13 +1,10 @@
 //! What trains and what does not, shown on values.
-use recast_models::Model;
-use recast_train::objectives::{MicroBatch, Objective};
-use recast_train::optimizer::Gradients;
-use std::path::Path;
 
-fn model(name: &str) -> Model {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/train").join(name);
-    Model::open(&path, &burn::tensor::Device::flex()).expect("golden model")
-}
+mod support;
+
+use recast_train::objectives::Objective;
+use recast_train::optimizer::Gradients;
+use support::{batch, largest, model};
 
 /// Gradients of a subset do not depend on what else trains: with only the decay trained, layer 0's
 /// values are outside the graph but still reach the later layers.
@@ -15,18 +12,7 @@ fn model(name: &str) -> Model {
 fn a_subset_has_the_gradients_of_the_whole() {
     let (teacher, student) = (model("teacher"), model("student"));
     let inputs: Vec<u32> = (0..24).map(|i| i * 5 % 40).collect();
-    let batch = MicroBatch {
-        rows: 2,
-        targets: inputs.clone().into(),
-        denominator: inputs.len() as f32,
-        inputs,
-        documents: None,
-        weights: None,
-        prompt: None,
-        response_share: None,
-        lengths: None,
-        draw: Default::default(),
-    };
+    let batch = batch(2, inputs, 24);
     let all = student.parameters();
     let some: Vec<_> = all.iter().filter(|(n, _)| n.contains(".self_attn.w")).cloned().collect();
     assert_eq!(some.len(), 3 * teacher.config.layers);
@@ -47,7 +33,7 @@ fn a_subset_has_the_gradients_of_the_whole() {
             if trains {
                 let (a, b) = (gradients[0].get(name).expect("gradient"), gradients[1].get(name).expect("gradient"));
                 let scale = a.iter().fold(1e-9f32, |m, x| m.max(x.abs()));
-                let worst = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max) / scale;
+                let worst = largest(a.iter().zip(b).map(|(x, y)| f64::from((x - y).abs()))) as f32 / scale;
                 assert!(worst < 1e-4, "{objective:?}: {name} differs by {worst:e}");
             }
         }

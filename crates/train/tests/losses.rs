@@ -1,5 +1,7 @@
 //! Stage losses, optimiser and schedules against the PyTorch values of `tests/golden/train`.
 
+mod support;
+
 use burn::tensor::Device;
 use recast_models::convert::{student, student_config};
 use recast_models::param::Param;
@@ -10,15 +12,7 @@ use recast_ops::adamw::AdamW;
 use recast_train::objectives::{MicroBatch, Objective};
 use recast_train::optimizer::{Gradients, Optimizer};
 use recast_train::schedule::{Schedule, Shape};
-use std::path::{Path, PathBuf};
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/train").join(name)
-}
-
-fn model(name: &str) -> Model {
-    Model::open(&golden(name), &Device::flex()).expect("golden model")
-}
+use support::{batch, golden, largest, model};
 
 /// All tensors of a file as f64, with their shapes (the losses are stored in double precision).
 struct Doubles(Vec<u8>);
@@ -47,21 +41,11 @@ impl Doubles {
     }
 }
 
-fn batch(file: &Doubles) -> MicroBatch {
+fn stored(file: &Doubles) -> MicroBatch {
     let (ids, shape) = file.get("input_ids");
     let inputs: Vec<u32> = ids.iter().map(|&x| x as u32).collect();
-    MicroBatch {
-        rows: shape[0],
-        targets: inputs.clone().into(),
-        denominator: inputs.len() as f32,
-        inputs,
-        documents: None,
-        weights: None,
-        prompt: None,
-        response_share: None,
-        lengths: None,
-        draw: Default::default(),
-    }
+    let tokens = inputs.len();
+    batch(shape[0], inputs, tokens)
 }
 
 fn check(objective: Objective, prefix: &str, only_mixers: bool, recompute: bool) -> f64 {
@@ -71,7 +55,7 @@ fn check(objective: Objective, prefix: &str, only_mixers: bool, recompute: bool)
         student.parameters().into_iter().filter(|(name, _)| !only_mixers || name.contains(".self_attn.")).collect();
     let mut gradients = Gradients::default();
     let loss =
-        objective.gradients(&student, Some(&teacher), &batch(&file), &trainable, recompute, None, &mut gradients).expect("loss");
+        objective.gradients(&student, Some(&teacher), &stored(&file), &trainable, recompute, None, &mut gradients).expect("loss");
     let (wanted, _) = file.get(prefix);
     let error = (loss.value - wanted[0]).abs() / wanted[0].abs();
     assert!(error < 1e-5, "{prefix}: {} against {}", loss.value, wanted[0]);
@@ -82,7 +66,7 @@ fn check(objective: Objective, prefix: &str, only_mixers: bool, recompute: bool)
         let scale = wanted.iter().fold(1e-9f64, |m, x| m.max(x.abs()));
         let zeros = vec![0.0f32; wanted.len()];
         let found = gradients.get(param).unwrap_or(zeros);
-        let worst = found.iter().zip(&wanted).map(|(x, y)| (f64::from(*x) - y).abs()).fold(0.0, f64::max) / scale;
+        let worst = largest(found.iter().zip(&wanted).map(|(x, y)| (f64::from(*x) - y).abs())) / scale;
         assert!(worst < 1e-3, "{prefix}: gradient of {param} differs by {worst:e}");
         checked += 1;
     }
@@ -138,7 +122,7 @@ fn loss_of_each_layer() {
     let file = Doubles::open("losses.safetensors");
     let (teacher, student) = (model("teacher"), model("student"));
     let loss = Objective::OutputAlignment
-        .gradients(&student, Some(&teacher), &batch(&file), &[], false, None, &mut Gradients::default())
+        .gradients(&student, Some(&teacher), &stored(&file), &[], false, None, &mut Gradients::default())
         .expect("loss");
     let (wanted, _) = file.get("l1_per_layer");
     assert_eq!(loss.layers.len(), wanted.len());
@@ -151,7 +135,7 @@ fn loss_of_each_layer() {
 fn micro_batches_add_up_to_the_batch() {
     let file = Doubles::open("losses.safetensors");
     let (teacher, student) = (model("teacher"), model("student"));
-    let whole = batch(&file);
+    let whole = stored(&file);
     for objective in [Objective::OutputAlignment, Objective::LogitKl, Objective::NextToken] {
         let trainable = student.parameters();
         let mut once = Gradients::default();
@@ -161,18 +145,7 @@ fn micro_batches_add_up_to_the_batch() {
         let tokens = whole.inputs.len() / whole.rows;
         for row in 0..whole.rows {
             let inputs = whole.inputs[row * tokens..(row + 1) * tokens].to_vec();
-            let part = MicroBatch {
-                rows: 1,
-                targets: inputs.clone().into(),
-                inputs,
-                denominator: whole.denominator,
-                documents: None,
-                weights: None,
-                prompt: None,
-                response_share: None,
-                lengths: None,
-                draw: Default::default(),
-            };
+            let part = batch(1, inputs, whole.inputs.len());
             sum += objective.gradients(&student, Some(&teacher), &part, &trainable, false, None, &mut parts).expect("loss").value;
         }
         assert!((sum - loss.value).abs() / loss.value < 1e-5, "{objective:?}");
@@ -180,7 +153,7 @@ fn micro_batches_add_up_to_the_batch() {
             if let Some(a) = once.get(name) {
                 let b = parts.get(name).expect("gradient");
                 let scale = a.iter().fold(1e-7f32, |m, x| m.max(x.abs()));
-                let worst = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max) / scale;
+                let worst = largest(a.iter().zip(b).map(|(x, y)| f64::from((x - y).abs()))) as f32 / scale;
                 assert!(worst < 1e-3, "{objective:?}: {name} differs by {worst:e}");
             }
         }
@@ -241,7 +214,7 @@ fn optimiser_trajectory() {
         optimizer.step(gradients, norm, &[rates[t]], t as u64 + 1);
         for (name, handle) in &handles {
             let wanted = f32s(&format!("after{t}.{name}"));
-            let worst = handle.read().iter().zip(&wanted).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+            let worst = largest(handle.read().iter().zip(&wanted).map(|(x, y)| f64::from((x - y).abs())));
             assert!(worst < 1e-6, "step {t}: {name} differs by {worst:e}");
         }
     }

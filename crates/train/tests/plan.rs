@@ -83,7 +83,7 @@ fn a_teacher_that_denoises_is_not_imitated_under_a_causal_mask() {
         let recipe = recipe::load_text(text, &sets).expect("a recipe");
         // Shifted blocks may have had a next-token loss beside them.
         for (block, shift, fits) in [(None, false, false), (None, true, false), (Some(4), false, false), (Some(4), true, true)] {
-            teacher.config.diffusion = Some(Diffusion { mask_token: 0, block, shift });
+            teacher.config.diffusion = Some(Diffusion { mask_token: 0, block, shift, uniform: false });
             let refused = Plan::new(&recipe, Some(&teacher), &student).err().map(|error| error.to_string());
             assert_eq!(refused.is_none(), fits, "{objective}, {block:?}, shift {shift}: {refused:?}");
             assert!(fits || refused.is_some_and(|error| error.contains("the teacher denoises")), "{objective}");
@@ -98,7 +98,7 @@ fn padding_that_moves_positions_is_refused() {
                 [text]\ntrain = [\"embedded\"]\n[[stages]]\nname = \"tune\"\nobjective = \"masked-diffusion\"\n\
                 pairs = [\"a.jsonl\"]\ntokens = 64\ncontext = 16\nbatch = 4\nlearning_rate = 1e-3\n";
     let mut student = model("student");
-    student.config.diffusion = Some(Diffusion { mask_token: 0, block: None, shift: true });
+    student.config.diffusion = Some(Diffusion { mask_token: 0, block: None, shift: true, uniform: false });
     for (padding, max_positions, fits) in [("none", 8, false), ("none", 16, true), ("longest", 8, true)] {
         student.config.rope.scaling = Scaling::Dynamic { factor: 2.0, max_positions };
         let recipe = recipe::load_text(text, &[format!("stages.tune.diffusion.padding={padding}")]).expect("a recipe");

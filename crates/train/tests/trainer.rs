@@ -1,6 +1,8 @@
 //! A run's folder: what a new run finds in it, and what one that goes on may find changed.
 
 use burn::tensor::Device;
+use recast_train::metrics;
+use recast_train::objectives::masked_diffusion::{Noise, Source};
 use recast_train::recipe::{self, Embedded};
 use recast_train::{Event, Observer, Recipe, TrainError, Trainer};
 use std::path::PathBuf;
@@ -141,6 +143,40 @@ fn pairs_may_move_and_those_of_a_finished_stage_may_go() {
     assert!(trainer.position.stage == 1 && !trainer.position.sources.pairs[0].is_empty());
     trainer.run(&mut nobody()).expect("ends");
     assert_eq!(trainer.position.stage, 2);
+}
+
+/// Rows of pairs are as long as the longest of them, however long the context is.
+#[test]
+fn tokens_of_pairs_are_those_that_are_read() {
+    let run = Run::new();
+    let mut trainer = run.create().expect("begins");
+    let length = |text: &str| trainer.tokenizer.encode(text, false).expect("tokens").len();
+    // Either row ends with the end-of-text.
+    let longest = (length("a cat") + length(" sat")).max(length("ab") + length("c")) + 1;
+    assert!(longest < 16);
+    let stopped = trainer.run(&mut StopIn("answer", false));
+    assert!(matches!(stopped, Err(TrainError::Stopped { .. })), "{stopped:?}");
+    assert_eq!(trainer.position.tokens, 2 * longest as u64);
+    let line = metrics::read(&run.folder()).expect("metrics").pop().expect("a step");
+    assert_eq!((line.step, line.tokens), (1, 2 * longest as u64));
+}
+
+/// The model says which noise it was trained on, and is measured by it.
+#[test]
+fn uniform_noise_is_written_down() {
+    let mut run = Run::new();
+    let noise = Noise { source: Source::Uniform, ..Noise::default() };
+    run.recipe.stages[0].diffusion = Some(noise);
+    let mut trainer = run.create().expect("begins");
+    assert!(trainer.student.config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform));
+    trainer.run(&mut nobody()).expect("ends");
+    assert!(trainer.position.held_out.iter().all(|(_, loss)| loss.bound.is_some_and(|bound| bound.uniform)));
+    drop(trainer);
+    std::fs::remove_dir_all(run.folder()).expect("removes it");
+    // One kind of noise to a model.
+    run.recipe.stages[1].objective = recast_train::objectives::Objective::MaskedDiffusion;
+    let message = refusal(run.create());
+    assert!(message.contains("stage `answer`") && message.contains("source is uniform"), "{message}");
 }
 
 #[test]

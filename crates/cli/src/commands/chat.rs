@@ -2,6 +2,7 @@
 
 use crate::Global;
 use crate::arguments::{Quantize, SamplingArgs};
+use crate::output::tell;
 use anyhow::Context;
 use recast_infer::engine::{Handle, Limits, Message as Answer, Request, Summary};
 use recast_infer::samplers::{Event, Finish};
@@ -103,7 +104,7 @@ impl Chat<'_> {
 
     fn talk(&mut self) -> anyhow::Result<()> {
         if std::io::stdin().is_terminal() {
-            eprintln!("/help lists commands");
+            tell("/help lists commands");
             let mut editor = rustyline::DefaultEditor::new()?;
             loop {
                 match editor.readline("> ") {
@@ -113,7 +114,7 @@ impl Chat<'_> {
                             return Ok(());
                         }
                     }
-                    Err(ReadlineError::Interrupted) => eprintln!("Ctrl-D or /quit leaves"),
+                    Err(ReadlineError::Interrupted) => tell("Ctrl-D or /quit leaves"),
                     Err(ReadlineError::Eof) => return Ok(()),
                     Err(error) => return Err(error.into()),
                 }
@@ -136,7 +137,7 @@ impl Chat<'_> {
             "" => Ok(()),
             "/quit" | "/exit" => return Ok(false),
             "/help" => {
-                eprintln!("{HELP}");
+                tell(HELP);
                 Ok(())
             }
             "/reset" => {
@@ -149,7 +150,7 @@ impl Chat<'_> {
                 Ok(())
             }
             "/history" => {
-                self.messages.iter().for_each(|m| eprintln!("{}: {}", m.role, m.content));
+                self.messages.iter().for_each(|m| tell(format_args!("{}: {}", m.role, m.content)));
                 Ok(())
             }
             "/save" | "/load" if rest.trim().is_empty() => Err(anyhow::anyhow!("{word}: expected the name of a file")),
@@ -158,9 +159,12 @@ impl Chat<'_> {
             _ if word.starts_with('/') => Err(anyhow::anyhow!("{word} is no command; /help lists them")),
             _ => self.say(line),
         };
-        // A slip does not end a conversation.
-        if let Err(error) = done {
-            eprintln!("{error:#}");
+        match done {
+            // Answers that cannot be written are not worth going on for: nothing else that a line does ends in this kind.
+            Err(error) if error.is::<std::io::Error>() => return Err(error),
+            // A slip does not end a conversation.
+            Err(error) => tell(format_args!("{error:#}")),
+            Ok(()) => {}
         }
         Ok(true)
     }
@@ -234,14 +238,14 @@ impl Chat<'_> {
             summary.prompt_tokens - summary.reused_tokens,
             recast_eval::report::bytes(summary.state_bytes as f64),
         );
-        eprintln!("{}", console::style(line).for_stderr().dim());
+        tell(console::style(line).for_stderr().dim());
     }
 
     fn save(&self, path: &Path) -> anyhow::Result<()> {
         let state = self.state.as_ref().context("nothing was said yet: there is no state to save")?;
         let note = serde_json::to_string(&self.messages)?;
         state.save_with(self.engine.model(), path, &note)?;
-        eprintln!("saved {} turns and the state after {} tokens", self.messages.len(), state.tokens.len());
+        tell(format_args!("saved {} turns and the state after {} tokens", self.messages.len(), state.tokens.len()));
         Ok(())
     }
 
@@ -249,7 +253,7 @@ impl Chat<'_> {
         let (state, note) = Snapshot::load_with(self.engine.model(), path)?;
         let messages: Vec<Message> =
             serde_json::from_str(&note).with_context(|| format!("{} holds a state and no conversation", path.display()))?;
-        eprintln!("loaded {} turns and the state after {} tokens", messages.len(), state.tokens.len());
+        tell(format_args!("loaded {} turns and the state after {} tokens", messages.len(), state.tokens.len()));
         (self.messages, self.state) = (messages, Some(Arc::new(state)));
         Ok(())
     }

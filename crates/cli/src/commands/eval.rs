@@ -12,6 +12,7 @@ use recast_eval::{
     Comparison, Cost, EvalError, Journal, LoadOptions, Loaded, Progress, RunOptions, Scorer, Task, TaskResult, check, estimate,
     run as run_task,
 };
+use recast_models::likelihood;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -53,7 +54,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
     /// Masks drawn for each text that a masked diffusion model scores [default: 128]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=likelihood::SAMPLES as u64))]
     samples: Option<u64>,
     /// Answers are kept in this file, and taken from it when asked again: a killed evaluation goes
     /// on where it was.
@@ -131,12 +132,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     {
         ended = Err(error.into());
     }
-    if global.json {
-        crate::output::json(&scored)?;
-    } else {
-        crate::output::print(text(&scored, args).trim_end_matches('\n'))?;
-    }
-    ended
+    let told = if global.json { serde_json::to_string_pretty(&scored)? } else { text(&scored, args) };
+    crate::output::print_what_there_is(told.trim_end_matches('\n'), ended)
 }
 
 /// The results as tables.

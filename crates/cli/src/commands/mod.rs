@@ -1,5 +1,5 @@
 //! Verbs, one file each: its arguments (clap) and a `run`. Results go to standard output, talk to
-//! standard error. To add one: a file here and a line in `main.rs`.
+//! standard error. To add one: a file here and a line in `lib.rs`.
 
 pub mod bench;
 pub mod chat;

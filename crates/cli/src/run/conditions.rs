@@ -1,9 +1,10 @@
 //! What a run's bits depend on beside its recipe: kept in its folder, so that a resumed run goes on
 //! as it began.
 
-use crate::output::{replace, tell};
+use crate::output::tell;
 use crate::{Global, Precision};
 use anyhow::Context;
+use recast_text::files::replace;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;

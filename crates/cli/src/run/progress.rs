@@ -104,7 +104,7 @@ impl Screen {
         }
     }
 
-    /// Shows the plan.
+    /// Shows the plan, and how much text there is.
     pub fn begin(&mut self, trainer: &Trainer) {
         self.finish();
         self.begun = true;
@@ -116,7 +116,9 @@ impl Screen {
         self.tokenizer = Some(trainer.tokenizer.clone());
         let stages = trainer.plan.stages.iter();
         self.variants = stages.filter_map(|s| Some((s.name.clone(), s.variant.clone()?))).collect();
+        let [train, held_out] = trainer.text_tokens();
         tell(crate::commands::plan::table(&trainer.recipe, &trainer.plan));
+        tell(format_args!("text: {train} tokens to train on, {held_out} held out"));
         if trainer.position.stage > 0 || trainer.position.step > 0 {
             tell(format_args!("going on at stage {}, step {}\n", self.stage, self.step));
         }
@@ -214,7 +216,7 @@ impl Observer for Screen {
                 let speed = self.stage_tokens as f64 / self.stage_at.elapsed().as_secs_f64();
                 let left = ((stage.steps() - step) * tokens) as f64 / speed;
                 if let Some(bar) = &self.bar {
-                    bar.set_position(step * tokens);
+                    bar.set_position(step * (stage.batch * stage.context) as u64);
                     bar.set_message(format!("loss {loss:.4}  {speed:.0} tokens/s"));
                 } else if self.line_at.elapsed().as_secs() >= LINE_SECONDS {
                     self.line_at = Instant::now();
@@ -242,7 +244,11 @@ impl Observer for Screen {
                     let who = if *name == TEACHER { "teacher" } else { "student before training" };
                     self.say(&format!("{who}: held-out perplexity {:.3}{}", loss.perplexity(), loss.bound_text()));
                 }
-                if let Some(tokenizer) = &self.tokenizer {
+                let uniform = model.config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform);
+                if uniform && !self.prompts.is_empty() {
+                    self.say(&format!("{}: no samples, as nothing samples from uniform noise", label(name)));
+                }
+                if let Some(tokenizer) = self.tokenizer.as_ref().filter(|_| !uniform) {
                     let written = samples::write(name, model, tokenizer, &self.prompts, self.sample_tokens)?;
                     self.samples.retain(|w| w.name != written.name);
                     self.samples.push(written);

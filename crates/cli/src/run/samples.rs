@@ -3,7 +3,7 @@
 use recast_infer::samplers::denoising::{Canvas, Denoising, Filler, Masked};
 use recast_infer::{Generator, Options, Sampling};
 use recast_models::Model;
-use recast_text::Tokenizer;
+use recast_text::{Tokenizer, files};
 use recast_train::TrainError;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -21,8 +21,12 @@ pub struct Written {
 const FILE: &str = "samples.json";
 
 /// Greedy continuations of the prompts; by a model that denoises, as `recast generate` writes without
-/// options.
+/// options, and none by one of uniform noise.
 pub fn write(name: &str, model: &Model, tokenizer: &Tokenizer, prompts: &[String], tokens: usize) -> Result<Written, TrainError> {
+    // No sampler knows uniform noise; what is trained on it is measured all the same.
+    if model.config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform) {
+        return Ok(Written { name: name.into(), texts: Vec::new() });
+    }
     let failed = |e: recast_infer::InferError| TrainError::Recipe(format!("samples: {e}"));
     let encoded = prompts.iter().map(|prompt| Ok(tokenizer.encode(prompt, true)?));
     let encoded: Vec<_> = encoded.collect::<Result<_, TrainError>>()?;
@@ -50,9 +54,25 @@ pub fn read(folder: &Path) -> Vec<Written> {
 /// Keeps the texts in the run's folder.
 pub fn store(folder: &Path, samples: &[Written]) -> Result<(), TrainError> {
     let path = folder.join(FILE);
-    let temporary = folder.join("samples.tmp");
     let bytes = serde_json::to_vec_pretty(samples).unwrap_or_default();
-    std::fs::write(&temporary, bytes)
-        .and_then(|()| std::fs::rename(&temporary, &path))
-        .map_err(|source| TrainError::Io { path, source })
+    files::replace(&path, &bytes).map_err(|source| TrainError::Io { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use recast_models::Diffusion;
+
+    #[test]
+    fn a_model_of_uniform_noise_writes_nothing_and_ends_no_run() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families/llama_gqa");
+        let mut model = Model::open(&golden, &Device::flex()).expect("a golden model");
+        let (tokenizer, prompts) = (crate::scorer::tests::tokenizer(), ["Once".to_owned()]);
+        for (uniform, texts) in [(false, 1), (true, 0)] {
+            model.config.diffusion = Some(Diffusion { mask_token: 95, block: Some(4), shift: true, uniform });
+            let written = write("distil", &model, &tokenizer, &prompts, 4).expect("samples");
+            assert_eq!((written.name.as_str(), written.texts.len()), ("distil", texts));
+        }
+    }
 }

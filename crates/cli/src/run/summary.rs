@@ -6,6 +6,7 @@ use crate::output;
 use anyhow::Context;
 use recast_eval::table::{Align, Table};
 use recast_infer::speed::decode_speed;
+use recast_text::files;
 use recast_train::trainer::{BEFORE, TEACHER};
 use recast_train::validate::HeldOutLoss;
 use recast_train::{Observer, Trainer};
@@ -125,7 +126,7 @@ impl Summary {
     /// Keeps it in the run's folder.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let place = folder.join(FILE);
-        output::replace(&place, &serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", place.display()))
+        files::replace(&place, &serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", place.display()))
     }
 
     /// What was kept in the run's folder, if anything readable was.

@@ -16,7 +16,6 @@ mod page;
 mod serving;
 mod training;
 
-use std::io::Write;
 use std::path::Path;
 
 pub(crate) use data::null_is_nan;
@@ -40,17 +39,7 @@ pub fn write(folder: &Path, report: &Report) -> Result<()> {
         serde_json::to_string(report).map_err(|error| EvalError::Setting(format!("cannot write the report as JSON: {error}")))?;
     for (name, text) in [("report.json", json), ("report.html", render(report))] {
         let path = folder.join(name);
-        let write = || -> std::io::Result<()> {
-            let mut builder = tempfile::Builder::new();
-            // A report is for others to read, which temporary files are not by default.
-            #[cfg(unix)]
-            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-            let mut file = builder.tempfile_in(folder)?;
-            file.write_all(text.as_bytes())?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(EvalError::io("cannot write", &path))?;
+        recast_text::files::replace(&path, text.as_bytes()).map_err(EvalError::io("cannot write", &path))?;
     }
     Ok(())
 }

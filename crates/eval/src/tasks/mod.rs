@@ -14,7 +14,6 @@ mod load;
 mod prompt;
 mod template;
 
-pub(crate) use data::read as read_items;
 pub use data::{FieldType, Item};
 pub use load::{LoadOptions, Loaded, Subset};
 pub use prompt::{Body, Prompted};

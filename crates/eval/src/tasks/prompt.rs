@@ -65,7 +65,7 @@ impl Prompted {
         for stop in until {
             add(stop.as_bytes());
         }
-        hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        recast_text::files::hex(&hash.finalize()[..8])
     }
 
     /// Bytes of text, for ordering by length.

@@ -6,7 +6,7 @@ use super::sequence::Sequence;
 use crate::error::InferError;
 use crate::samplers::autoregressive::Choice;
 use crate::samplers::denoising::{
-    Canvas, Carried, Denoising, Ends, Keep, Masked, Row, Step, read as read_blocks, step, stop_within,
+    Canvas, Carried, Denoising, Ends, Keep, Masked, Row, Step, read as read_blocks, step, stop_within, turn_ends,
 };
 use crate::samplers::{Event, Finish, Sampling};
 use recast_models::Model;
@@ -47,7 +47,7 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
     let ends = if request.suffix.is_empty() { Ends::default() } else { Ends::Never };
     let chosen = request.denoising.clone().unwrap_or(Denoising { ends, ..Denoising::default() });
     let settings = Denoising { temperature, top_p, seed, ..chosen };
-    if settings.keep == Keep::Around && diffusion.block.is_none() {
+    if settings.keep != Keep::Nothing && diffusion.block.is_none() {
         model
             .leave_out(&mut model.new_state(), 0..0)
             .map_err(|error| Refused::Field { field: "denoising", message: error.to_string() })?;
@@ -55,7 +55,8 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
     let masked = Masked::with(model, diffusion.clone());
     let mut canvas = Canvas::after(&request.prompt, request.max_tokens);
     canvas.text(&request.suffix);
-    Row::new(&masked, &canvas, settings, tokenizer.eos_ids(), request.stream).map(Some).map_err(invalid)
+    let row = Row::new(&masked, &canvas, settings, tokenizer.eos_ids(), request.stream).map_err(invalid)?;
+    Ok(Some(row.with_turn_ends(&turn_ends(tokenizer))))
 }
 
 /// Whether states may be kept for others, or taken from them: those of block boundaries, which

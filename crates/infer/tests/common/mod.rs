@@ -5,27 +5,33 @@
 use burn::tensor::Device;
 use recast_infer::samplers::Event;
 use recast_infer::samplers::denoising::{Canvas, Denoised, Denoiser, Denoising, Filler, Rule};
-use recast_models::{Diffusion, Model, Weights};
+use recast_models::convert::{TiedEmbeddings, student, student_config};
+use recast_models::source::FromCheckpoint;
+use recast_models::{Diffusion, MixerSpec, Model, Weights, families};
 use recast_ops::quantised::Format;
 use recast_text::Tokenizer;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Softmax, grouped queries; a sliding window; recurrent of both kinds; a hybrid.
+/// Softmax, grouped queries; a sliding window; recurrent of both RAD kinds; a hybrid; Gated DeltaNet.
 pub const MODELS: &[&str] = &[
     "families/llama_gqa",
     "families/mistral_window",
     "released/rwkv6_rope_gate2",
     "released/rwkv7_keys_omitted",
     "released/rwkv7_hybrid",
+    GATED_DELTANET,
 ];
+
+/// The body of the first of [`MODELS`] with Gated DeltaNet in every layer, of which there is no golden model.
+pub const GATED_DELTANET: &str = "gated_deltanet";
 
 /// The embedded teacher in eight bits, whose cache is of bf16.
 pub const QUANTISED: &str = "quantised";
 /// The same in f32.
 pub const WHOLE: &str = "whole";
 
-/// A golden model, [`QUANTISED`] or [`WHOLE`].
+/// A golden model, [`GATED_DELTANET`], [`QUANTISED`] or [`WHOLE`].
 pub fn model(folder: &str) -> Model {
     if let QUANTISED | WHOLE = folder {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny/model");
@@ -33,8 +39,28 @@ pub fn model(folder: &str) -> Model {
         let weights = if folder == WHOLE { Weights::F32 } else { Weights::Quantise(Format::Q8_0) };
         return Model::load(checkpoint.as_ref(), weights, &Device::flex()).unwrap_or_else(|e| panic!("{folder}: {e}"));
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(folder);
-    Model::open(&path, &Device::flex()).unwrap_or_else(|e| panic!("{folder}: {e}"))
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+    if folder == GATED_DELTANET {
+        return gated_deltanet(&golden.join(MODELS[0]));
+    }
+    Model::open(&golden.join(folder), &Device::flex()).unwrap_or_else(|e| panic!("{folder}: {e}"))
+}
+
+/// A student of that teacher, with numbers where it would start from zeros.
+fn gated_deltanet(teacher: &Path) -> Model {
+    let checkpoint = recast_models::weights::open(teacher).expect("a golden model");
+    let teacher = families::read(checkpoint.as_ref()).expect("its config");
+    let mixers = vec![MixerSpec::new(GATED_DELTANET); teacher.layers];
+    let config = student_config(&teacher, mixers, TiedEmbeddings::Tie).expect("one mixer a layer");
+    let model = student(config, &FromCheckpoint(checkpoint.as_ref()), 3, &Device::flex()).expect("a student");
+    for (name, parameter) in model.parameters() {
+        if parameter.read().iter().all(|&x| x == 0.0) {
+            parameter.update(&mut |values| {
+                values.iter_mut().enumerate().for_each(|(i, x)| *x = 0.1 * ((i + name.len()) as f32 * 0.7).sin());
+            });
+        }
+    }
+    model
 }
 
 /// One letter a token, as many as the model has; two more spell one character together.
@@ -70,7 +96,7 @@ pub fn prompt(model: &Model, length: usize) -> Vec<u32> {
 pub fn masked(folder: &str, block: Option<usize>, shift: bool) -> Model {
     let mut model = model(folder);
     let mask_token = model.config.vocabulary as u32 - 1;
-    model.config.diffusion = Some(Diffusion { mask_token, block, shift });
+    model.config.diffusion = Some(Diffusion { mask_token, block, shift, uniform: false });
     model
 }
 
@@ -78,6 +104,13 @@ pub fn masked(folder: &str, block: Option<usize>, shift: bool) -> Model {
 pub fn unmasked_prompt(model: &Model, length: usize) -> Vec<u32> {
     let last = model.config.vocabulary as u32 - 1;
     prompt(model, length).into_iter().map(|token| if token == last { 1 } else { token }).collect()
+}
+
+/// The largest absolute difference of two lists of one length; infinite where it is NaN, which `f32::max` passes over.
+pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let differences = a.iter().zip(b).map(|(x, y)| (x - y).abs());
+    differences.map(|d| if d.is_nan() { f32::INFINITY } else { d }).fold(0.0, f32::max)
 }
 
 /// Hears everything.

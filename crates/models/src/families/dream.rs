@@ -8,6 +8,6 @@ use serde_json::{Map, Value};
 pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let mut config = super::qwen2::parse(raw)?;
     config.family = "Dream".into();
-    config.diffusion = Some(Diffusion { mask_token: super::llada::mask_token(raw)?, block: None, shift: true });
+    config.diffusion = Some(Diffusion { mask_token: super::llada::mask_token(raw)?, block: None, shift: true, uniform: false });
     Ok(config)
 }

@@ -73,7 +73,7 @@ pub(super) fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError>
         qk_norm: false,
         max_positions,
         mixers: vec![MixerSpec::new("softmax"); layers],
-        diffusion: Some(Diffusion { mask_token: mask_token(raw)?, block: None, shift: false }),
+        diffusion: Some(Diffusion { mask_token: mask_token(raw)?, block: None, shift: false, uniform: false }),
         raw: raw.clone(),
     })
 }

@@ -102,7 +102,8 @@ fn gate(raw: &Map<String, Value>, default: u64) -> Result<u64, ModelError> {
 }
 
 /// The released form of a student, if it has one: the same RAD mixer in every layer (RAD-RWKV7 may
-/// keep the last layers softmax) on a body that those classes can describe.
+/// keep the last layers softmax), with the tensors that the published code makes, on a body that those
+/// classes can describe.
 pub fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
     if config.qk_norm || config.mlp_bias || config.diffusion.is_some() {
         return None;
@@ -120,10 +121,15 @@ pub fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
             let no_rope = s.options.get("no_rope") == Some(&Value::Bool(true));
             s.kind == "softmax" && s.options.get("window").is_none_or(Value::is_null) && Value::Bool(!no_rope) == get("rope")
         });
+    // The classes refuse a hidden size that does not divide into the heads. Of heads that are wider, or narrower,
+    // RAD-RWKV6's low-rank gate and RAD-RWKV7's vectors and output norm would have another size there.
+    let (divides, square) = (config.hidden.is_multiple_of(config.heads), config.heads * config.head_size == config.hidden);
+    let gate = get("gate");
+    // RAD-RWKV7's always multiplies by a gate, and always has the value residual.
+    let full = gate != json!(0) && get("value_residual") != json!(false);
     let (model_type, class, ranks): (_, _, &[(&str, &str)]) = match first.as_str() {
-        "rwkv6" if kept == 0 => ("rwkv6qwen2", "RWKV6Qwen2ForCausalLM", &RWKV6_RANKS),
-        // The published class always has the value residual.
-        "rwkv7" if plain_tail && get("value_residual") != json!(false) => ("rwkv7qwen2", "RWKV7Qwen2ForCausalLM", &RWKV7_RANKS),
+        "rwkv6" if kept == 0 && divides && (square || gate != json!(2)) => ("rwkv6qwen2", "RWKV6Qwen2ForCausalLM", &RWKV6_RANKS),
+        "rwkv7" if plain_tail && square && full => ("rwkv7qwen2", "RWKV7Qwen2ForCausalLM", &RWKV7_RANKS),
         _ => return None,
     };
     let mut raw = config.raw.clone();
@@ -150,7 +156,7 @@ pub fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
     raw.insert("balance_state".into(), get("balance_state"));
     raw.insert("groupnorm_att".into(), get("group_norm"));
     raw.insert("use_rope".into(), get("rope"));
-    raw.insert("gate_rank_type".into(), get("gate"));
+    raw.insert("gate_rank_type".into(), gate);
     raw.insert("use_tokenshift".into(), if first == "rwkv6" { get("token_shift") } else { false.into() });
     raw.insert("use_sliding_window".into(), false.into());
     if first == "rwkv7" {

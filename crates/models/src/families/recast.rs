@@ -21,10 +21,9 @@ pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     config.mixers = serde_json::from_value::<Vec<MixerSpec>>(mixers)
         .map_err(|e| ModelError::Config(format!("`mixers`: {e}; expected a list of tables with a `kind`")))?;
     if let Some(diffusion) = raw.get("diffusion").filter(|d| !d.is_null()) {
-        config.diffusion = Some(
-            serde_json::from_value(diffusion.clone())
-                .map_err(|e| ModelError::Config(format!("`diffusion`: {e}; expected a table of mask_token, block and shift")))?,
-        );
+        config.diffusion = Some(serde_json::from_value(diffusion.clone()).map_err(|e| {
+            ModelError::Config(format!("`diffusion`: {e}; expected a table of mask_token, block, shift and uniform"))
+        })?);
     }
     config.raw = raw.clone();
     Ok(config)

@@ -140,7 +140,8 @@ impl Mixer for Softmax {
     fn state_bytes(&self, tokens: usize) -> usize {
         let dropped = self.options.window.map_or(0, |window| unseen_pages(tokens, window));
         let each = if self.rounded { size_of::<u16>() } else { size_of::<f32>() };
-        2 * (tokens - dropped * PAGE).next_multiple_of(PAGE) * self.layer.kv_heads * self.layer.head_size * each
+        let held = (tokens - dropped * PAGE).checked_next_multiple_of(PAGE).unwrap_or(usize::MAX);
+        [2, self.layer.kv_heads, self.layer.head_size, each].into_iter().fold(held, usize::saturating_mul)
     }
 }
 

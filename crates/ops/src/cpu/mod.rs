@@ -16,7 +16,7 @@ pub use crate::glue::{Array, View};
 use dispatch::amd;
 pub(crate) use dispatch::simd;
 pub use dispatch::{Level, dot, level, maximum, multiply_add, replace, sum, sum_of};
-pub use math::{exp, round_to_bf16, sigmoid, softplus, tanh};
+pub use math::{exp, round_to_bf16, sigmoid, tanh};
 pub(crate) use matmul::product as product_by_rows;
 pub use matmul::{Matrix, matmul, matmul_threads, matmul_threads_new};
 pub(crate) use matmul::{assume_written, written};

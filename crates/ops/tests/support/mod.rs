@@ -43,6 +43,11 @@ pub fn evaluate(device: Device, inputs: &[Vec<f32>], f: &dyn Fn(&[Tensor<1>]) ->
     (numbers(output), gradients)
 }
 
+/// The largest of some differences. One that is not a number is larger than all: `f64::max` would pass over it.
+pub fn largest(differences: impl IntoIterator<Item = f64>) -> f64 {
+    differences.into_iter().fold(0.0, |most, d| if d.is_nan() { f64::INFINITY } else { most.max(d) })
+}
+
 pub fn close(name: &str, fast: &[f32], slow: &[f32], tolerance: f32) {
     assert_eq!(fast.len(), slow.len(), "{name}: length");
     let scale = slow.iter().fold(1e-3f32, |m, v| m.max(v.abs()));

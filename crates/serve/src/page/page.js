@@ -117,6 +117,17 @@ async function* events(response) {
   }
 }
 
+/** Waits so many milliseconds, or until the signal comes. */
+const pause = (milliseconds, signal) => new Promise((resolve) => {
+  const end = () => {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", end);
+    resolve();
+  };
+  const timer = setTimeout(end, milliseconds);
+  signal.addEventListener("abort", end);
+});
+
 /**
  * What comes, no sooner than the clock of the page says: slowed down, every pane waits by the same
  * factor for what really came when. Yields [seconds, object].
@@ -144,7 +155,7 @@ async function* onTheClock(response, started, factor, signal) {
     if (!queue.length) return;
     const [seconds, event] = queue.shift();
     const wait = factor > 1 ? 1000 * seconds * factor - (performance.now() - started) : 0;
-    if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
+    if (wait > 0) await pause(wait, signal);
     // All of it may have come already, and only be waiting to be shown.
     signal.throwIfAborted();
     yield [seconds, event];

@@ -2,7 +2,6 @@
 
 use super::{Asked, Prepared, finish_requests, keep};
 use crate::app::{App, now};
-use crate::body;
 use crate::conversation::{self, Prompt};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, only, read, unused};
@@ -13,9 +12,9 @@ use crate::options::{ALTERNATIVES, Options};
 use crate::stream::{self, Told};
 use crate::tokens;
 use crate::tools::{Call, Piece, Reader, Tools};
+use axum::Extension;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use axum::response::Response;
 use recast_infer::{Finish, engine};
 use recast_text::{Message, Tokenizer};
 use serde_json::{Map, Value, json};
@@ -79,13 +78,7 @@ pub(crate) async fn create(
     Extension(asked): Extension<Asked>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let value = body::json(&app, request).await?;
-    let (mut generation, mut teller, stream) = body::blocking(move || prepare(&app, &asked, &value)).await?;
-    if stream {
-        return Ok(stream::respond(generation, teller));
-    }
-    generation.finish().await?;
-    body::blocking(move || Ok(Json(teller.whole(&mut generation)).into_response())).await
+    super::answer(app, asked, request, prepare).await
 }
 
 fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, Chat, bool), ApiError> {
@@ -225,28 +218,6 @@ impl Chat {
         }
         ours.into()
     }
-
-    fn whole(&mut self, generation: &mut Generation) -> Value {
-        let mut choices = Vec::new();
-        for index in 0..generation.answers.len() {
-            let (text, written) = generation.answers[index].news();
-            self.turns[index].read(&text, true);
-            let answer = &generation.answers[index];
-            let logprobs = self.scores(generation, &written, answer.summary.as_ref().map(|s| &s.finish));
-            let turn = &self.turns[index];
-            let content = (!turn.content.is_empty() || turn.calls.is_empty()).then_some(turn.content.as_str());
-            let mut message = json!({"role": "assistant", "content": content, "refusal": null});
-            if !turn.calls.is_empty() {
-                message["tool_calls"] = turn.calls.iter().map(Call::json).collect();
-            }
-            choices
-                .push(json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish(turn, answer)}));
-        }
-        let mut map = self.frame("chat.completion", choices);
-        map.insert("usage".into(), generation.usage(self.turns.len()).json());
-        map.insert("recast".into(), self.ours(generation));
-        map.into()
-    }
 }
 
 /// A whole call does not hide that what came behind it was cut off.
@@ -274,6 +245,28 @@ pub(crate) fn scores(tokenizer: &Tokenizer, written: &[Written], finish: Option<
 }
 
 impl stream::Teller for Chat {
+    fn whole(&mut self, generation: &mut Generation) -> Value {
+        let mut choices = Vec::new();
+        for index in 0..generation.answers.len() {
+            let (text, written) = generation.answers[index].news();
+            self.turns[index].read(&text, true);
+            let answer = &generation.answers[index];
+            let logprobs = self.scores(generation, &written, answer.summary.as_ref().map(|s| &s.finish));
+            let turn = &self.turns[index];
+            let content = (!turn.content.is_empty() || turn.calls.is_empty()).then_some(turn.content.as_str());
+            let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+            if !turn.calls.is_empty() {
+                message["tool_calls"] = turn.calls.iter().map(Call::json).collect();
+            }
+            choices
+                .push(json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish(turn, answer)}));
+        }
+        let mut map = self.frame("chat.completion", choices);
+        map.insert("usage".into(), generation.usage(self.turns.len()).json());
+        map.insert("recast".into(), self.ours(generation));
+        map.into()
+    }
+
     fn begin(&mut self, generation: &Generation) -> Vec<Told> {
         let delta = json!({"role": "assistant", "content": "", "refusal": null});
         (0..generation.answers.len()).map(|index| self.chunk(index, delta.clone(), Value::Null, None)).collect()

@@ -2,7 +2,6 @@
 
 use super::{Asked, finish_requests, keep};
 use crate::app::{App, Served, now};
-use crate::body;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, only, read, unused};
 use crate::generation::{Generation, Written, token_text};
@@ -11,9 +10,9 @@ use crate::kept::Kept;
 use crate::options::{ALTERNATIVES, Options};
 use crate::stream::{self, Told};
 use crate::tokens;
+use axum::Extension;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use axum::response::Response;
 use recast_infer::engine;
 use recast_infer::engine::PromptToken;
 use recast_text::Tokenizer;
@@ -86,13 +85,7 @@ pub(crate) async fn create(
     Extension(asked): Extension<Asked>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let value = body::json(&app, request).await?;
-    let (mut generation, mut teller, stream) = body::blocking(move || prepare(&app, &asked, &value)).await?;
-    if stream {
-        return Ok(stream::respond(generation, teller));
-    }
-    generation.finish().await?;
-    body::blocking(move || Ok(Json(teller.whole(&mut generation)).into_response())).await
+    super::answer(app, asked, request, prepare).await
 }
 
 fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, Completions, bool), ApiError> {
@@ -257,7 +250,9 @@ impl Completions {
         }
         ours.into()
     }
+}
 
+impl stream::Teller for Completions {
     fn whole(&mut self, generation: &mut Generation) -> Value {
         let choices = (0..generation.answers.len()).map(|index| self.choice(generation, index)).collect();
         let mut map = self.frame(choices);
@@ -265,9 +260,7 @@ impl Completions {
         map.insert("recast".into(), self.ours(generation));
         map.into()
     }
-}
 
-impl stream::Teller for Completions {
     fn begin(&mut self, _: &Generation) -> Vec<Told> {
         Vec::new()
     }

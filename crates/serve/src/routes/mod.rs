@@ -14,6 +14,7 @@ mod states;
 pub(crate) use gate::Asked;
 
 use crate::app::{App, Served};
+use crate::body;
 use crate::conversation::{self as talk, Prompt};
 use crate::error::ApiError;
 use crate::fields::Field;
@@ -21,10 +22,11 @@ use crate::generation::Generation;
 use crate::kept::{Conversation, Kept};
 use crate::options::{EXTENSIONS, Options, PENALTIES, SAMPLING};
 use crate::settings::Settings;
-use axum::Router;
+use crate::stream::{self, Teller};
 use axum::http::{HeaderName, Method, header};
-use axum::middleware;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router, extract, middleware};
 use recast_infer::engine::{Constraint, Request};
 use recast_text::Message;
 use serde_json::Value;
@@ -78,6 +80,23 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     // protect nothing: it is the origins that are let in or not.
     let layer = layer.allow_headers(AllowHeaders::mirror_request());
     Some(layer.expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER]))
+}
+
+/// Answers a request, whole or streamed: `prepare` makes of its fields what is written, how it is told, and whether it is
+/// streamed.
+pub(crate) async fn answer<T: Teller>(
+    app: Arc<App>,
+    asked: Asked,
+    request: extract::Request,
+    prepare: fn(&Arc<App>, &Asked, &Value) -> Result<(Generation, T, bool), ApiError>,
+) -> Result<Response, ApiError> {
+    let value = body::json(&app, request).await?;
+    let (mut generation, mut teller, streamed) = body::blocking(move || prepare(&app, &asked, &value)).await?;
+    if streamed {
+        return Ok(stream::respond(generation, teller));
+    }
+    generation.finish().await?;
+    body::blocking(move || Ok(Json(teller.whole(&mut generation)).into_response())).await
 }
 
 /// So many answers may be asked for, and a state of one only. To begin many from one state is fine.
@@ -199,4 +218,81 @@ pub(crate) fn keep(
     let kept =
         Kept { id: id.clone(), owner, model: generation.served.id.clone(), snapshot, unread, conversation, response, bytes };
     app.kept.put(kept).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+    use crate::stream::Told;
+    use axum::body::Body;
+    use burn::tensor::Device;
+    use recast_infer::Engine;
+    use recast_infer::engine::Limits;
+    use recast_models::Model;
+    use recast_text::{GgufVocab, Tokenizer};
+    use serde_json::json;
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::thread::{self, ThreadId};
+
+    /// Where answers were told to their end.
+    static TOLD_BY: Mutex<Vec<ThreadId>> = Mutex::new(Vec::new());
+
+    struct Witness;
+
+    impl Teller for Witness {
+        fn whole(&mut self, _: &mut Generation) -> Value {
+            TOLD_BY.lock().unwrap().push(thread::current().id());
+            Value::Null
+        }
+
+        fn begin(&mut self, _: &Generation) -> Vec<Told> {
+            Vec::new()
+        }
+
+        fn news(&mut self, _: &mut Generation, _: usize) -> Vec<Told> {
+            Vec::new()
+        }
+
+        fn end(&mut self, generation: &mut Generation) -> Vec<Told> {
+            vec![(None, self.whole(generation))]
+        }
+
+        fn failed(&mut self, error: &ApiError) -> Vec<Told> {
+            vec![(None, error.body())]
+        }
+
+        fn says_done(&self) -> bool {
+            false
+        }
+    }
+
+    fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, Witness, bool), ApiError> {
+        let request = Request { prompt: vec![2, 3], ..Request::default() };
+        Ok((Generation::submit(&app.models[0], vec![request], 60, &asked.record)?, Witness, value["stream"] == true))
+    }
+
+    /// A state that is kept then may be large, and so may those that make room for it: meanwhile others are served.
+    #[tokio::test]
+    async fn what_an_answer_ends_with_keeps_no_connection_waiting() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/released/rwkv6_rope_gate2");
+        let tokens = ["<unk>", "\u{2581}", "a", "b"].map(String::from).to_vec();
+        let scores = Some(vec![0.0; tokens.len()]);
+        let vocab = GgufVocab { model: "llama".into(), scores, tokens, unknown: Some(0), ..GgufVocab::default() };
+        let (model, tokenizer) = (Model::open(&golden, &Device::flex()).unwrap(), Tokenizer::from_gguf(vocab).unwrap());
+        let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), Limits::default()).unwrap();
+        let app = Arc::new(App::new(Settings::default(), vec![("m".into(), engine)]).unwrap());
+        for stream in [false, true] {
+            let record = Record::new(app.clone(), "req_1".into(), "POST".into(), "/v1/completions".into());
+            let body = Body::from(json!({"stream": stream}).to_string());
+            let request = extract::Request::builder().header("content-type", "application/json").body(body).unwrap();
+            let response = answer(app.clone(), Asked { owner: None, record }, request, prepare).await.unwrap();
+            let told = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
+            assert_eq!(&told[..], if stream { &b"data: null\n\n"[..] } else { b"null" });
+        }
+        // This test has one thread that serves.
+        let told_by = TOLD_BY.lock().unwrap();
+        assert!(told_by.len() == 2 && !told_by.contains(&thread::current().id()), "{told_by:?}");
+    }
 }

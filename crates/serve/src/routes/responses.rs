@@ -3,7 +3,6 @@
 
 use super::{Asked, Prepared, finish_requests, keep};
 use crate::app::{App, now};
-use crate::body;
 use crate::conversation::Prompt;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, only, read, unused};
@@ -14,7 +13,7 @@ use crate::routes::chat::{concluded, turn};
 use crate::stream::{self, Told};
 use crate::tools::{Call, Piece, Reader, Tools};
 use axum::extract::{Path, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use recast_text::Message;
 use serde_json::{Value, json};
@@ -107,16 +106,7 @@ pub(crate) async fn create(
     Extension(asked): Extension<Asked>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let value = body::json(&app, request).await?;
-    let (mut generation, mut teller, stream) = body::blocking(move || prepare(&app, &asked, &value)).await?;
-    if stream {
-        return Ok(stream::respond(generation, teller));
-    }
-    generation.finish().await?;
-    let (text, _) = generation.answers[0].news();
-    teller.pieces(&text);
-    teller.last(&generation);
-    Ok(Json(teller.completed(&generation)).into_response())
+    super::answer(app, asked, request, prepare).await
 }
 
 /// A response that was kept.
@@ -393,6 +383,13 @@ impl Responses {
 }
 
 impl stream::Teller for Responses {
+    fn whole(&mut self, generation: &mut Generation) -> Value {
+        let (text, _) = generation.answers[0].news();
+        self.pieces(&text);
+        self.last(generation);
+        self.completed(generation)
+    }
+
     fn begin(&mut self, _: &Generation) -> Vec<Told> {
         let response = json!({"response": self.frame});
         vec![self.told("response.created", response.clone()), self.told("response.in_progress", response)]

@@ -85,7 +85,7 @@ pub fn masked_server() -> Server {
     let masked = |folder: &str, diffusion: Option<(Option<usize>, bool)>| {
         let mut model = model(folder);
         let mask_token = model.config.vocabulary as u32 - 1;
-        model.config.diffusion = diffusion.map(|(block, shift)| Diffusion { mask_token, block, shift });
+        model.config.diffusion = diffusion.map(|(block, shift)| Diffusion { mask_token, block, shift, uniform: false });
         // Without an end token: what these models write would end anywhere.
         let tokenizer = tokenizer(model.config.vocabulary).with_special_tokens(None, Vec::new()).expect("no end tokens");
         Engine::start(Arc::new(model), Arc::new(tokenizer), limits()).expect("an engine")

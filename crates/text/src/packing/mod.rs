@@ -24,8 +24,6 @@ pub struct PackingOptions {
     pub seed: u64,
     /// How the order is made.
     pub shuffle: Shuffle,
-    /// Whether positions begin at 0 again with each document; else they count through a sample.
-    pub reset_positions: bool,
 }
 
 /// Cuts a stream into slots of T tokens, as RADLADS does, and serves them in batches.
@@ -52,10 +50,6 @@ pub struct Batch {
     pub tokens: Vec<u32>,
     /// Whether a document begins at this token, `[B, T + 1]`. A row usually begins inside one.
     pub document_starts: Vec<bool>,
-    /// Number of the document within its row, from 0, `[B, T + 1]`.
-    pub segments: Vec<u32>,
-    /// Position of the token within its row, or its document, from 0, `[B, T + 1]`.
-    pub positions: Vec<u32>,
 }
 
 impl Packing {
@@ -88,21 +82,6 @@ impl Packing {
         Ok(Self { stream, options, order })
     }
 
-    /// The options it was made with.
-    pub fn options(&self) -> &PackingOptions {
-        &self.options
-    }
-
-    /// Samples until one comes again. With the cubic order a few slots less than the stream has.
-    pub fn samples_per_epoch(&self) -> u64 {
-        self.order.len()
-    }
-
-    /// Whole batches in an epoch. Batches go on over the end of one into the next.
-    pub fn steps_per_epoch(&self) -> u64 {
-        self.order.len() / self.options.batch as u64
-    }
-
     /// Index in the stream of the first token of a sample, counted over all epochs from 0.
     pub fn offset(&self, sample: u128) -> usize {
         // A slot is below the stream's number of slots, which is a usize.
@@ -125,14 +104,7 @@ impl Packing {
 
     fn gather(&self, offsets: impl ExactSizeIterator<Item = usize>) -> Batch {
         let (rows, columns) = (offsets.len(), self.options.context + 1);
-        let mut batch = Batch {
-            rows,
-            columns,
-            tokens: vec![0; rows * columns],
-            document_starts: vec![false; rows * columns],
-            segments: Vec::with_capacity(rows * columns),
-            positions: Vec::with_capacity(rows * columns),
-        };
+        let mut batch = Batch { rows, columns, tokens: vec![0; rows * columns], document_starts: vec![false; rows * columns] };
         let all_starts = self.stream.document_starts();
         for (row, offset) in offsets.enumerate() {
             let cells = row * columns..(row + 1) * columns;
@@ -141,18 +113,6 @@ impl Packing {
             let starts = &mut batch.document_starts[cells];
             for start in all_starts[from..].iter().take_while(|start| **start < (offset + columns) as u64) {
                 starts[*start as usize - offset] = true;
-            }
-            let (mut segment, mut position) = (0, 0);
-            for (column, begins) in starts.iter().enumerate() {
-                if *begins && column > 0 {
-                    segment += 1;
-                    if self.options.reset_positions {
-                        position = 0;
-                    }
-                }
-                batch.segments.push(segment);
-                batch.positions.push(position);
-                position += 1;
             }
         }
         batch
@@ -175,13 +135,12 @@ mod tests {
     }
 
     fn options(context: usize, batch: usize) -> PackingOptions {
-        PackingOptions { context, batch, seed: 11, shuffle: Shuffle::Feistel, reset_positions: false }
+        PackingOptions { context, batch, seed: 11, shuffle: Shuffle::Feistel }
     }
 
     #[test]
     fn samples_overlap_by_the_last_target() {
         let packing = Packing::new(stream(21, &[0]), options(5, 2)).unwrap();
-        assert_eq!((packing.samples_per_epoch(), packing.steps_per_epoch()), (4, 2));
         let mut rows: Vec<Vec<u32>> =
             (0..2).flat_map(|step| packing.batch(step).tokens.chunks(6).map(<[u32]>::to_vec).collect::<Vec<_>>()).collect();
         rows.sort();
@@ -189,16 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn boundaries_segments_and_positions_follow_documents() {
-        let only = |reset_positions| {
-            let packing = Packing::new(stream(7, &[0, 2, 5]), PackingOptions { reset_positions, ..options(6, 1) });
-            packing.unwrap().batch(0)
-        };
-        let batch = only(false);
+    fn boundaries_follow_documents() {
+        let batch = Packing::new(stream(7, &[0, 2, 5]), options(6, 1)).unwrap().batch(0);
         assert_eq!(batch.document_starts, [true, false, true, false, false, true, false]);
-        assert_eq!(batch.segments, [0, 0, 1, 1, 1, 2, 2]);
-        assert_eq!(batch.positions, [0, 1, 2, 3, 4, 5, 6]);
-        assert_eq!(only(true).positions, [0, 1, 0, 1, 2, 0, 1]);
     }
 
     #[test]
@@ -207,7 +159,6 @@ mod tests {
         let batch = packing.sequential().next().unwrap();
         let starts: Vec<Vec<bool>> = batch.document_starts.chunks(3).map(<[bool]>::to_vec).collect();
         assert_eq!(starts, [[true, false, false], [false, true, true], [true, false, false], [false, false, false]]);
-        assert_eq!(batch.segments, [0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]

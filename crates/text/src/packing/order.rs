@@ -58,10 +58,6 @@ impl Order {
         (len > 0).then_some(Self { shuffle, seed, len })
     }
 
-    pub(super) fn len(&self) -> u64 {
-        self.len
-    }
-
     /// The slot of a sample, counted over all epochs.
     pub(super) fn slot(&self, sample: u128) -> u64 {
         let len = u128::from(self.len);
@@ -153,8 +149,8 @@ mod tests {
     use super::*;
 
     fn epoch(order: &Order, number: u64) -> Vec<u64> {
-        let first = u128::from(number) * u128::from(order.len());
-        (0..order.len()).map(|index| order.slot(first + u128::from(index))).collect()
+        let first = u128::from(number) * u128::from(order.len);
+        (0..order.len).map(|index| order.slot(first + u128::from(index))).collect()
     }
 
     fn is_permutation(slots: &[u64]) -> bool {

@@ -61,6 +61,11 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
+    /// Tokens in its rows, without what nobody may see.
+    pub fn tokens(&self) -> u64 {
+        self.lengths.as_ref().map_or(self.inputs.len(), |lengths| lengths.iter().sum()) as u64
+    }
+
     /// Positions of the whole batch that this is a part of, whether they count or not.
     pub fn positions(&self) -> f32 {
         let rows = self.draw.rows.max(self.rows);

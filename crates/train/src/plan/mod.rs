@@ -51,11 +51,11 @@ pub struct StagePlan {
     pub trainable: usize,
     /// Tensors that train.
     pub tensors: usize,
-    /// Tokens that will be read.
+    /// Tokens that will be read; of pairs, whose rows may be shorter than the context, at most.
     pub tokens: u64,
     /// Optimiser steps.
     pub steps: u64,
-    /// Tokens a step.
+    /// Tokens a step, of pairs at most.
     pub tokens_per_step: u64,
     /// Estimated arithmetic a token.
     pub flops_per_token: f64,
@@ -184,13 +184,13 @@ fn stage_plan(recipe: &Recipe, stage: &Stage, models: &Models<'_>, speed: Speed)
     StagePlan {
         name: stage.name.clone(),
         objective: stage.objective,
-        variant: models
-            .student
-            .config
-            .diffusion
-            .as_ref()
-            .filter(|_| stage.objective == Objective::MaskedDiffusion)
-            .map(|diffusion| stage.diffusion.clone().unwrap_or_default().describe(diffusion)),
+        variant: models.student.config.diffusion.as_ref().filter(|_| stage.objective == Objective::MaskedDiffusion).map(
+            |diffusion| {
+                let variant = stage.diffusion.clone().unwrap_or_default().describe(diffusion);
+                let pairs = "; of pairs, whose rows end with the longest of their micro-batch: tokens are the most it may read";
+                if stage.pairs.is_empty() { variant } else { variant + pairs }
+            },
+        ),
         trainable: training,
         tensors: chosen.len(),
         tokens: stage.steps() * tokens_per_step,

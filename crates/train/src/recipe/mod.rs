@@ -15,9 +15,10 @@ pub use patterns::Patterns;
 use crate::error::TrainError;
 use crate::objectives::Objective;
 use crate::objectives::masked_diffusion::Noise;
-use crate::schedule::Shape;
+use crate::schedule::{Shape, idle};
 use recast_models::MixerSpec;
 use recast_models::convert::TiedEmbeddings;
+use recast_models::likelihood;
 use recast_text::{CorpusOptions, Shuffle};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -147,13 +148,14 @@ pub struct ToDiffusion {
     /// or a new one. A row that the tokenizer does not use starts as the mean of those that it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_token: Option<u32>,
-    /// Tokens that are denoised together, behind the clean ones before them; default the whole
-    /// sequence, which sees itself.
+    /// Tokens that are denoised together, behind the clean ones before them; 0: the whole sequence, which sees itself.
+    /// Default as the teacher has it, and the whole sequence where that does not denoise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<usize>,
     /// Let the logits at a position speak of the next one, as those of a next-token model do. A block's
-    /// first token is then predicted by the last one before it.
-    pub shift: bool,
+    /// first token is then predicted by the last one before it. Default as a teacher that denoises has it, else false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shift: Option<bool>,
 }
 
 /// A model without a teacher.
@@ -231,7 +233,8 @@ pub struct Stage {
     /// Parameters that train: patterns, `*` matches anything, `!` excludes.
     #[serde(default = "everything")]
     pub train: Vec<String>,
-    /// Tokens of training.
+    /// Tokens of training, which decide the number of steps: tokens over context times batch, rounded up. Rows of
+    /// `pairs` are as long as the longest of their micro-batch, so that fewer are read.
     pub tokens: u64,
     /// Tokens a sample.
     pub context: usize,
@@ -245,7 +248,7 @@ pub struct Stage {
     /// Learning rate at the end; default the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_learning_rate: Option<f64>,
-    /// How it gets there.
+    /// How it gets there, where `final_learning_rate` is set.
     #[serde(default)]
     pub schedule: Shape,
     /// Steps of warm-up.
@@ -285,8 +288,8 @@ pub struct Stage {
     /// Steps between measurements on held-out text; 0 measures at the end only.
     #[serde(default)]
     pub validate_every: u64,
-    /// Fine-tuning of masked diffusion: files of JSON lines with a `prompt`, which is never noised, and a
-    /// `response`, which has the loss; instead of the recipe's text.
+    /// Fine-tuning of masked diffusion: files of JSON lines with `messages`, of which one answer at a time has the loss
+    /// and what stands before it is never noised, or with a `prompt` and a `response`; instead of the recipe's text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<PathBuf>,
     /// The variant of masked diffusion, for that objective.
@@ -305,7 +308,7 @@ pub struct Group {
     /// Learning rate at the end; default the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_learning_rate: Option<f64>,
-    /// How it gets there.
+    /// How it gets there, where `final_learning_rate` is set.
     #[serde(default)]
     pub schedule: Shape,
     /// Share of the progress before the rate moves.
@@ -336,7 +339,7 @@ fn default_epsilon() -> f64 {
 }
 
 impl Stage {
-    /// Steps, rounding up so that no fewer tokens are seen than asked.
+    /// Steps, rounding up so that no fewer tokens are seen than asked, where rows are as long as the context.
     pub fn steps(&self) -> u64 {
         self.tokens.div_ceil((self.context * self.batch).max(1) as u64)
     }
@@ -393,6 +396,9 @@ pub struct Export {
     pub dtype: Option<String>,
 }
 
+/// Tokens of a sample that a report shows.
+const MOST_WRITTEN: usize = 1 << 16;
+
 /// Text written by each model for the report.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -431,11 +437,15 @@ impl Recipe {
         if self.teacher.is_some() && student.mixer.is_none() && student.mixers.is_empty() && student.diffusion.is_none() {
             return fail("student: expected `mixer` or `mixers`, or `diffusion`".into());
         }
-        if student.diffusion.as_ref().is_some_and(|d| d.block == Some(0)) {
-            return fail("student.diffusion.block is 0, expected at least 1; leave it out for the whole sequence".into());
-        }
         if self.validation.samples == 0 {
             return fail("validation.samples is 0, expected at least 1".into());
+        }
+        let (samples, tokens) = (self.validation.samples, self.samples.tokens);
+        if samples > likelihood::SAMPLES {
+            return fail(format!("validation.samples is {samples}, expected at most {}", likelihood::SAMPLES));
+        }
+        if tokens > MOST_WRITTEN {
+            return fail(format!("samples.tokens is {tokens}, expected at most {MOST_WRITTEN}"));
         }
         if self.text.train.is_empty() {
             return fail("text.train is empty: expected files or folders".into());
@@ -463,11 +473,15 @@ impl Recipe {
             if stage.micro_batch.is_some_and(|m| m == 0 || stage.batch % m != 0) {
                 return fail(at(&format!("micro_batch must divide the batch of {}", stage.batch)));
             }
-            let spans = stage.groups.iter().map(|g| (g.pattern.as_str(), g.wait, g.end));
-            for (of, wait, end) in std::iter::once(("", stage.wait, stage.end)).chain(spans) {
+            let own = (String::new(), stage.schedule, stage.final_learning_rate, stage.wait, stage.end);
+            let groups =
+                stage.groups.iter().map(|g| (format!(" of `{}`", g.pattern), g.schedule, g.final_learning_rate, g.wait, g.end));
+            for (of, shape, last, wait, end) in std::iter::once(own).chain(groups) {
                 if !(0.0..=1.0).contains(&wait) || !(0.0..=1.0).contains(&end) || wait >= end {
-                    let of = if of.is_empty() { String::new() } else { format!(" of `{of}`") };
                     return fail(at(&format!("wait{of} is {wait} and end {end}, expected 0 <= wait < end <= 1")));
+                }
+                if let Some((key, what)) = idle(shape, last, wait, end) {
+                    return fail(at(&format!("{key}{of} has no effect: {what}")));
                 }
             }
             // Steps are taken in f32, where a gradient of zero by an epsilon of zero is not a number.

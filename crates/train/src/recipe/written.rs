@@ -79,7 +79,7 @@ impl Recipe {
         use sha2::{Digest, Sha256};
         // What `check` refuses has no TOML; it is told from others all the same.
         let text = self.to_toml().unwrap_or_else(|_| format!("{self:?}"));
-        Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+        recast_text::files::hex(&Sha256::digest(text))
     }
 }
 

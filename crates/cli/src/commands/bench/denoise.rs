@@ -61,7 +61,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let checkpoint = weights::open(&crate::embedded::resolve(&args.model)?)?;
     let model = Model::load(checkpoint.as_ref(), args.quantize.weights(&device), &device)?;
     let vocabulary = model.config.vocabulary as u32;
-    let diffusion = model.config.diffusion.clone().unwrap_or(Diffusion { mask_token: vocabulary - 1, block: None, shift: false });
+    let whole = Diffusion { mask_token: vocabulary - 1, block: None, shift: false, uniform: false };
+    let diffusion = model.config.diffusion.clone().unwrap_or(whole);
     let masked = Masked::with(&model, diffusion);
     let settings = Denoising {
         rule: Rule::Fixed { steps: args.steps.unwrap_or(args.tokens) },

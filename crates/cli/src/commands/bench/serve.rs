@@ -112,12 +112,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let drawn = args.svg.as_ref().map_or(Ok(()), |file| {
         std::fs::write(file, picture::svg(&rows)).with_context(|| format!("cannot write {}", file.display()))
     });
-    if global.json {
-        output::json(&serde_json::json!({ "serve": &rows }))?;
-    } else {
-        output::print(table(&rows))?;
-    }
-    failed.map_or(drawn, Err)
+    let told = if global.json { serde_json::to_string_pretty(&serde_json::json!({ "serve": &rows }))? } else { table(&rows) };
+    output::print_what_there_is(told, failed.map_or(drawn, Err))
 }
 
 /// Measures a model, row by row: those before an error stay.

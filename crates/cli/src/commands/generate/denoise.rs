@@ -4,14 +4,14 @@ use super::arguments::infilling;
 use super::watch::Screen;
 use super::{Args, encode, show};
 use crate::Global;
-use crate::output::{beside, tell};
+use crate::output::tell;
 use anyhow::Context;
 use recast_infer::samplers::Finish;
 use recast_infer::samplers::denoising::trace::Recorder;
 use recast_infer::samplers::denoising::{Canvas, Counters, Denoiser, Denoising, Filler, Masked};
 use recast_infer::{Event, InferError};
 use recast_models::Model;
-use recast_text::Tokenizer;
+use recast_text::{Tokenizer, files};
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -44,7 +44,7 @@ enum Place {
 impl Place {
     fn open(path: &Path) -> std::io::Result<Self> {
         match path.is_file() && !path.is_symlink() {
-            true => Ok(Self::Beside(beside(path)?)),
+            true => Ok(Self::Beside(files::beside(path)?)),
             false => Ok(Self::There(File::create(path)?)),
         }
     }
@@ -58,7 +58,7 @@ impl Place {
 
     fn done(self, path: &Path) -> std::io::Result<()> {
         match self {
-            Self::Beside(file) => Ok(file.persist(path).map(drop)?),
+            Self::Beside(file) => files::put(file, path),
             Self::There(_) => Ok(()),
         }
     }

@@ -6,6 +6,7 @@ mod watch;
 
 use crate::Global;
 use crate::arguments::{Quantize, SamplingArgs};
+use crate::output::tell;
 use anyhow::Context;
 use arguments::DenoisingArgs;
 use recast_infer::samplers::Finish;
@@ -117,7 +118,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let read = before.tokens.len() + tokens.len();
     let (most, trained) = (read.saturating_add(args.max_tokens), model.config.max_positions);
     if most > trained {
-        eprintln!("note: up to {most} tokens, and the model was trained on sequences of {trained}");
+        tell(format_args!("note: up to {most} tokens, and the model was trained on sequences of {trained}"));
     }
     let generator = Generator::new(&model, &tokenizer, options)?;
     let state = &mut before.state;
@@ -159,14 +160,14 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     } else {
         show("\n").context("cannot write to standard output")?;
         let decode = result.decode_tokens_per_second.map_or_else(|| "-".into(), |x| format!("{x:.1}"));
-        eprintln!(
+        tell(format_args!(
             "prompt {} tokens at {:.1} tokens/s; wrote {} at {decode} tokens/s; state {} bytes; seed {}",
             result.prompt_tokens,
             result.prefill_tokens_per_second,
             result.tokens.len(),
             result.state_bytes,
             result.seed,
-        );
+        ));
     }
     saved
 }
@@ -187,7 +188,7 @@ fn prompt(args: &Args) -> anyhow::Result<String> {
     } else {
         let mut input = std::io::stdin();
         if input.is_terminal() {
-            eprintln!("type the prompt and end it with Ctrl-D");
+            tell("type the prompt and end it with Ctrl-D");
         }
         input.read_to_string(&mut text).context("cannot read the prompt from standard input as UTF-8 text")?;
     }

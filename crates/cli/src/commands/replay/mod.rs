@@ -5,6 +5,7 @@
 use crate::Global;
 use anyhow::Context;
 use recast_infer::samplers::denoising::trace::Trace;
+use recast_text::files;
 use std::io::BufReader;
 use std::path::PathBuf;
 
@@ -33,8 +34,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let shown = args.trace.display();
     let file = std::fs::File::open(&args.trace).with_context(|| format!("cannot read {shown}"))?;
     let trace = Trace::read(BufReader::new(file)).map_err(|reason| anyhow::anyhow!("{shown}: {reason}"))?;
-    crate::output::replace(&args.html, page(&trace).as_bytes())
-        .with_context(|| format!("cannot write {}", args.html.display()))?;
+    files::replace(&args.html, page(&trace).as_bytes()).with_context(|| format!("cannot write {}", args.html.display()))?;
     let result = Result { html: args.html.clone(), steps: trace.steps.len(), positions: trace.begin.positions };
     if global.json {
         return crate::output::json(&result);

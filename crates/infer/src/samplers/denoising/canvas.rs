@@ -4,6 +4,9 @@ use super::denoiser::Shape;
 use super::settings::Denoising;
 use crate::error::InferError;
 
+/// The most positions of a text, prompt included: a longer one is refused, and not laid out.
+pub const POSITIONS: usize = 1 << 20;
+
 /// A text with holes; none is a position to fill.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Canvas {
@@ -24,9 +27,11 @@ impl Canvas {
         self.positions.extend(tokens.iter().copied().map(Some));
     }
 
-    /// Adds positions to fill.
+    /// Adds positions to fill. One more than [`POSITIONS`] in all are as good as any number of them: [`Canvas::check`]
+    /// refuses both.
     pub fn holes(&mut self, count: usize) {
-        self.positions.extend(std::iter::repeat_n(None, count));
+        let room = (POSITIONS + 1).saturating_sub(self.positions.len());
+        self.positions.extend(std::iter::repeat_n(None, count.min(room)));
     }
 
     /// Every position.
@@ -39,19 +44,18 @@ impl Canvas {
         self.positions.iter().position(Option::is_none).unwrap_or(self.positions.len())
     }
 
-    /// Whether there is fixed text behind a hole.
-    pub fn is_infilling(&self) -> bool {
-        self.positions[self.prompt()..].iter().any(Option::is_some)
-    }
-
     /// Checks it against a model and the settings.
     ///
     /// # Errors
-    /// When it holds the mask token or an id outside the vocabulary, when the mask token itself is
-    /// outside, or the block is longer than what there is to fill.
+    /// When it is longer than [`POSITIONS`], holds the mask token or an id outside the vocabulary, when the mask
+    /// token itself is outside, or the block is longer than what there is to fill.
     pub fn check(&self, shape: &Shape, settings: &Denoising) -> Result<(), InferError> {
         let refuse = |name, expected: String, found: String| Err(InferError::Setting { name, expected, found });
         settings.check()?;
+        if self.positions.len() > POSITIONS {
+            let expected = format!("at most {POSITIONS} positions, prompt included; write fewer tokens");
+            return refuse("text", expected, "more".into());
+        }
         let (mask, vocabulary) = (shape.mask_token, shape.vocabulary);
         if mask as usize >= vocabulary {
             let expected = format!(

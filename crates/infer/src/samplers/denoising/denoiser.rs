@@ -60,8 +60,8 @@ pub trait Denoiser {
     /// When the model cannot run.
     fn advance(&self, tokens: &[&[u32]], states: &mut [&mut Self::State]) -> Result<(), InferError>;
 
-    /// The state of everything around a window of a sequence, of one pass over all of it: a view of the
-    /// window alone, behind that state, is a view of the whole sequence.
+    /// The state of everything around a window of a sequence (before it, where it reaches the end), of one pass over
+    /// all of it: a view of the window alone, behind that state, is a view of the whole sequence.
     ///
     /// # Errors
     /// When the model cannot run, or cannot leave out what it has read.

@@ -106,11 +106,11 @@ impl<'a, D: Denoiser> Filler<'a, D> {
         canvases: &[(u64, &Canvas)],
         listen: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
     ) -> Result<Vec<Denoised>, InferError> {
-        let ends = self.tokenizer.eos_ids();
-        let mut rows: Vec<Row<D::State>> = canvases
-            .iter()
-            .map(|(stream, canvas)| Row::new(self.denoiser, canvas, self.settings.clone(), ends, *stream))
-            .collect::<Result<_, _>>()?;
+        let (ends, turn_ends) = (self.tokenizer.eos_ids(), turn_ends(self.tokenizer));
+        let begin = |(stream, canvas): &(u64, &Canvas)| -> Result<Row<D::State>, InferError> {
+            Ok(Row::new(self.denoiser, canvas, self.settings.clone(), ends, *stream)?.with_turn_ends(&turn_ends))
+        };
+        let mut rows: Vec<Row<D::State>> = canvases.iter().map(begin).collect::<Result<_, _>>()?;
         let mut texts: Vec<Text> = rows.iter().map(|row| self.text(&row.tokens()[..row.prompt()])).collect();
         let started = Instant::now();
         loop {
@@ -231,6 +231,16 @@ impl Text {
     }
 }
 
+/// Spellings of tokens that end a turn, in the chat templates of the families read here.
+const TURN_ENDS: [&str; 5] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>"];
+
+/// Tokens that end a turn in the tokenizer's chat template, whether or not they end a text.
+pub(crate) fn turn_ends(tokenizer: &Tokenizer) -> Vec<u32> {
+    let template = tokenizer.chat_template_source().unwrap_or_default();
+    let spelled = TURN_ENDS.iter().filter(|name| template.contains(**name));
+    spelled.filter_map(|name| tokenizer.token_to_id(name)).collect()
+}
+
 /// Tokens behind the prompt up to a stop string, where only filled positions stand before it and the
 /// text is over with it: the rest of the block need not be written.
 pub(crate) fn stop_within<S: Clone>(row: &Row<S>, tokenizer: &Tokenizer, stops: &[String]) -> Option<usize> {
@@ -248,4 +258,21 @@ pub(crate) fn stop_within<S: Clone>(row: &Row<S>, tokenizer: &Tokenizer, stops: 
         stops.iter().any(|stop| !stop.is_empty() && text.contains(stop.as_str()))
     };
     (1..=filled.len()).find(|&count| holds(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use recast_text::GgufVocab;
+
+    #[test]
+    fn turns_end_with_what_the_template_writes() {
+        let tokens = ["<unk>", "\u{2581}", "a", "<|eot_id|>", "<|im_end|>"].map(String::from).to_vec();
+        let scores = Some(vec![0.0; tokens.len()]);
+        let vocab = GgufVocab { model: "llama".into(), tokens, scores, unknown: Some(0), ..GgufVocab::default() };
+        let tokenizer = Tokenizer::from_gguf(vocab).unwrap();
+        assert!(turn_ends(&tokenizer).is_empty());
+        let tokenizer = tokenizer.with_chat_template("{{ messages[0].content }}<|eot_id|>");
+        assert_eq!(turn_ends(&tokenizer), [3]);
+    }
 }

@@ -9,7 +9,8 @@
 //!
 //! To add a rule: a variant of [`Rule`], its range in [`Denoising::check`], its lines in `commit.rs`
 //! and a test beside them. `tests/denoising.rs` holds all rules to the limits at which they write one
-//! token a step, caches to what was computed without, and rows to what they write alone.
+//! token a step, `tests/denoising_models.rs` caches to what was computed without, and rows to what they
+//! write alone.
 
 mod candidate;
 mod canvas;
@@ -25,11 +26,11 @@ mod settings;
 pub mod trace;
 
 pub use candidate::{Candidate, Draw};
-pub use canvas::Canvas;
+pub use canvas::{Canvas, POSITIONS};
 pub use commit::{Placed, commit};
 pub use denoiser::{Blind, Denoiser, Read, Shape, View, guide};
-pub(crate) use filler::stop_within;
 pub use filler::{Denoised, Filler};
+pub(crate) use filler::{stop_within, turn_ends};
 pub use model::{Carried, Masked};
 pub use noise::Noise;
 pub use record::{Change, Ghost, Step};

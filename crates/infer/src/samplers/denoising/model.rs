@@ -5,7 +5,7 @@ use super::denoiser::{Denoiser, Read, Shape, View, guide};
 use crate::error::InferError;
 use burn::tensor::{Int, Tensor, TensorData};
 use recast_models::param::values;
-use recast_models::{Diffusion, Model, ModelState, Sight};
+use recast_models::{Diffusion, Model, ModelError, ModelState, Sight};
 use recast_ops::cpu::split_rows;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,17 +37,20 @@ pub struct Carried {
 }
 
 impl<'a> Masked<'a> {
-    /// A diffusion model.
+    /// A masked diffusion model.
     ///
     /// # Errors
-    /// When its config does not say that it is one.
+    /// When its config does not say that it is one, or says that its noise is uniform.
     pub fn new(model: &'a Model) -> Result<Self, InferError> {
-        let diffusion = model.config.diffusion.clone().ok_or_else(|| InferError::Setting {
-            name: "model",
-            expected: "one that was trained to denoise (its config.json names a mask token); convert it by a recipe with a masked diffusion stage".into(),
-            found: format!("a next-token model ({})", model.config.family),
-        })?;
-        Ok(Self { model, diffusion })
+        match model.masked_diffusion() {
+            Ok(diffusion) => Ok(Self { model, diffusion: diffusion.clone() }),
+            Err(ModelError::NoDiffusion) => Err(InferError::Setting {
+                name: "model",
+                expected: "one that was trained to denoise (its config.json names a mask token); convert it by a recipe with a masked diffusion stage".into(),
+                found: format!("a next-token model ({})", model.config.family),
+            }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Any model, denoising in this way.

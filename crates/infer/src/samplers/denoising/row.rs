@@ -20,14 +20,14 @@ pub struct Counters {
     /// Forward passes after the prompt: those that predict, and those that renew the state. A guided
     /// step counts as two.
     pub forwards: usize,
-    /// Of these, passes that renew the state: read a finished block into it, read the prefix anew, or
-    /// compute what stands around a block, the first one's included.
+    /// Of these, passes that renew the state: read a finished block into it, or compute what a model of
+    /// whole sequences keeps, the first block's included.
     pub refreshes: usize,
     /// Positions that a forward pass computed and the head did not need.
     pub idle_positions: usize,
     /// Rows of the head that were computed.
     pub head_rows: usize,
-    /// Tokens committed, those that were changed later counted once.
+    /// Positions committed, those that were changed or masked again later counted once.
     pub committed: usize,
     /// Tokens changed or masked again.
     pub revised: usize,
@@ -46,18 +46,20 @@ pub struct Row<S> {
     shape: Shape,
     /// Tokens that end a text.
     pub(super) ends: Vec<u32>,
+    /// Tokens that end a turn, and are kept back with those.
+    turn_ends: Vec<u32>,
     pub(super) stream: u64,
     pub(super) tokens: Vec<u32>,
     /// Kept beside the tokens: the mask's id says nothing about what is known.
     open: Vec<bool>,
     given: Vec<bool>,
+    /// Whether a position was committed before, which it may be no longer.
+    written: Vec<bool>,
     /// Probability of each token when it was committed.
     confidence: Vec<f32>,
     /// Where the prompt ends.
     start: usize,
     pub(super) state: S,
-    /// The state before the first token, to read the prefix anew from.
-    blank: S,
     /// The state of a masked prompt, for guidance.
     pub(super) blind: Option<S>,
     /// Tokens that the state has read.
@@ -115,11 +117,12 @@ impl<S: Clone> Row<S> {
             settings,
             shape,
             ends: ends.to_vec(),
+            turn_ends: Vec::new(),
             stream,
-            blank: state.clone(),
             tokens: positions.iter().map(|p| p.unwrap_or(shape.mask_token)).collect(),
             open: positions.iter().map(Option::is_none).collect(),
             given: positions.iter().map(Option::is_some).collect(),
+            written: vec![false; positions.len()],
             confidence: vec![1.0; positions.len()],
             start,
             state,
@@ -140,6 +143,13 @@ impl<S: Clone> Row<S> {
         Ok(row)
     }
 
+    /// The row with tokens that end a turn and no text: committed last where end tokens are.
+    #[must_use]
+    pub fn with_turn_ends(mut self, tokens: &[u32]) -> Self {
+        self.turn_ends = tokens.to_vec();
+        self
+    }
+
     /// Nothing is left to do.
     pub fn is_over(&self) -> bool {
         self.over
@@ -156,11 +166,6 @@ impl<S: Clone> Row<S> {
     pub fn settled(&self) -> (&[u32], &[f32]) {
         let end = if self.settings.until_end || self.over { self.settled } else { self.start };
         (&self.tokens[self.start..end], &self.confidence[self.start..end])
-    }
-
-    /// The text behind the prompt as it stands; none is a position still open.
-    pub fn standing(&self) -> Vec<Option<u32>> {
-        (self.start..self.end).map(|p| (!self.open[p]).then_some(self.tokens[p])).collect()
     }
 
     /// The tokens behind the prompt before the first open position.
@@ -208,15 +213,16 @@ impl<S: Clone> Row<S> {
         seen.max(last_given).max(self.window.start)
     }
 
-    /// Whether the state is what stands around the block.
-    fn keeps_around(&self) -> bool {
-        self.shape.block.is_none() && self.settings.keep == Keep::Around
-    }
-
-    /// The tokens of a pass that the state has to be made of before the block can be worked on, if so, and
-    /// the block.
+    /// The tokens of a pass over a whole sequence that the state has to be made of before the block can be
+    /// worked on, if so, and those among them that the state leaves out: what each step computes.
     pub(super) fn surroundings(&self) -> Option<(usize, Range<usize>)> {
-        (self.keeps_around() && !self.over && self.read < self.window.end).then(|| (self.seen(), self.window.clone()))
+        let keeps = self.shape.block.is_none() && self.settings.keep != Keep::Nothing;
+        if !keeps || self.over || self.read >= self.window.end {
+            return None;
+        }
+        let (seen, own) = (self.seen(), self.unit());
+        // Nothing stands around all of it.
+        (own != (0..seen)).then_some((seen, own))
     }
 
     /// Takes the state made of them.
@@ -228,14 +234,10 @@ impl<S: Clone> Row<S> {
         self.counters.refreshes += passes;
     }
 
-    /// Whether what it reads must be read at once, because all of it sees all of it.
-    pub(super) fn reads_at_once(&self) -> bool {
-        self.shape.block.is_none()
-    }
-
-    /// Clean tokens that the state lacks before the block can be worked on.
+    /// Clean tokens that the state lacks before the block can be worked on; whole sequences have
+    /// [`Row::surroundings`].
     pub(super) fn unread(&self) -> Range<usize> {
-        if self.over || self.keeps_around() { self.read..self.read } else { self.read..self.unit().start }
+        if self.over || self.shape.block.is_none() { self.read..self.read } else { self.read..self.unit().start }
     }
 
     /// Whether a prompt is still to be read.
@@ -315,6 +317,7 @@ impl<S: Clone> Row<S> {
         self.counters.head_rows += passes * wanted.len();
         self.counters.idle_positions += passes * (self.unit().len() - wanted.len().min(self.unit().len()));
         let mut decisions = Noise::new(self.settings.seed, self.stream, self.step as u64, DECISIONS);
+        let is_end = |token: &u32| self.ends.contains(token) || self.turn_ends.contains(token);
         let places: Vec<Placed> = wanted
             .iter()
             .zip(candidates)
@@ -322,7 +325,7 @@ impl<S: Clone> Row<S> {
             .map(|(&position, &candidate)| Placed {
                 position,
                 candidate,
-                last: self.settings.ends == Ends::Last && self.ends.contains(&candidate.token),
+                last: self.settings.ends == Ends::Last && is_end(&candidate.token),
                 random: decisions.unit(),
             })
             .collect();
@@ -366,7 +369,7 @@ impl<S: Clone> Row<S> {
         self.confidence[position] = if token.is_some() { candidate.confidence } else { 1.0 };
         if old.is_some() {
             self.counters.revised += 1;
-        } else {
+        } else if !std::mem::replace(&mut self.written[position], true) {
             self.counters.committed += 1;
         }
         let Candidate { confidence, entropy, .. } = *candidate;
@@ -459,11 +462,6 @@ impl<S: Clone> Row<S> {
         self.settled = begin.max(self.start);
         self.block += usize::from(!first);
         self.passes = 0;
-        if self.shape.block.is_none() && self.settings.keep == Keep::Prefix && !first {
-            self.read = 0;
-            self.state = self.blank.clone();
-            self.blind = self.blind.as_ref().map(|_| self.blank.clone());
-        }
         let steps = match self.settings.rule {
             Rule::Fixed { steps } | Rule::Random { steps } | Rule::Ancestral { steps, .. } => steps,
             _ => return,

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Reads clean tokens that rows' states lack, at most about `chunk` of each: of all rows that lack
-/// equally many at a time; whole sequences, where what stands around a block is kept. Returns how many tokens were read.
+/// equally many at a time; of models that see all of a text, which keep something of it, all of it at once. Returns how
+/// many tokens were read.
 ///
 /// # Errors
 /// When the model cannot run.
@@ -28,8 +29,7 @@ pub fn read<D: Denoiser>(denoiser: &D, rows: &mut [&mut Row<D::State>], chunk: u
     let chunk = (chunk / block).max(1) * block;
     let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (index, row) in rows.iter().enumerate() {
-        let unread = row.unread().len();
-        let unread = if row.reads_at_once() { unread } else { unread.min(chunk) };
+        let unread = row.unread().len().min(chunk);
         if unread > 0 {
             groups.entry(unread).or_default().push(index);
         }

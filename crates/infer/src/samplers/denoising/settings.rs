@@ -88,7 +88,8 @@ pub enum Ends {
     /// They are tokens like others.
     #[default]
     Free,
-    /// They are committed when nothing else is left.
+    /// They are committed when nothing else is left, and so are tokens that end a turn. Not with
+    /// [`Rule::Ancestral`], which commits by chance.
     Last,
     /// They are never written.
     Never,
@@ -107,7 +108,8 @@ pub enum Order {
     Entropy,
 }
 
-/// Changing what was committed, while its block is worked on (LLaDA2.1).
+/// Changing what was committed, while its block is worked on (LLaDA2.1). It asks the model for tokens that it sees, of
+/// which no objective here trains it to say anything.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Editing {
@@ -126,13 +128,13 @@ pub enum Keep {
     /// Nothing: every pass computes the whole sequence.
     #[default]
     Nothing,
-    /// Keys and values of everything before the block, read anew when a block begins: an
-    /// approximation (Fast-dLLM's prefix cache), since what stands before the block sees neither it
-    /// nor what follows.
+    /// Keys and values of everything before the block, of one pass over the whole sequence when the
+    /// block begins (Fast-dLLM's prefix cache). The first step of a block is exact: it repeats what that
+    /// pass says of the block, where Fast-dLLM commits at once. In later ones, what stands before the
+    /// block still sees it, and what follows, as they began. Attention without a window only.
     Prefix,
-    /// Keys and values of everything around the block, of one pass over the whole sequence when the
-    /// block begins (Fast-dLLM's dual cache). The first step of a block is exact; in later ones, what
-    /// stands around it still sees the block as it began. Attention without a window only.
+    /// The same of everything around the block (Fast-dLLM's dual cache), so that a step computes the
+    /// block alone.
     Around,
 }
 
@@ -216,6 +218,10 @@ impl Denoising {
             }
             Rule::Ancestral { remasking: Remasking::Cap { eta } | Remasking::Rescale { eta }, .. } if !share(eta) => {
                 return refuse("remasking", "a number from 0 to 1", eta.to_string());
+            }
+            Rule::Ancestral { .. } if self.ends == Ends::Last => {
+                let expected = "free or never with the ancestral rule, which commits by chance and not the best first";
+                return refuse("ends", expected, "last".into());
             }
             _ => {}
         }

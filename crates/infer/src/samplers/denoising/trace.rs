@@ -4,7 +4,7 @@
 //! The first line says what there was, each step what changed, the last how it ended. Positions count
 //! from the end of the prompt; the text of a token stands in the first line that names it.
 
-use super::canvas::Canvas;
+use super::canvas::{Canvas, POSITIONS};
 use super::denoiser::Shape;
 use super::filler::Denoised;
 use super::record::{Change, Ghost, Step};
@@ -203,6 +203,14 @@ impl Trace {
                 if first.recast_trace != VERSION {
                     return Err(format!("the trace has version {}, expected {VERSION}", first.recast_trace));
                 }
+                let positions = first.positions;
+                if positions > POSITIONS {
+                    return Err(format!("line {}: {positions} positions, expected at most {POSITIONS}", number + 1));
+                }
+                if let Some((index, _)) = first.given.iter().find(|(index, _)| *index >= positions) {
+                    let number = number + 1;
+                    return Err(format!("line {number}: given text at position {index}, outside the {positions} of the text"));
+                }
                 begin = Some(first);
             } else if text.contains("\"done\"") && !text.contains("\"changes\"") {
                 end = Some(serde_json::from_str::<End>(&text).map_err(wrong)?);
@@ -217,5 +225,25 @@ impl Trace {
             Some(step) => Err(format!("step {} names a position outside the {} of the text", step.step, begin.positions)),
             None => Ok(Self { begin, steps, end }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_outside_the_text_are_refused() {
+        let read = |positions: &str, given: &str| {
+            let begin = format!(
+                r#"{{"recast_trace":1,"model":"m","prompt":"","positions":{positions},"trained_block":null,"settings":{{}},"given":{given},"tokens":{{}}}}"#
+            );
+            Trace::read(begin.as_bytes())
+        };
+        assert_eq!(read("3", "[[2,7]]").unwrap().begin.given, [(2, 7)]);
+        let outside = read("3", "[[0,7],[3,7]]").unwrap_err();
+        assert!(outside.contains("line 1: given text at position 3, outside the 3"), "{outside}");
+        let many = read("9000000000000000000", "[]").unwrap_err();
+        assert!(many.contains("expected at most 1048576"), "{many}");
     }
 }

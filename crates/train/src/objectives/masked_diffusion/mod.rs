@@ -9,6 +9,9 @@
 //! arXiv 2503.09573), softmax by a mask, recurrences by the state at the block's beginning. With uniform
 //! noise instead of masks it is discrete flow matching (arXiv 2407.15595). `options.rs` says what there
 //! is to choose, `noise.rs` draws.
+//!
+//! Masks leave visible positions without a loss: what the logits there say, which revising written tokens
+//! goes by (`generate --edit`), no choice of masks trains.
 
 mod noise;
 mod options;

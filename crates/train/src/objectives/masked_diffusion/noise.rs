@@ -49,6 +49,10 @@ pub struct Shape {
 
 /// Noises the rows `clean` `[B, T]`; `kept` positions (a prompt) stay as they are and have no loss. With
 /// complementary masks the result has `2 B` rows, each row's two behind each other.
+///
+/// A token whose block (or sequence) is itself alone is predicted from the same, masked or not: masks drawn for it
+/// would change nothing but how much it counts. With masks and the bound as the loss it is always masked and counts 1,
+/// which is the mean over all times: blocks of one are autoregression.
 pub fn noise(clean: &[u32], kept: Option<&[bool]>, options: &Noise, shape: Shape, draw: Draw) -> Noisy {
     let Shape { columns, block, .. } = shape;
     let rows = clean.len() / columns;
@@ -61,6 +65,13 @@ pub fn noise(clean: &[u32], kept: Option<&[bool]>, options: &Noise, shape: Shape
     let all = units * draw.rows.max(rows);
     // One start for the whole batch, whichever part of it this is.
     let start = Random::new(draw.seed, &format!("times {}", draw.step)).uniform();
+    let sight = block.unwrap_or(columns);
+    let bound_of_masks = options.source == Source::Mask && options.loss == Weighting::Bound;
+    let alone = |i: usize| bound_of_masks && (sight == 1 || (i + 1 == columns && i.is_multiple_of(sight)));
+    let weight = |i: usize, t: f64| match options.loss {
+        Weighting::Bound if !alone(i) => options.schedule.weight(t),
+        Weighting::Bound | Weighting::CrossEntropy => 1.0,
+    };
     let mut out = Noisy::default();
     for row in 0..rows {
         let index = draw.first_row + row;
@@ -84,7 +95,8 @@ pub fn noise(clean: &[u32], kept: Option<&[bool]>, options: &Noise, shape: Shape
             let last = if options.complementary { last.min(1.0 - options.epsilon) } else { last };
             let t = if full { 1.0 } else { first + (last - first).max(0.0) * u };
             let rate = options.schedule.rate(t);
-            let places: Vec<usize> = span.clone().filter(|&i| free(i)).collect();
+            let places: Vec<usize> = span.clone().filter(|&i| free(i) && !alone(i)).collect();
+            span.clone().filter(|&i| free(i) && alone(i)).for_each(|i| noised[i] = true);
             let mut tries = 0;
             loop {
                 places.iter().for_each(|&i| noised[i] = random.uniform() < rate);
@@ -96,11 +108,14 @@ pub fn noise(clean: &[u32], kept: Option<&[bool]>, options: &Noise, shape: Shape
             }
             times[span].fill(t);
         }
-        out.row(tokens, &noised, &times, &free, options, shape, &mut random);
+        let weights: Vec<f64> = times.iter().enumerate().map(|(i, &t)| weight(i, t)).collect();
+        out.row(tokens, &noised, &weights, &free, options, shape, &mut random);
         if options.complementary {
-            let other: Vec<bool> = (0..columns).map(|i| free(i) && !noised[i]).collect();
-            let complement: Vec<f64> = times.iter().map(|&t| options.schedule.time(1.0 - options.schedule.rate(t))).collect();
-            out.row(tokens, &other, &complement, &free, options, shape, &mut random);
+            // Each of the two counts a half: what is alone is masked in both.
+            let other: Vec<bool> = (0..columns).map(|i| free(i) && (alone(i) || !noised[i])).collect();
+            let complement = |t: f64| options.schedule.time(1.0 - options.schedule.rate(t));
+            let weights: Vec<f64> = times.iter().enumerate().map(|(i, &t)| weight(i, complement(t))).collect();
+            out.row(tokens, &other, &weights, &free, options, shape, &mut random);
         }
     }
     out
@@ -112,22 +127,17 @@ impl Noisy {
         &mut self,
         tokens: &[u32],
         noised: &[bool],
-        times: &[f64],
+        weights: &[f64],
         free: &dyn Fn(usize) -> bool,
         options: &Noise,
         shape: Shape,
         random: &mut Random,
     ) {
         for (i, (&token, &noised)) in tokens.iter().zip(noised).enumerate() {
-            let counts = match (options.source, options.loss) {
-                (Source::Mask, _) => noised,
+            let counts = match options.source {
+                Source::Mask => noised,
                 // Every position but the prompt: nothing tells which ones are noise.
-                (Source::Uniform, _) => free(i),
-            };
-            let weight = match options.loss {
-                _ if !counts => 0.0,
-                Weighting::Bound => options.schedule.weight(times[i]),
-                Weighting::CrossEntropy => 1.0,
+                Source::Uniform => free(i),
             };
             self.tokens.push(match options.source {
                 _ if !noised => token,
@@ -138,7 +148,51 @@ impl Noisy {
                 }
             });
             self.noised.push(noised);
-            self.weights.push(weight as f32);
+            self.weights.push(if counts { weights[i] as f32 } else { 0.0 });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASK: u32 = 9;
+
+    fn of(options: &Noise, columns: usize, block: Option<usize>) -> Noisy {
+        let clean: Vec<u32> = (0..4 * columns).map(|i| i as u32 % 9).collect();
+        let shape = Shape { columns, block, mask_token: MASK, vocabulary: 10 };
+        let kept: Vec<bool> = (0..clean.len()).map(|i| i % columns == 1).collect();
+        noise(&clean, Some(&kept), options, shape, Draw { rows: 4, ..Draw::default() })
+    }
+
+    /// Whatever else is asked for: a token that sees nothing of its own noise counts its mean, 1.
+    #[test]
+    fn what_is_alone_is_masked_and_counts_one() {
+        let plain = Noise { random_length: 0.0, ..Noise::default() };
+        for options in [
+            plain.clone(),
+            Noise { times: Times::Independent, time_per: Some(Per::Sequence), ..plain.clone() },
+            Noise { schedule: super::super::NoiseSchedule::Cosine, full: 0.5, ..plain.clone() },
+            Noise { lowest_rate: 0.3, highest_rate: 0.6, ..plain.clone() },
+            Noise { complementary: true, ..plain.clone() },
+        ] {
+            let noisy = of(&options, 6, Some(1));
+            assert_eq!(noisy.tokens.len(), if options.complementary { 48 } else { 24 });
+            for (i, (&weight, &noised)) in noisy.weights.iter().zip(&noisy.noised).enumerate() {
+                let free = i % 6 != 1;
+                assert_eq!((noised, weight), (free, f32::from(u8::from(free))), "{options:?}, position {i}");
+                assert_eq!(noisy.tokens[i] == MASK, free);
+            }
+            // The last token behind whole blocks, and a sequence of one; a block of two is noise as ever.
+            let rest = of(&options, 7, Some(3));
+            assert!(rest.weights.chunks(7).all(|row| row[6] == 1.0) && rest.noised.iter().any(|&noised| !noised));
+            assert!(of(&options, 1, None).weights.iter().all(|&weight| weight == 1.0));
+        }
+        // Plain cross-entropy counts what the draw masks, and uniform noise leaves nothing masked.
+        let drawn = of(&Noise { loss: Weighting::CrossEntropy, ..plain.clone() }, 6, Some(1));
+        assert!(drawn.noised.iter().zip(&drawn.weights).all(|(&noised, &weight)| weight == f32::from(u8::from(noised))));
+        assert!((0..24).any(|i| i % 6 != 1 && !drawn.noised[i]));
+        assert!(!of(&Noise { source: Source::Uniform, ..plain }, 6, Some(1)).tokens.contains(&MASK));
     }
 }

@@ -44,7 +44,8 @@ pub struct Noise {
     /// tokens this is a pass of its own.
     #[serde(skip_serializing_if = "is_zero")]
     pub next_token: f64,
-    /// Of fine-tuning (`pairs`): what stands behind a response shorter than the others.
+    /// Of fine-tuning (`pairs`): what stands behind a response shorter than the others; `block` is for models that
+    /// denoise blocks, `none` for those of the whole sequence.
     #[serde(skip_serializing_if = "is_longest")]
     pub padding: Padding,
     /// Block sizes to go through in equal shares of the stage; the last should be the model's.
@@ -104,7 +105,8 @@ pub enum Padding {
 pub enum Source {
     /// The mask token.
     Mask,
-    /// Any token of the vocabulary: discrete flow matching from uniform noise (arXiv 2407.15595).
+    /// Any token of the vocabulary: discrete flow matching from uniform noise (arXiv 2407.15595). Nothing samples
+    /// from such a model yet.
     Uniform,
 }
 
@@ -112,8 +114,9 @@ pub enum Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weighting {
-    /// The bound of the likelihood: `-alpha'/(1 - alpha)` times the cross-entropy of masked positions;
-    /// with uniform noise the generalised KL divergence of discrete flow matching.
+    /// The bound of the likelihood: `-alpha'/(1 - alpha)` times the cross-entropy of masked positions, and in
+    /// blocks of one, which are always masked, the cross-entropy itself; with uniform noise the generalised KL
+    /// divergence of discrete flow matching.
     Bound,
     /// Plain cross-entropy: of the masked positions, or of all with uniform noise.
     CrossEntropy,
@@ -205,6 +208,18 @@ impl Noise {
         if self.source == Source::Uniform && self.complementary {
             return Err("complementary masks need masks; expected source = \"mask\"".into());
         }
+        if (self.source == Source::Uniform) != model.uniform {
+            let [own, other] = if model.uniform { ["mask", "uniform"] } else { ["uniform", "mask"] };
+            return Err(format!("source is {own}, and the last stage of masked diffusion has {other}; expected the same in all"));
+        }
+        if model.uniform && model.shift && (model.block == Some(1) || self.blocks.contains(&1)) {
+            return Err("source is uniform, and blocks of 1 that the token before predicts see none of their noise; expected \
+                        larger blocks, or source = \"mask\""
+                .into());
+        }
+        if self.padding == Padding::Block && model.block.is_none() {
+            return Err("padding is block, and the model has no blocks; expected longest or none".into());
+        }
         if self.padding == Padding::None && model.block.is_some() {
             return Err("padding is none: a block sees all of itself, and so what pads it; expected block or longest".into());
         }
@@ -273,5 +288,27 @@ impl Noise {
             text.push_str(&format!(", next-token loss times {}", self.next_token));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_model_cannot_do_is_refused() {
+        let refused = |block, uniform, noise: &Noise| {
+            noise.check(&Diffusion { mask_token: 3, block, shift: true, uniform }).err().unwrap_or_default()
+        };
+        let padded = Noise { padding: Padding::Block, ..Noise::default() };
+        assert!(refused(None, false, &padded).contains("has no blocks"));
+        assert_eq!(refused(Some(4), false, &padded), "");
+        let uniform = Noise { source: Source::Uniform, ..Noise::default() };
+        assert_eq!((refused(None, true, &uniform), refused(Some(4), true, &uniform)), Default::default());
+        assert!(refused(None, false, &uniform).contains("source is uniform, and the last stage of masked diffusion has mask"));
+        assert!(refused(None, true, &Noise::default()).contains("source is mask"));
+        for (block, blocks) in [(1, vec![]), (4, vec![1, 4])] {
+            assert!(refused(Some(block), true, &Noise { blocks, ..uniform.clone() }).contains("see none of their noise"));
+        }
     }
 }
