@@ -158,9 +158,11 @@ def tokens(model, text):
 
 
 def fill(model, before, hole, after, *rule):
-    """What a model that denoises writes into a hole of so many tokens, and all that is said of it."""
+    """What a model that denoises writes into a hole of so many tokens and behind it, and all that is said of it."""
     done = recast("generate", model, "--infill", "--prompt", f"{before}[[{hole}]]{after}", "--fill-all", *rule, "--json")
-    return json.loads(done)
+    done = json.loads(done)
+    done["text"] = done["text"].removeprefix(before)
+    return done
 
 
 def filled(model, texts, denoises):

@@ -133,8 +133,8 @@ fn bad_requests_are_refused_with_a_reason() {
     refused(RECIPE, &["convert", "r.toml", "--set", "stages.align.contxt=3"], 2, "did you mean `context`");
     refused(RECIPE, &["convert", "r.toml", "--set", "student.mixer.kind=rwkv8"], 2, "did you mean `rwkv");
     refused(RECIPE, &["convert", "r.toml", "--set", "student.mixer.blance_state=true"], 2, "did you mean `balance_state`");
-    refused(RECIPE, &["convert", "r.toml", "--set", "teacher.path=nowhere.gguf"], 1, "nowhere.gguf");
-    refused(RECIPE, &["convert", "r.toml", "--set", "text.train=[\"empty.txt\"]"], 1, "empty.txt");
+    refused(RECIPE, &["convert", "r.toml", "--set", "teacher.path=nowhere.gguf"], 2, "nowhere.gguf");
+    refused(RECIPE, &["convert", "r.toml", "--set", "text.train=[\"empty.txt\"]"], 2, "empty.txt");
     refused(RECIPE, &["convert", "r.toml", "--set", "stages.align.train=nothing"], 2, "no parameter matches");
     refused(RECIPE, &["plan", "r.toml", "--set", "text.train=nowhere.txt"], 2, "there is no nowhere.txt");
     refused(RECIPE, &["train", "r.toml"], 2, "recast convert");
@@ -194,7 +194,7 @@ fn a_diverging_run_stops_with_its_checkpoint_intact_and_goes_on_at_a_lower_rate(
     }
     let output = recast(folder.path(), &["convert", "--resume", "n", "--set", "seed=2"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("built on"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("built on: seed was 1337 and would be 2"), "{}", text(&output.stderr));
     let changes = ["--set", "stages.distil.learning_rate=1e-3", "--set", "stages.distil.clip=1.0"];
     let output = recast(folder.path(), &[&["convert", "--resume", "n"][..], &changes].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -202,14 +202,71 @@ fn a_diverging_run_stops_with_its_checkpoint_intact_and_goes_on_at_a_lower_rate(
     let is_there = [".01-00000099.tmp", "00-00000777", "best"].map(|rest| checkpoints.join(rest).exists());
     assert_eq!(is_there, [false, false, true]);
     // The end of a finished run can be written again, otherwise.
-    let output = recast(folder.path(), &["convert", "--resume", "n", "--set", "export.dtype=bf16"]);
+    let changes = ["--set", "export.dtype=bf16", "--set", "samples.prompts=[\"One\"]", "--set", "samples.tokens=4"];
+    let output = recast(folder.path(), &[&["convert", "--resume", "n"][..], &changes].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
+    let samples = std::fs::read(run.join("samples.json")).expect("samples");
+    let samples: serde_json::Value = serde_json::from_slice(&samples).expect("JSON");
+    let written = samples.as_array().expect("a list").iter().map(|of| (of["name"].as_str(), of["texts"][0][0].as_str()));
+    assert_eq!(written.collect::<Vec<_>>(), [(Some("teacher"), Some("One")), (Some("distil"), Some("One"))]);
     let bytes = std::fs::read(run.join("model/model.safetensors")).expect("model");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
     let name = "model.layers.0.self_attn.q_proj.weight";
     assert_eq!(file.tensor(name).expect("a projection").dtype(), safetensors::Dtype::BF16);
     let output = recast(folder.path(), &["convert", "--resume", "n"]);
     assert!(text(&output.stderr).contains("finished already"), "{}", text(&output.stderr));
+}
+
+/// The embedded teacher as a folder of one's own.
+fn teacher_in(folder: &Path) {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny/model");
+    std::fs::create_dir_all(folder).expect("folder");
+    for entry in std::fs::read_dir(model).expect("the teacher").map(|entry| entry.expect("an entry").path()) {
+        std::fs::copy(&entry, folder.join(entry.file_name().expect("a name"))).expect("copies");
+    }
+}
+
+#[test]
+fn a_model_in_the_folder_of_a_new_run_stays() {
+    let folder = folder_with(RECIPE);
+    let model = folder.path().join("y/model");
+    teacher_in(&model);
+    std::fs::write(model.join("notes.txt"), "precious").expect("writes");
+    for sets in [&[][..], &["--set", "teacher.path=y/model"]] {
+        let output = recast(folder.path(), &[&["convert", "r.toml", "--out", "y"][..], sets].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("y/model: is there already"), "{}", text(&output.stderr));
+    }
+    assert_eq!(std::fs::read(model.join("notes.txt")).expect("is there"), b"precious");
+    assert!(!folder.path().join("y/recipe.toml").exists());
+}
+
+#[test]
+fn a_teacher_that_computes_no_number_is_not_learned_from() {
+    let folder = folder_with(RECIPE);
+    let model = folder.path().join("t");
+    teacher_in(&model);
+    let weights = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).expect("weights");
+    let norm = {
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+        let data = file.tensor("model.norm.weight").expect("the last norm").data();
+        let at = data.as_ptr() as usize - bytes.as_ptr() as usize;
+        at..at + data.len()
+    };
+    // The largest of numbers, in F32 and BF16: their products are none.
+    bytes[norm].fill(0x7f);
+    std::fs::write(&weights, bytes).expect("writes");
+    let output = recast(folder.path(), &["convert", "r.toml", "--out", "n", "--set", "teacher.path=t"]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("t: the teacher's loss on held-out text is") && message.contains("teacher.path"), "{message}");
+    let config = model.join("config.json");
+    let mut keys: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).expect("config")).expect("JSON");
+    keys["rms_norm_eps"] = (-1).into();
+    std::fs::write(&config, keys.to_string()).expect("writes");
+    let output = recast(folder.path(), &["plan", "r.toml", "--set", "teacher.path=t"]);
+    assert!(text(&output.stderr).contains("`rms_norm_eps` is -1"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn impossible_recipes_are_refused() {
     let folder = folder_with(RECIPE);
     for (set, wanted) in [
         ("student.diffusion.mask_token=4000", "outside the vocabulary of 2048"),
-        ("student.diffusion.block=0", "at least 1"),
+        ("student.diffusion.block=0", "the model has none"),
         ("student.diffusion.block=8", "blocks ends with 4, the model denoises blocks of 8"),
         ("stages.denoise.recompute=true", "lower micro_batch"),
         ("stages.denoise.diffusion.lowest_rate=2", "expected from 0 to 1"),

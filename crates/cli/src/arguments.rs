@@ -54,7 +54,8 @@ pub struct SamplingArgs {
     /// Takes this from a token's logit once it was written.
     #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
     presence_penalty: f32,
-    /// Same seed, same text.
+    /// Same seed, same text. Behind what it wrote itself, as in a chat or from a saved state, a quantised model goes on
+    /// a little otherwise than behind the same text read.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
 }

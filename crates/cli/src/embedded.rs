@@ -1,6 +1,7 @@
 //! The teacher and the text inside the binary, so that a first run works offline.
 //!
-//! They are written once to a folder beside the runs; recipes name them `embedded`.
+//! They are written once to a folder beside the runs, or for verbs that make no run to the user's cache; recipes name
+//! them `embedded`.
 
 use anyhow::Context;
 use recast_train::Recipe;
@@ -21,7 +22,7 @@ const HELD_OUT: &[u8] = include_bytes!("../../../assets/tiny/held_out.jsonl.zst"
 pub const QUICKSTART: &str = include_str!("../../../recipes/quickstart.toml");
 
 /// Folder of the embedded model, written out if it is not there yet.
-pub fn model(folder: &Path) -> anyhow::Result<PathBuf> {
+fn model(folder: &Path) -> anyhow::Result<PathBuf> {
     let place = folder.join("model");
     for (name, bytes) in MODEL {
         put(&place.join(name), bytes)?;
@@ -31,13 +32,12 @@ pub fn model(folder: &Path) -> anyhow::Result<PathBuf> {
 
 /// A model path, where `embedded` stands for the one inside the binary.
 pub fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
-    if path == Path::new(EMBEDDED) { model(&folder()) } else { Ok(path.to_owned()) }
+    if path == Path::new(EMBEDDED) { model(&cache()) } else { Ok(path.to_owned()) }
 }
 
-/// Where the files for a run are. Those that its recipe names are written out, and only those: a folder
-/// that cannot be written to is no matter to the others.
-pub fn files(recipe: &Recipe) -> anyhow::Result<Embedded> {
-    let folder = folder();
+/// Where the files that a recipe may name are, below `folder`. Those that it names are written out, and only those: a
+/// folder that cannot be written to is no matter to the others.
+pub fn files(recipe: &Recipe, folder: &Path) -> anyhow::Result<Embedded> {
     let files = Embedded {
         model: folder.join("model"),
         text: folder.join("text.jsonl.zst"),
@@ -45,7 +45,7 @@ pub fn files(recipe: &Recipe) -> anyhow::Result<Embedded> {
     };
     let named = |path: &PathBuf| path.as_path() == Path::new(EMBEDDED);
     if recipe.teacher.as_ref().is_some_and(|teacher| named(&teacher.path)) {
-        model(&folder)?;
+        model(folder)?;
     }
     // The embedded text brings the text held out with it.
     if recipe.text.train.iter().chain(&recipe.text.held_out).any(named) {
@@ -55,8 +55,18 @@ pub fn files(recipe: &Recipe) -> anyhow::Result<Embedded> {
     Ok(files)
 }
 
-fn folder() -> PathBuf {
+/// The folder beside the runs.
+pub fn beside_runs() -> PathBuf {
     PathBuf::from("runs").join(".embedded")
+}
+
+/// The folder for verbs that make no run: in the user's cache, or where that takes no file among the temporary ones.
+pub fn cache() -> PathBuf {
+    let named = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache"))).or_else(|| named("LOCALAPPDATA"));
+    let takes_files = |folder: &PathBuf| std::fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok();
+    let own = base.map(|base| base.join("recast").join("embedded")).filter(takes_files);
+    own.unwrap_or_else(|| std::env::temp_dir().join("recast-embedded"))
 }
 
 /// Writes a file unless it is there with these bytes.

@@ -31,7 +31,7 @@ static MEMORY: recast_ops::cpu::HugePages = recast_ops::cpu::HugePages;
 
 /// Converts pretrained softmax transformers into recurrent models, and runs and judges them.
 #[derive(Parser)]
-#[command(name = "recast", version, propagate_version = true)]
+#[command(name = "recast", version, propagate_version = true, after_help = output::EXIT_CODES)]
 struct Arguments {
     #[command(flatten)]
     global: Global,

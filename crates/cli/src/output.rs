@@ -7,37 +7,71 @@ use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
-/// Exit code: 2 when the user asked wrongly (a recipe, a path, an option), 1 when something failed.
+/// What the program's exit codes mean, for its help.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0         done
+  1         failed; also a run that a signal stopped with its steps saved (--resume goes on)
+  2         asked wrongly: an option, a recipe, a task, or a file or model that is not there or is none
+  130, 143  ended at once by SIGINT or SIGTERM: the second one, or the first where no step was lost";
+
+/// The program's exit code for an error, by [`EXIT_CODES`].
 pub fn exit_code(error: &anyhow::Error) -> u8 {
+    use recast_train::TrainError;
+    match error.downcast_ref::<TrainError>() {
+        Some(TrainError::Io { source, .. }) if source.kind() == ErrorKind::Interrupted => crate::run::ended(),
+        _ => 1 + u8::from(error.chain().any(asked_wrongly)),
+    }
+}
+
+/// Whether an error, or the cause of one, is what was asked for.
+fn asked_wrongly(error: &(dyn std::error::Error + 'static)) -> bool {
     use recast_eval::EvalError;
     use recast_models::ModelError;
+    use recast_models::weights::WeightsError;
     use recast_train::TrainError;
-    let wrongly = |e: &ModelError| matches!(e, ModelError::Mixer { .. } | ModelError::MixerOptions { .. });
+    fn of_weights(error: &WeightsError) -> bool {
+        matches!(error, WeightsError::NotACheckpoint { .. } | WeightsError::NoConfig { .. })
+    }
+    fn of_model(error: &ModelError) -> bool {
+        match error {
+            ModelError::Mixer { .. } | ModelError::MixerOptions { .. } | ModelError::NoTokenizer { .. } => true,
+            ModelError::Checkpoint { source, .. } => of_model(source),
+            ModelError::Weights(error) => of_weights(error),
+            _ => false,
+        }
+    }
+    // Errors that speak for another one are not among its causes.
     if let Some(error) = error.downcast_ref::<TrainError>() {
         return match error {
-            TrainError::Recipe(_) | TrainError::Resume { .. } => 2,
-            TrainError::Model(e) if wrongly(e) => 2,
-            _ => 1,
+            TrainError::Recipe(_) | TrainError::Resume { .. } => true,
+            TrainError::Model(error) => of_model(error),
+            TrainError::Weights(error) => of_weights(error),
+            _ => false,
         };
     }
-    if error.downcast_ref::<recast_ops::device::DeviceError>().is_some() {
-        return 2;
+    if let Some(error) = error.downcast_ref::<InferError>() {
+        return match error {
+            InferError::Option { .. } | InferError::Setting { .. } | InferError::EmptyPrompt => true,
+            InferError::Model(error) => of_model(error),
+            InferError::Weights(error) => of_weights(error),
+            _ => false,
+        };
     }
-    if error.downcast_ref::<recast_serve::ServeError>().is_some() {
-        return 2;
+    if let Some(error) = error.downcast_ref::<EvalError>() {
+        let of_task = matches!(error, EvalError::UnknownTask { .. } | EvalError::Task { .. } | EvalError::Item { .. });
+        return of_task || matches!(error, EvalError::Setting(_));
     }
-    if let Some(InferError::Option { .. } | InferError::Setting { .. } | InferError::EmptyPrompt) = error.downcast_ref() {
-        return 2;
-    }
-    if error.downcast_ref::<ModelError>().is_some_and(wrongly) {
-        return 2;
-    }
-    match error.downcast_ref::<EvalError>() {
-        Some(EvalError::UnknownTask { .. } | EvalError::Setting(_) | EvalError::Task { .. } | EvalError::Item { .. }) => 2,
-        // The name of a task, of its data, of a journal: what could not be read or written for another reason failed.
-        Some(EvalError::Io { source, .. }) if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => 2,
-        _ => 1,
-    }
+    error.is::<recast_ops::device::DeviceError>()
+        || error.is::<recast_serve::ServeError>()
+        || error.downcast_ref().is_some_and(of_model)
+        || error.downcast_ref().is_some_and(of_weights)
+        || error.downcast_ref().is_some_and(not_there)
+}
+
+/// Whether the path that somebody named leads nowhere, or to a folder instead of a file.
+fn not_there(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
 }
 
 /// An error and its causes, each once: typed errors often tell their cause themselves.
@@ -137,6 +171,8 @@ mod tests {
     #[test]
     fn what_was_asked_wrongly_is_told_from_what_failed() {
         use recast_eval::EvalError;
+        use recast_models::ModelError;
+        use recast_train::TrainError;
         let io = |kind: ErrorKind| EvalError::Io { action: "cannot read", path: "data".into(), source: kind.into() };
         let task = || EvalError::Task { task: "t".into(), problem: "no".into() };
         let item = EvalError::Item { path: "data".into(), line: 1, problem: "no".into() };
@@ -146,6 +182,23 @@ mod tests {
         assert_eq!(exit_code(&anyhow::Error::from(task()).context("reading")), 2);
         assert_eq!(exit_code(&io(ErrorKind::StorageFull).into()), 1);
         assert_eq!(exit_code(&anyhow::anyhow!("no")), 1);
+        // A model, and a recipe, that is not there, whoever looks for it.
+        let model = || recast_models::weights::open(Path::new("nowhere.gguf")).err().expect("not there");
+        let unread = std::fs::read("nowhere.toml").expect_err("not there");
+        for error in [
+            anyhow::Error::from(model()),
+            anyhow::Error::from(InferError::Weights(model())).context("opening"),
+            TrainError::Model(ModelError::Weights(model()).of(Path::new("x"))).into(),
+            TrainError::Io { path: "nowhere.toml".into(), source: unread }.into(),
+        ] {
+            assert_eq!(exit_code(&error), 2, "{error}");
+        }
+        let mixer = ModelError::MixerOptions { mixer: "rwkv7".into(), message: "no".into() };
+        assert_eq!(exit_code(&TrainError::Model(mixer.of(Path::new("x"))).into()), 2);
+        let nan = || ModelError::NotFinite { name: "w".into() };
+        assert_eq!(exit_code(&InferError::Model(nan().of(Path::new("x"))).into()), 1);
+        let stopped = TrainError::Stopped { stage: "s".into(), step: 1, path: "run".into() };
+        assert_eq!(exit_code(&stopped.into()), 1);
     }
 
     #[test]

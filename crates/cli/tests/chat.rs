@@ -3,7 +3,9 @@
 mod common;
 
 use common::{chat_model, recast, text};
+use std::fs::File;
 use std::path::Path;
+use std::process::Command;
 
 /// The answers, and what was said beside them.
 fn talk(model: &Path, more: &[&str], lines: &[&str]) -> (Vec<String>, String) {
@@ -54,4 +56,28 @@ fn a_slip_does_not_end_it() {
     for words in ["expected the name of a file", "nothing was said yet", "no-such-file", "/nonsense is no command"] {
         assert!(said.contains(words), "no `{words}` in:\n{said}");
     }
+}
+
+#[test]
+fn a_line_that_is_no_text_does_not_end_it() {
+    let model = chat_model();
+    let lines = model.path().join("lines");
+    std::fs::write(&lines, b"\xff\xfe\nHello\r\n").expect("writes");
+    let output = Command::new(env!("CARGO_BIN_EXE_recast"))
+        .args(["chat", text(model.path()), "--temperature", "0", "--max-tokens", "6"])
+        .stdin(File::open(&lines).expect("opens"))
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("expected a line of UTF-8 text"), "{said}");
+    let (answers, _) = talk(model.path(), &[], &["Hello"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>(), answers);
+}
+
+#[test]
+fn a_conversation_beyond_the_training_is_told_once() {
+    let model = chat_model();
+    let (_, said) = talk(model.path(), &[], &["Hello", "/reset", &"x".repeat(70), "Hello"]);
+    assert!(said.contains("note: up to 79 tokens, and the model was trained on sequences of 64"), "{said}");
+    assert_eq!(said.matches("note: ").count(), 1, "{said}");
 }

@@ -119,10 +119,17 @@ fn a_trace_that_cannot_be_written_takes_neither_the_text_nor_an_older_trace_alon
 #[test]
 fn holes_are_filled_and_what_is_given_stays() {
     let model = model(&json!({"mask_token": 95}));
-    let (out, _) = ok(&["generate", text(model.path()), "--infill", "--prompt", "ab[[3]]xyz[[2]].", "--steps", "5"]);
+    let arguments = ["generate", text(model.path()), "--infill", "--prompt", "ab[[3]]xyz[[2]].", "--steps", "5"];
+    let (out, _) = ok(&arguments);
     let out = out.trim_end_matches('\n');
-    assert_eq!(out.chars().count(), 9, "{out:?}");
-    assert!(out.chars().skip(3).collect::<String>().starts_with("xyz") && out.ends_with('.'), "{out:?}");
+    assert_eq!(out.chars().count(), 11, "{out:?}");
+    assert!(out.starts_with("ab") && out.ends_with('.'), "{out:?}");
+    assert!(out.chars().skip(5).collect::<String>().starts_with("xyz"), "{out:?}");
+    let (watched, _) = ok(&[&arguments[..], &["--watch"]].concat());
+    assert_eq!(watched.trim_end_matches('\n'), out);
+    let object: Value = serde_json::from_str(&ok(&[&["--json"], &arguments[..]].concat()).0).expect("one JSON object");
+    assert_eq!((&object["text"], &object["prompt_tokens"]), (&json!(out), &json!(2)));
+    assert_eq!(object["tokens"].as_array().map(Vec::len), Some(9), "from the first hole on");
 }
 
 #[test]
@@ -156,7 +163,7 @@ fn bad_input_is_refused_with_what_to_do() {
     let blocks = model(&json!({"mask_token": 95, "block": 8}));
     let outside = model(&json!({"mask_token": 96, "block": 8}));
     let next_token = model(&Value::Null);
-    let cases: [(&Path, &[&str], i32, &str); 15] = [
+    let cases: [(&Path, &[&str], i32, &str); 17] = [
         (blocks.path(), &["--steps", "0"], 2, "steps: expected at least 1"),
         (blocks.path(), &["--block", "9"], 2, "at most 8, the positions that the model denoises together, found 9"),
         (
@@ -168,6 +175,8 @@ fn bad_input_is_refused_with_what_to_do() {
         (blocks.path(), &["--prompt", "a<mask>b"], 2, "no mask token (95)"),
         (blocks.path(), &["--infill"], 2, "at least one hole, such as [[8]]"),
         (blocks.path(), &["--infill", "--prompt", "a[[0]]"], 2, "a number of tokens from 1"),
+        (blocks.path(), &["--infill", "--prompt", "a[[99999999999]] b"], 2, "at most 1048576 positions"),
+        (blocks.path(), &["--max-tokens", "99999999999"], 2, "at most 1048576 positions"),
         (blocks.path(), &["--infill", "--prompt", "a[[2]]", "--max-tokens", "5"], 2, "cannot be used with"),
         (blocks.path(), &["--infill", "--prompt", "a[[2]]", "--repeat-context", "2"], 2, "cannot be used with"),
         (blocks.path(), &["--rule", "fixed"], 2, "--steps"),
@@ -193,6 +202,17 @@ fn bad_input_is_refused_with_what_to_do() {
     let talk = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && talk.contains("line 1") && talk.contains("recast generate --trace"), "{talk}");
     assert!(!folder.path().join("x.html").exists());
+}
+
+/// Of those with blocks decoding is another way to use their weights, of those without it is none.
+#[test]
+fn whole_sequences_are_not_timed_token_by_token() {
+    let [whole, blocks] = [json!({"mask_token": 95}), json!({"mask_token": 95, "block": 8})].map(|how| model(&how));
+    let decode = |model: &Path| recast(&["bench", "decode", text(model), "--contexts", "4", "--steps", "2"]);
+    let output = decode(whole.path());
+    let talk = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && talk.contains("recast bench denoise"), "{talk}");
+    assert!(output.stdout.is_empty() && decode(blocks.path()).status.success());
 }
 
 /// A trace may come from anybody.

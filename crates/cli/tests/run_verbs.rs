@@ -27,8 +27,7 @@ fn generate_prints_the_text_alone_and_the_same_for_the_same_seed() {
 fn generate_refuses_what_it_cannot_do() {
     let model = model();
     for (arguments, said) in [
-        (&["--prompt", ""][..], "prompt is empty"),
-        (&["--prompt", "a", "--top-p", "2"], "top-p"),
+        (&["--prompt", "a", "--top-p", "2"][..], "top-p"),
         (&["--prompt", "a", "--temperature", "-1"], "temperature"),
         (&["--prompt", "a", "--chat"], "no chat template"),
     ] {
@@ -58,6 +57,45 @@ fn what_cannot_be_done_is_said_before_the_work() {
     let output = recast(&["bench", "serve", "no-model.gguf", "--rival", "no-such-python"], "");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && error.contains("starting no-such-python"), "{error}");
+}
+
+#[test]
+fn what_is_not_there_is_code_2_for_every_verb() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let is_none = folder.path().join("notes.md");
+    std::fs::write(&is_none, "no model").expect("writes");
+    for arguments in [
+        &["info", "nowhere"][..],
+        &["info", text(&is_none)],
+        &["info", text(folder.path())],
+        &["logits", "nowhere.gguf", "--ids", "2", "--out", "x"],
+        &["plan", "nowhere.toml"],
+        &["convert", "nowhere.toml"],
+        &["convert", "--out", text(&is_none)],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_recast")).current_dir(folder.path()).args(arguments).output();
+        let output = output.expect("runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(arguments.iter().any(|word| error.contains(word)), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn verbs_that_make_no_run_leave_nothing_where_one_stands() {
+    let [here, cache] = [(), ()].map(|()| tempfile::tempdir().expect("a folder"));
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_recast"));
+        command.current_dir(here.path()).env("XDG_CACHE_HOME", cache.path()).args(arguments);
+        let output = command.output().expect("runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(&["info", "embedded"]);
+    run(&["plan"]);
+    assert_eq!(std::fs::read_dir(here.path()).expect("reads").count(), 0);
+    for name in ["model/config.json", "text.jsonl.zst"] {
+        assert!(cache.path().join("recast/embedded").join(name).is_file(), "{name}");
+    }
 }
 
 /// The binary where no file can hold a byte, as on a full disk.
@@ -420,6 +458,14 @@ fn eval_scores_compares_and_remembers() {
     let missing = recast(&into, "");
     assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("report.json"));
     std::fs::write(run.path().join("report.json"), json!({"title": "a run"}).to_string()).expect("writes");
+    // Of the model that the run made, and of no other.
+    let other = recast(&into, "");
+    let error = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(other.status.code() == Some(2) && error.contains("--report: expected the run that made the model"), "{error}");
+    std::fs::create_dir(run.path().join("model")).expect("makes it");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(model.path().join(name), run.path().join("model").join(name)).expect("copies");
+    }
     #[cfg(target_os = "linux")]
     {
         let journal = into.iter().position(|word| *word == "--journal").expect("given");
@@ -434,6 +480,7 @@ fn eval_scores_compares_and_remembers() {
     let report = std::fs::read_to_string(run.path().join("report.json")).expect("a report");
     let report: Value = serde_json::from_str(&report).expect("JSON");
     assert_eq!((&report["title"], report["tasks"].as_array().map(Vec::len)), (&json!("a run"), Some(1)));
+    assert!(report["tasks"][0]["conditions"].as_str().expect("a text").contains(text(model.path())), "whose scores they are");
     let page = std::fs::read_to_string(run.path().join("report.html")).expect("a page");
     assert!(page.contains("OpenBookQA"), "the task is on the page");
 

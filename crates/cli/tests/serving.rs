@@ -5,6 +5,25 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
+/// Before a model is read: there is none here.
+#[test]
+fn what_it_cannot_serve_with_is_said_before_the_work() {
+    for (arguments, said) in [
+        (&["no-model", "--slots", "0"][..], "--slots"),
+        (&["no-model", "--chunk", "0"], "--chunk"),
+        (&["no-model", "--state-mib", "0"], "--state-mib"),
+        (&["no-model", "--connections", "0"], "connections"),
+        (&["no-model", "--context", "0"], "context"),
+        (&["no-model", "--api-key", ""], "API key"),
+        (&["x=no-model", "x=no-other"], "two models are called \"x\""),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_recast")).arg("serve").args(arguments).output().expect("runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(said), "{arguments:?}: {error}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
 /// Who asks much and leaves at once makes the server write to a connection that is gone. Such a write raises SIGPIPE, which
 /// tests ignore and programs need not.
 #[test]
@@ -12,7 +31,7 @@ fn clients_that_leave_do_not_end_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Command::new(env!("CARGO_BIN_EXE_recast"))
         .current_dir(folder.path())
-        .args(["serve", "embedded", "--port", "0"])
+        .args(["serve", "embedded", "--host", "localhost", "--port", "0"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

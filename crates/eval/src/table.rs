@@ -75,10 +75,14 @@ impl Table {
     }
 }
 
-/// A number with so many digits after the point; `-` for what is not finite.
+/// A number with so many digits after the point, from a million on as `1.1e74`; `-` for what is not finite.
 #[must_use]
 pub fn fixed(value: f64, digits: usize) -> String {
-    if value.is_finite() { format!("{value:.digits$}") } else { "-".into() }
+    match value.abs() {
+        size if size < 1e6 => format!("{value:.digits$}"),
+        size if size.is_finite() => format!("{value:.1e}"),
+        _ => "-".into(),
+    }
 }
 
 /// `0.612 ± 0.014`.
@@ -118,8 +122,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none() {
+    fn numbers_that_are_none_or_long() {
         assert_eq!(fixed(f64::NAN, 2), "-");
+        assert_eq!(fixed(-f64::INFINITY, 2), "-");
+        assert_eq!(fixed(-999_999.5, 1), "-999999.5");
+        assert_eq!(fixed(1.0623e74, 3), "1.1e74");
         assert_eq!(with_error(0.5, Some(0.25), 2), "0.50 ± 0.25");
         assert_eq!(with_error(0.5, None, 1), "0.5");
     }

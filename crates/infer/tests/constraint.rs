@@ -138,6 +138,6 @@ fn expressions_and_grammars_hold_and_wrong_ones_are_refused() {
     ] {
         let request = Request { prompt: vec![1], max_tokens: 5, constraint: Some(wrong.clone()), ..Request::default() };
         let error = engine.submit(request, quiet()).expect_err("refused").to_string();
-        assert!(error.starts_with("constrained output: "), "{wrong:?}: {error}");
+        assert!(error.starts_with("constraint: "), "{wrong:?}: {error}");
     }
 }

@@ -108,13 +108,18 @@ fn many_requests_are_each_what_they_are_alone() {
 fn what_models_that_denoise_cannot_do_is_refused() {
     let engine = engine(masked("families/llama_gqa", Some(8), false));
     let refused = |request: Request| match engine.submit(request, Box::new(|_| ControlFlow::Continue(()))) {
-        Err(Refused::Invalid(message)) => message,
+        Err(error @ (Refused::Invalid(_) | Refused::Field { .. })) => error.to_string(),
         other => panic!("{other:?}"),
     };
     let plain = || Request { prompt: vec![1, 2, 3], max_tokens: 9, ..Request::default() };
     let sampling = |sampling| Request { sampling, ..plain() };
-    assert!(refused(sampling(Sampling { top_k: Some(3), ..Sampling::default() })).contains("the model denoises"));
-    assert!(refused(Request { constraint: Some(Constraint::Regex("a".into())), ..plain() }).contains("form of the text"));
+    let penalty = Sampling { presence_penalty: 0.5, ..Sampling::default() };
+    for (name, settings) in [("top_k", Sampling { top_k: Some(3), ..Sampling::default() }), ("presence_penalty", penalty)] {
+        let error = refused(sampling(settings));
+        assert!(error.starts_with(&format!("{name}: ")) && error.contains("the model denoises"), "{error}");
+    }
+    let constraint = refused(Request { constraint: Some(Constraint::Regex("a".into())), ..plain() });
+    assert!(constraint.starts_with("constraint: expected a next-token model"), "{constraint}");
     assert!(refused(Request { keep_state: true, ..plain() }).contains("state"));
     assert!(refused(Request { alternatives: 2, ..plain() }).contains("alternatives"));
     assert!(refused(Request { score_prompt: true, ..plain() }).contains("scores"));

@@ -227,6 +227,11 @@ impl ModelConfig {
         if !self.head_size.is_multiple_of(2) {
             return fail(format!("head size {} is odd; rotary embedding needs pairs", self.head_size));
         }
+        // Added in f32 to a mean of squares, which may be zero.
+        let epsilon = self.norm_epsilon as f32;
+        if !epsilon.is_finite() || epsilon <= 0.0 {
+            return fail(format!("`rms_norm_eps` is {}, expected above 0 and in the range of f32", self.norm_epsilon));
+        }
         if let Some(diffusion) = &self.diffusion {
             diffusion.check(self.vocabulary)?;
         }
@@ -254,6 +259,19 @@ mod tests {
     use crate::source::{FromParams, Missing};
     use burn::tensor::Device;
     use serde_json::json;
+
+    #[test]
+    fn an_epsilon_that_makes_no_number_is_refused() {
+        for (epsilon, good) in [(1e-5, true), (0.0, false), (-1.0, false), (1e-60, false)] {
+            let config = json!({
+                "model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+                "num_attention_heads": 2, "rms_norm_eps": epsilon,
+            });
+            let found = crate::families::parse(&config).and_then(|config| config.check());
+            assert_eq!(found.is_ok(), good, "{epsilon}");
+            assert!(found.err().is_none_or(|error| error.to_string().contains("`rms_norm_eps`")), "{epsilon}");
+        }
+    }
 
     #[test]
     fn a_file_does_not_decide_how_much_memory_initial_values_take() {

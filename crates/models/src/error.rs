@@ -1,6 +1,9 @@
 //! What can go wrong between a folder on disk and a model in memory.
 
-use std::path::PathBuf;
+use recast_text::TextError;
+use std::path::{Path, PathBuf};
+
+use crate::weights::WeightsError;
 
 /// Errors of the models floor.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +14,14 @@ pub enum ModelError {
     /// A tokenizer or template could not be carried along.
     #[error(transparent)]
     Text(#[from] recast_text::TextError),
+    /// What is wrong with a checkpoint, and with which.
+    #[error("{}: {source}", path.display())]
+    Checkpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<ModelError>,
+    },
     /// config.json misses a key, or a key has a value that this program cannot run.
     #[error("config: {0}")]
     Config(String),
@@ -196,4 +207,19 @@ pub enum ModelError {
         /// The system's words.
         source: std::io::Error,
     },
+}
+
+impl ModelError {
+    /// The same of the checkpoint at `path`, where its own words name no file.
+    pub fn of(self, path: &Path) -> Self {
+        match self {
+            Self::Checkpoint { .. } | Self::NoTokenizer { .. } | Self::Tokenizer { .. } | Self::Io { .. } => self,
+            Self::Weights(WeightsError::NonFinite { .. } | WeightsError::Overflow { .. } | WeightsError::BadTensor { .. }) => {
+                Self::Checkpoint { path: path.to_owned(), source: Box::new(self) }
+            }
+            Self::Weights(_) => self,
+            Self::Text(TextError::Io { .. } | TextError::Record { .. } | TextError::File { .. }) => self,
+            _ => Self::Checkpoint { path: path.to_owned(), source: Box::new(self) },
+        }
+    }
 }

@@ -63,7 +63,11 @@ impl Model {
         Self::assemble(config, &Builder::new(source, missing, device.clone()))
     }
 
-    fn assemble(mut config: ModelConfig, builder: &Builder<'_>) -> Result<Self, ModelError> {
+    fn assemble(config: ModelConfig, builder: &Builder<'_>) -> Result<Self, ModelError> {
+        Self::parts(config, builder).map_err(|error| builder.explain(error))
+    }
+
+    fn parts(mut config: ModelConfig, builder: &Builder<'_>) -> Result<Self, ModelError> {
         config.check()?;
         let rope = Arc::new(Rope::new(config.rope.clone()));
         let layers: Vec<LayerContext> = (0..config.layers).map(|l| LayerContext::new(&config, l, rope.clone())).collect();

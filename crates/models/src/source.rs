@@ -10,6 +10,7 @@ use recast_ops::linear::Layout;
 use recast_ops::quantised::{Format, QuantMatrix};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,6 +32,10 @@ pub trait Source: Sync {
     }
     /// All names, for messages.
     fn names(&self) -> Vec<String>;
+    /// The file or folder that they are read from, for messages.
+    fn origin(&self) -> Option<&Path> {
+        None
+    }
 }
 
 /// The tensors of an opened checkpoint.
@@ -51,6 +56,10 @@ impl Source for FromCheckpoint<'_> {
 
     fn names(&self) -> Vec<String> {
         self.0.infos().into_iter().map(|info| info.name).collect()
+    }
+
+    fn origin(&self) -> Option<&Path> {
+        Some(self.0.path())
     }
 }
 
@@ -173,6 +182,14 @@ impl<'a> Builder<'a> {
     /// Whether every parameter has to be in the source.
     pub fn whole(&self) -> bool {
         matches!(self.missing, Missing::Refuse)
+    }
+
+    /// What is wrong with a checkpoint that must be whole, with its path.
+    pub(crate) fn explain(&self, error: ModelError) -> ModelError {
+        match self.source.origin() {
+            Some(path) if self.whole() => error.of(path),
+            _ => error,
+        }
     }
 
     /// Bytes of the matrices that were quantised so far.

@@ -10,7 +10,10 @@ use recast_text::Tokenizer;
 /// When there is none, it cannot be used, or it has more tokens than `vocabulary`.
 pub fn tokenizer(checkpoint: &dyn Checkpoint, vocabulary: usize) -> Result<Tokenizer, ModelError> {
     let tokenizer = match (checkpoint.gguf_vocab(), checkpoint.folder()) {
-        (Some(vocab), _) => Tokenizer::from_gguf(vocab)?,
+        (Some(vocab), _) => {
+            let path = checkpoint.path();
+            Tokenizer::from_gguf(vocab).map_err(|error| ModelError::from(error).of(path))?.read_from(path)
+        }
         (None, Some(folder)) => Tokenizer::from_dir(folder)?,
         (None, None) => return Err(ModelError::NoTokenizer { path: checkpoint.path().to_owned() }),
     };

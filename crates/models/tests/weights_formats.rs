@@ -143,6 +143,16 @@ fn ends_that_add_up_beyond_64_bits_are_refused() {
 }
 
 #[test]
+fn a_contradictory_entry_is_named() {
+    let t = |dtype: &str, shape: &str| format!("{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":[4,8]}}");
+    for entry in [t("F32", "[2]"), t("F31", "[1]"), t("F32", "3")] {
+        let good = r#""good":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let error = refused(&with_header(&format!("{{{good},\"odd\":{entry}}}"), &[0; 8])).to_string();
+        assert!(error.contains("\"odd\"") && !error.contains("\"good\""), "{error}");
+    }
+}
+
+#[test]
 fn duplicate_names_and_overlaps_are_refused() {
     let t = |range: &str| format!("{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":{range}}}");
     let twice = format!("{{\"t\":{},\"t\":{}}}", t("[0,4]"), t("[0,4]"));
@@ -200,6 +210,7 @@ fn what_is_not_a_checkpoint_says_what_would_be_one() -> Outcome {
     assert!(error(folder.path()).contains("convert them to safetensors"));
     assert!(error(&folder.path().join("pytorch_model.bin")).contains(".gguf"));
     assert!(error(&folder.path().join("nothing.gguf")).contains("cannot open it"));
+    assert!(error(std::path::Path::new("")).contains("an empty path"));
     std::fs::create_dir(folder.path().join("model.safetensors"))?;
     assert!(error(folder.path()).contains("regular file"));
 

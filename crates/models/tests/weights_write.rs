@@ -173,6 +173,14 @@ fn only_models_are_replaced() -> Outcome {
     assert!(refused("home").contains("photos"));
     std::fs::create_dir(at("empty"))?;
     write_model(&at("empty"), u64::MAX, false)?;
+    // What somebody put beside a model would be lost with it.
+    let others = ["config.json", "README.md"].map(String::from);
+    ModelWriter::check(&at("empty"), &others)?;
+    std::fs::write(at("empty").join("notes.txt"), "precious")?;
+    for refused in [ModelWriter::check(&at("empty"), &others), write_model(&at("empty"), 1000, false).map(drop)] {
+        assert!(matches!(refused, Err(WeightsError::WillNotReplace { reason, .. }) if reason.contains("\"notes.txt\"")));
+    }
+    assert_eq!(entries(&at("empty")), ["README.md", "config.json", "model.safetensors", "notes.txt"]);
 
     let mut writer = ModelWriter::create(&at("new"))?;
     for name in ["../x", "a/b", "", "..", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]

@@ -136,6 +136,11 @@ impl App {
         self.models.iter().for_each(|model| model.engine.drain());
     }
 
+    /// Ends what runs with an error that says why.
+    pub fn cut(&self) {
+        self.models.iter().for_each(|model| model.engine.close());
+    }
+
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }

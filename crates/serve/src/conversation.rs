@@ -4,9 +4,11 @@ use crate::app::Served;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, only, read};
 use crate::kept::{Conversation, Kept};
+use crate::tools;
 use recast_infer::engine::Snapshot;
 use recast_text::{ChatTemplate, Message};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool"];
@@ -123,8 +125,9 @@ pub(crate) fn prompt(
 }
 
 /// The text of a conversation. Where the template has no place for tools, the system turn tells of them, or the first
-/// user's where it takes none.
+/// user's where it takes none; where it has none for calls, the turns that made them.
 fn render(template: &ChatTemplate, messages: &[Message], tools: Option<&Value>) -> Result<String, ApiError> {
+    let messages = &*with_calls(template, messages, tools);
     let text = template.render(messages, true, tools).map_err(|error| ApiError::Template(error.to_string()))?;
     let Some(tools) = tools.filter(|_| template.render(messages, true, None).is_ok_and(|without| without == text)) else {
         return Ok(text);
@@ -148,6 +151,23 @@ fn render(template: &ChatTemplate, messages: &[Message], tools: Option<&Value>) 
         let message = "tools: the model's template has no place for tools, nor for a turn that tells of them; leave them out";
         ApiError::at("tools", message)
     })
+}
+
+/// The turns, with the calls that they made among their words where the template does not tell of calls.
+fn with_calls<'a>(template: &ChatTemplate, messages: &'a [Message], tools: Option<&Value>) -> Cow<'a, [Message]> {
+    if !messages.iter().any(|message| message.extra.contains_key("tool_calls")) {
+        return messages.into();
+    }
+    let (mut silent, mut told) = (messages.to_vec(), messages.to_vec());
+    for (silent, told) in silent.iter_mut().zip(&mut told) {
+        let Some(Value::Array(calls)) = silent.extra.remove("tool_calls") else { continue };
+        if !told.content.is_empty() && !calls.is_empty() {
+            told.content.push('\n');
+        }
+        told.content += &tools::written(&calls);
+    }
+    let text = |messages: &[Message]| template.render(messages, true, tools).ok();
+    if text(messages) == text(&silent) { told.into() } else { messages.into() }
 }
 
 /// Tools in the words of Qwen's templates, which ask for calls as they are read.
@@ -214,6 +234,24 @@ mod tests {
         }
         let mute = "{% for m in messages %}[{{ m.role }}]{% endfor %}";
         assert!(said(mute, &["user"], true).unwrap_err().contains("no place for tools"));
+    }
+
+    #[test]
+    fn calls_are_told_of_once() {
+        let turns = messages(&[
+            json!({"role": "user", "content": "Add."}),
+            json!({"role": "assistant", "content": "Well.", "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "sum", "arguments": "{\"a\": 1}"}},
+                {"id": "d", "type": "function", "function": {"name": "sum", "arguments": "{\"a\": 2}"}}]}),
+            json!({"role": "tool", "tool_call_id": "c", "content": "3"}),
+        ]);
+        let turns = turns.unwrap();
+        let said = |source: &str| render(&ChatTemplate::new(source.into(), "", "").unwrap(), &turns, None).unwrap();
+        let call = |a: usize| format!("<tool_call>\n{{\"name\": \"sum\", \"arguments\": {{\"a\":{a}}}}}\n</tool_call>");
+        let plain = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
+        assert_eq!(said(plain), format!("[Add.][Well.\n{}\n{}][3]", call(1), call(2)));
+        let own = "{% for m in messages %}[{{ m.content }}{% for c in m.tool_calls %}{{ c.function.arguments.a }}{% endfor %}]{% endfor %}";
+        assert_eq!(said(own), "[Add.][Well.12][3]");
     }
 
     #[test]

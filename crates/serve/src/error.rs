@@ -5,6 +5,9 @@ use axum::response::{IntoResponse, Response};
 use recast_infer::engine::Refused;
 use serde_json::{Value, json};
 
+/// The field of `/v1/responses` that names a response to go on from.
+pub(crate) const PREVIOUS: &str = "previous_response_id";
+
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,12 +67,12 @@ pub enum ApiError {
         found: String,
     },
     /// A field of OpenAI's interface that Recast does not have.
-    #[error("{name} is not supported: leave it out, or give {neutral}")]
+    #[error("{name} is not supported: leave it out{}", .neutral.as_ref().map(|n| format!(", or give {n}")).unwrap_or_default())]
     Unsupported {
         /// The field.
         name: String,
-        /// The values that ask for nothing.
-        neutral: String,
+        /// The values that ask for nothing; none where no value does.
+        neutral: Option<String>,
     },
     /// Fields that contradict each other, or a prompt that cannot be used.
     #[error("{message}")]
@@ -112,6 +115,8 @@ pub enum ApiError {
         kind: &'static str,
         /// Its id.
         id: String,
+        /// The field that named it; none where the path did.
+        field: Option<&'static str>,
     },
     /// No such path.
     #[error("there is nothing at {0}; /openapi.json lists what there is")]
@@ -127,8 +132,8 @@ pub enum ApiError {
         /// A guess at when there is room.
         retry_seconds: u64,
     },
-    /// The server finishes what it has.
-    #[error("the server is shutting down and takes no new requests")]
+    /// The server finishes what it has, or has no more time for that.
+    #[error("the server is shutting down: nothing is answered any more")]
     Draining,
     /// It took too long.
     #[error("the request was not finished within {0} s, as long as one may take")]
@@ -149,12 +154,13 @@ impl ApiError {
         Self::Request { message: message.into(), param: Some(param) }
     }
 
-    /// The engine's refusal.
-    pub(crate) fn refused(refused: Refused) -> Self {
+    /// The engine's refusal; `form` is the field that a text's form came from.
+    pub(crate) fn refused(refused: Refused, form: &'static str) -> Self {
         match refused {
             Refused::QueueFull { retry_seconds, .. } => Self::QueueFull { message: refused.to_string(), retry_seconds },
             Refused::TooLarge { .. } => Self::ContextLength(refused.to_string()),
             Refused::Stopping => Self::Draining,
+            Refused::Field { field: "constraint", message } => Self::at(form, format!("{form}: {message}")),
             Refused::Field { field, .. } => Self::at(field, refused.to_string()),
             other => Self::request(other.to_string()),
         }
@@ -167,6 +173,8 @@ impl ApiError {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            // As OpenAI has it.
+            Self::NotKept { field: Some(PREVIOUS), .. } => StatusCode::BAD_REQUEST,
             Self::NoModel { .. } | Self::NotKept { .. } | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -189,7 +197,7 @@ impl ApiError {
     fn code(&self) -> Option<&'static str> {
         Some(match self {
             Self::UnknownField { .. } => "unknown_parameter",
-            Self::Field { .. } => "invalid_value",
+            Self::Field { .. } | Self::Request { param: Some(_), .. } => "invalid_value",
             Self::Unsupported { .. } => "unsupported_parameter",
             Self::ContextLength(_) => "context_length_exceeded",
             Self::Template(_) | Self::NoTemplate(_) => "chat_template",
@@ -197,6 +205,7 @@ impl ApiError {
             Self::BodyTimeout(_) | Self::Timeout(_) => "request_timeout",
             Self::Unauthorized(_) => "invalid_api_key",
             Self::NoModel { .. } => "model_not_found",
+            Self::NotKept { field: Some(PREVIOUS), .. } => "previous_response_not_found",
             Self::NotKept { .. } => "not_found",
             Self::NoRoute(_) => "unknown_url",
             Self::QueueFull { .. } => "queue_full",
@@ -210,6 +219,7 @@ impl ApiError {
         match self {
             Self::UnknownField { name, .. } | Self::Field { name, .. } | Self::Unsupported { name, .. } => Some(name.clone()),
             Self::Request { param, .. } => param.map(Into::into),
+            Self::NotKept { field, .. } => field.map(Into::into),
             Self::NoModel { .. } => Some("model".into()),
             Self::Template(_) => Some("messages".into()),
             _ => None,

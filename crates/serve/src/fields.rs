@@ -49,8 +49,11 @@ impl<'a> Fields<'a> {
         let place = place.into();
         let Value::Object(object) = value else {
             let name = place.trim_end_matches('.');
-            let name = if name.is_empty() { "the body" } else { name };
-            return Err(ApiError::Field { name: name.into(), expected: "an object".into(), found: found(value) });
+            return Err(if name.is_empty() {
+                ApiError::request(format!("expected an object as the body, found {}", found(value)))
+            } else {
+                ApiError::Field { name: name.into(), expected: "an object".into(), found: found(value) }
+            });
         };
         let known = || tables.iter().copied().flatten();
         for (name, value) in object {
@@ -64,9 +67,13 @@ impl<'a> Fields<'a> {
             };
             if let Kind::Only(neutral) = field.kind
                 && !value.is_null()
-                && !values(neutral).contains(value)
             {
-                return Err(ApiError::Unsupported { name: format!("{place}{name}"), neutral: neutral.replace(',', " or ") });
+                let neutral = values(neutral);
+                if !neutral.contains(value) {
+                    let neutral = neutral.iter().filter(|value| !value.is_null()).map(Value::to_string);
+                    let neutral = neutral.reduce(|list, value| format!("{list} or {value}"));
+                    return Err(ApiError::Unsupported { name: format!("{place}{name}"), neutral });
+                }
             }
         }
         Ok(Self { place, object })
@@ -153,4 +160,33 @@ fn shortened(text: &str) -> String {
         short.push('…');
     }
     short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_not_supported_says_what_is() {
+        const TABLE: &[Field] = &[
+            only("best_of", "[1]", ""),
+            only("audio", "[null]", ""),
+            only("tier", r#"["auto","default"]"#, ""),
+            only("prompt", "[]", ""),
+        ];
+        let refused = |body: Value| Fields::check("", &body, &[TABLE]).err().map(|error| error.to_string());
+        let said = |name: &str, rest: &str| Some(format!("{name} is not supported: leave it out{rest}"));
+        assert_eq!(refused(json!({"best_of": 2})), said("best_of", ", or give 1"));
+        assert_eq!(refused(json!({"tier": "flex"})), said("tier", ", or give \"auto\" or \"default\""));
+        for name in ["audio", "prompt"] {
+            assert_eq!(refused(json!({name: []})), said(name, ""));
+        }
+        assert_eq!(refused(json!({"best_of": 1, "audio": null, "tier": "auto", "prompt": null})), None);
+        let body = Fields::check("", &json!([1]), &[TABLE]).err().expect("refused").body();
+        assert_eq!(
+            (&body["error"]["param"], body["error"]["message"].as_str()),
+            (&Value::Null, Some("expected an object as the body, found a list of 1"))
+        );
+    }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Generation {
     deadline: Option<Instant>,
     seconds: u64,
     record: Arc<Record>,
+    /// The field that the text's form came from.
+    form: &'static str,
 }
 
 impl Drop for Generation {
@@ -79,8 +81,14 @@ impl Drop for Generation {
 }
 
 impl Generation {
-    /// Hands the requests in, all or none.
-    pub fn submit(served: &Arc<Served>, requests: Vec<Request>, seconds: u64, record: &Arc<Record>) -> Result<Self, ApiError> {
+    /// Hands the requests in, all or none. `form` is the field that the text's form came from, if it has one.
+    pub fn submit(
+        served: &Arc<Served>,
+        requests: Vec<Request>,
+        form: &'static str,
+        seconds: u64,
+        record: &Arc<Record>,
+    ) -> Result<Self, ApiError> {
         let (sender, receiver) = unbounded_channel();
         let first = requests.first();
         let mut generation = Self {
@@ -94,10 +102,11 @@ impl Generation {
             deadline: first.and_then(|r| r.deadline),
             seconds,
             record: record.clone(),
+            form,
         };
         let heard = |(index, request)| (request, listener(served.metrics.clone(), sender.clone(), index));
         let requests = requests.into_iter().enumerate().map(heard).collect();
-        generation.handles = served.engine.submit_all(requests).map_err(ApiError::refused)?;
+        generation.handles = served.engine.submit_all(requests).map_err(|refused| ApiError::refused(refused, form))?;
         Ok(generation)
     }
 
@@ -123,8 +132,8 @@ impl Generation {
                     return Ok(Some(index));
                 }
                 Message::Event(Event::Done(_) | Event::Step(_)) => {}
-                Message::End(Err(error @ InferError::Constraint(_))) => {
-                    return Err(ApiError::Request { message: error.to_string(), param: None });
+                Message::End(Err(InferError::Constraint(message))) => {
+                    return Err(ApiError::at(self.form, format!("{}: {message}", self.form)));
                 }
                 Message::End(Err(error)) => return Err(ApiError::Failed(error.to_string())),
                 Message::End(Ok(summary)) => {

@@ -113,8 +113,23 @@ impl Store {
                 *used = clock;
                 Ok(kept.clone())
             }
-            None => Err(ApiError::NotKept { kind, id: id.chars().take(100).collect() }),
+            None => Err(ApiError::NotKept { kind, id: id.chars().take(100).collect(), field: None }),
         }
+    }
+
+    /// What a request's `field` names, if it names anything.
+    pub fn named(
+        &self,
+        kind: &'static str,
+        id: Option<&str>,
+        field: &'static str,
+        owner: Option<usize>,
+    ) -> Result<Option<Arc<Kept>>, ApiError> {
+        let kept = id.map(|id| self.get(kind, id, owner)).transpose();
+        kept.map_err(|error| match error {
+            ApiError::NotKept { kind, id, .. } => ApiError::NotKept { kind, id, field: Some(field) },
+            other => other,
+        })
     }
 
     /// Forgets it.

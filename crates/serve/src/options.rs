@@ -59,7 +59,11 @@ pub(crate) const PENALTIES: &[Field] = &[
         r#"{"type":"object","additionalProperties":{"type":"number","minimum":-100,"maximum":100}}"#,
         "Token ids and what is added to their logits.",
     ),
-    read("seed", r#"{"type":"integer"}"#, "Same seed, same text; without one another text each time."),
+    read(
+        "seed",
+        r#"{"type":"integer"}"#,
+        "Same seed, same text; without one another text each time. Behind what it wrote itself a quantised model goes on a little otherwise than behind the same text read (docs/guide/serving.md).",
+    ),
     read("n", r#"{"type":"integer","minimum":1,"default":1}"#, "Answers to one prompt."),
     read(
         "stop",
@@ -119,10 +123,10 @@ pub(crate) const DENOISING: &[Field] = &[
 ];
 
 /// Of `stream_options`.
-pub(crate) const STREAM_OPTIONS: &[Field] = &[
-    read("include_usage", r#"{"type":"boolean","default":false}"#, "Before `[DONE]`, a chunk with the usage."),
-    only("include_obfuscation", "[false]", "Not supported."),
-];
+pub(crate) const STREAM_OPTIONS: &[Field] =
+    &[read("include_usage", r#"{"type":"boolean","default":false}"#, "Before `[DONE]`, a chunk with the usage."), OBFUSCATION];
+
+pub(crate) const OBFUSCATION: Field = only("include_obfuscation", "[false]", "Not supported.");
 
 /// Of `response_format`.
 pub(crate) const RESPONSE_FORMAT: &[Field] = &[
@@ -147,6 +151,8 @@ pub(crate) struct Options {
     pub stream: bool,
     pub include_usage: bool,
     pub constraint: Option<Constraint>,
+    /// The field that the constraint came from.
+    pub form: &'static str,
     pub repeat_context: usize,
     pub denoising: Option<Denoising>,
     pub revisions: bool,
@@ -174,6 +180,7 @@ impl Options {
                 format!("stream_revisions: expected stream: true and a model that denoises, found {found}"),
             ));
         }
+        let (form, constraint) = constraint(fields)?.unzip();
         Ok(Self {
             denoising: denoising(fields, denoises)?,
             revisions,
@@ -182,7 +189,8 @@ impl Options {
             stop: stop(fields)?,
             stream,
             include_usage,
-            constraint: constraint(fields)?,
+            constraint,
+            form: form.unwrap_or_default(),
             repeat_context: fields.count("repeat_context", 1, REPEATS)?.unwrap_or(1),
             state: fields.text("state")?.map(Into::into),
             return_state: fields.flag("return_state")?.unwrap_or(false),
@@ -192,8 +200,9 @@ impl Options {
 
 fn denoising(fields: &Fields, denoises: bool) -> Result<Option<Denoising>, ApiError> {
     // Checks the names.
-    if fields.object("denoising", &[DENOISING])?.is_none() {
-        return Ok(None);
+    let Some(object) = fields.object("denoising", &[DENOISING])? else { return Ok(None) };
+    if let Some(rule) = object.get("rule").filter(|rule| !rule["name"].is_string()) {
+        return Err(object.wrong("rule", "an object with a name, as in {\"name\": \"fixed\", \"steps\": 32}", rule));
     }
     if !denoises {
         return Err(ApiError::at(
@@ -262,7 +271,8 @@ fn stop(fields: &Fields) -> Result<Vec<String>, ApiError> {
     }
 }
 
-fn constraint(fields: &Fields) -> Result<Option<Constraint>, ApiError> {
+/// The form of the text, and the field that gives it.
+fn constraint(fields: &Fields) -> Result<Option<(&'static str, Constraint)>, ApiError> {
     let mut all = Vec::new();
     if let Some(format) = fields.object("response_format", &[RESPONSE_FORMAT])? {
         let kind = format.word("type", &["text", "json_object", "json_schema"])?;
@@ -270,10 +280,10 @@ fn constraint(fields: &Fields) -> Result<Option<Constraint>, ApiError> {
             Some(schema) => Some(schema.get("schema").cloned().unwrap_or_else(|| json!({"type": "object"}))),
             None => None,
         };
-        all.extend(of_format(kind, schema, "response_format")?);
+        all.extend(of_format(kind, schema, "response_format")?.map(|form| ("response_format", form)));
     }
-    all.extend(fields.text("regex")?.map(|text| Constraint::Regex(text.into())));
-    all.extend(fields.text("grammar")?.map(|text| Constraint::Grammar(text.into())));
+    all.extend(fields.text("regex")?.map(|text| ("regex", Constraint::Regex(text.into()))));
+    all.extend(fields.text("grammar")?.map(|text| ("grammar", Constraint::Grammar(text.into()))));
     if all.len() > 1 {
         return Err(ApiError::request("expected one of response_format, regex and grammar, found several"));
     }

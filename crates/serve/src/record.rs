@@ -56,6 +56,11 @@ impl Record {
         self.status.store(status, Ordering::Relaxed);
     }
 
+    /// Notes that nothing of the answer is left to send.
+    pub fn sent(&self) {
+        self.complete.store(true, Ordering::Relaxed);
+    }
+
     pub fn add(&self, prompt_tokens: usize, completion_tokens: usize) {
         self.prompt_tokens.fetch_add(prompt_tokens, Ordering::Relaxed);
         self.completion_tokens.fetch_add(completion_tokens, Ordering::Relaxed);
@@ -104,7 +109,7 @@ impl HttpBody for Recorded {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.record.complete.store(true, Ordering::Relaxed);
+            self.record.sent();
         }
         polled
     }
@@ -112,7 +117,7 @@ impl HttpBody for Recorded {
     fn is_end_stream(&self) -> bool {
         let over = self.body.is_end_stream();
         if over {
-            self.record.complete.store(true, Ordering::Relaxed);
+            self.record.sent();
         }
         over
     }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 /// How often it is looked whether the last request has ended.
 const POLL: Duration = Duration::from_millis(20);
-/// How long idle connections get to close after the last answer.
+/// How long connections get to close: idle ones after the last answer, the others after the error that ends theirs.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Models behind an interface. Cloning shares them.
@@ -28,7 +28,7 @@ pub struct Server {
 pub enum Ended {
     /// Every request was answered.
     Drained,
-    /// Some were not: it was told twice, or they took too long.
+    /// Some were not: it was told twice, or they took too long. Those ended with an error.
     Cut,
 }
 
@@ -63,7 +63,7 @@ impl Server {
     }
 
     /// Serves until `stop` says so: at its first word running requests finish and new ones are
-    /// refused, at the second (or when the time for it is up) it ends at once.
+    /// refused, at the second (or when the time for it is up) they end with an error.
     ///
     /// # Errors
     /// When the listener fails.
@@ -94,11 +94,12 @@ impl Server {
             () = tokio::time::sleep(Duration::from_secs(settings.drain_seconds)) => Ended::Cut,
             _ = told(&mut stop) => Ended::Cut,
         };
+        if ended == Ended::Cut {
+            self.app.cut();
+        }
         // Nobody listens any more only if serving ended, which is what is wanted.
         let _ = close.send(true);
-        if ended == Ended::Drained {
-            let _ = tokio::time::timeout(LINGER, &mut serving).await;
-        }
+        let _ = tokio::time::timeout(LINGER, &mut serving).await;
         serving.abort();
         Ok(ended)
     }

@@ -1,6 +1,7 @@
 //! What a server may use, and who may use it.
 
 use crate::error::ServeError;
+use axum::http::Uri;
 use std::time::Duration;
 
 /// Nobody waits longer, and the clocks of some systems do not go much farther.
@@ -36,7 +37,8 @@ pub struct Settings {
     pub kept_states: usize,
     /// Bytes that they may take together.
     pub kept_bytes: usize,
-    /// Origins of web pages that may use the API from a browser (`*`: all); none: only this server's.
+    /// Origins of web pages that may use the API from a browser, as browsers send them: `scheme://host[:port]` in small
+    /// letters (`*`: all); none: only this server's.
     pub cors_origins: Vec<String>,
 }
 
@@ -74,7 +76,12 @@ impl Settings {
         Duration::from_secs(seconds.min(YEAR))
     }
 
-    pub(crate) fn check(&self) -> Result<(), ServeError> {
+    /// Whether a server may start with them, which [`Server::new`](crate::Server::new) asks too: before models are opened
+    /// it costs nothing.
+    ///
+    /// # Errors
+    /// When a count is zero that may not be, a key is empty, or an origin is none.
+    pub fn check(&self) -> Result<(), ServeError> {
         let counts = [
             ("body bytes", self.body_bytes as u64),
             ("body seconds", self.body_seconds),
@@ -92,6 +99,46 @@ impl Settings {
         if self.api_keys.iter().any(|key| key.trim().is_empty()) {
             return Err(ServeError::Setting { name: "API key", expected: "some characters", found: "none".into() });
         }
-        Ok(())
+        match self.cors_origins.iter().find(|origin| *origin != "*" && !is_origin(origin)) {
+            Some(origin) => {
+                let expected = "* or scheme://host[:port] in small letters and with nothing behind, as in https://example.org";
+                Err(ServeError::Setting { name: "CORS origin", expected, found: format!("{origin:?}") })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a text is an origin as browsers send them, to which it is compared byte by byte.
+fn is_origin(text: &str) -> bool {
+    let Ok(uri) = text.parse::<Uri>() else { return false };
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return false };
+    let host = authority.host();
+    let with_port = authority.port_u16().map(|port| format!("{host}:{port}"));
+    let plain = !host.is_empty() && authority.as_str() == with_port.as_deref().unwrap_or(host);
+    plain && text == format!("{scheme}://{authority}") && text == text.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_checked() {
+        let check = |origins: &[&str]| {
+            let cors_origins = origins.iter().map(|&origin| origin.into()).collect();
+            Settings { cors_origins, ..Settings::default() }.check()
+        };
+        let good = ["*", "https://a.b", "http://localhost:3000", "http://[::1]:8080", "chrome-extension://abcdefgh"];
+        assert!(check(&good).is_ok());
+        let wrong =
+            ["", "foo", "a\nb", "https://a.b/", "https://a.b/c", "https://a.b?c", "https://u@a.b", "https://A.b", "a.b:80"];
+        for origin in wrong.into_iter().chain(["https://a.b:", "https://a.b:99999", "https://u@a.b:80", "http://:80"]) {
+            let error = check(&["https://a.b", origin]).unwrap_err().to_string();
+            assert!(
+                error.starts_with("CORS origin: expected * or scheme://host") && error.ends_with(&format!("{origin:?}")),
+                "{error}"
+            );
+        }
     }
 }

@@ -23,10 +23,22 @@ pub(crate) fn text(bytes: &[u8]) -> String {
         .map_or_else(|_| bytes.iter().fold("bytes:".to_owned(), |text, byte| format!("{text}\\x{byte:02x}")), ToOwned::to_owned)
 }
 
-/// Whether a token's bytes begin within a character, and how many characters begin in them.
-pub(crate) fn characters(bytes: &[u8]) -> (bool, usize) {
-    let begins = |byte: &u8| byte & 0xc0 != 0x80;
-    (bytes.first().is_some_and(|byte| !begins(byte)), bytes.iter().filter(|byte| begins(byte)).count())
+/// Bytes of a character that the tokens so far have begun and not ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Begun(Vec<u8>);
+
+impl Begun {
+    /// Goes past a token's bytes: whether they begin within that character, and how many characters begin in them,
+    /// every U+FFFD counted that a decoder writes for bytes which are none.
+    pub fn pass(&mut self, bytes: &[u8]) -> (bool, usize) {
+        let may_go_on = |bytes: &[u8]| std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true);
+        let open = usize::from(!self.0.is_empty());
+        let within = open > 0 && bytes.first().is_some_and(|&byte| may_go_on(&[&self.0[..], &[byte]].concat()));
+        let all = [&self.0[..], bytes].concat();
+        let rest = all.utf8_chunks().last().map(|chunk| chunk.invalid()).filter(|rest| may_go_on(rest));
+        self.0 = rest.unwrap_or_default().to_vec();
+        (within, String::from_utf8_lossy(&all).chars().count() - open)
+    }
 }
 
 /// Bytes by their spelling: `<0xE2>`, or GPT-2's letters for bytes.
@@ -61,9 +73,21 @@ mod tests {
         assert_eq!(raw("€"), None);
         assert_eq!(text(&[0xe2, 0x82]), "bytes:\\xe2\\x82");
         assert_eq!(text("é".as_bytes()), "é");
-        assert_eq!(characters("a😀".as_bytes()), (false, 2));
-        assert_eq!(characters(&[0xf0, 0x9f]), (false, 1));
-        assert_eq!(characters(&[0x98, 0x80, b'b']), (true, 1));
-        assert_eq!(characters(&[]), (false, 0));
+    }
+
+    #[test]
+    fn characters_are_counted_as_decoders_write_them() {
+        let passed = |tokens: &[&[u8]]| {
+            let mut begun = Begun::default();
+            tokens.iter().map(|bytes| begun.pass(bytes)).collect::<Vec<_>>()
+        };
+        assert_eq!(passed(&["a😀".as_bytes(), b""]), [(false, 2), (false, 0)]);
+        assert_eq!(passed(&[&[b'a', 0xf0, 0x9f], &[0x98, 0x80, b'b']]), [(false, 2), (true, 1)]);
+        // Bytes that begin nothing, and a character that is not ended.
+        assert_eq!(passed(&[&[0x98, 0x80], b"b"]), [(false, 2), (false, 1)]);
+        assert_eq!(
+            passed(&[&[0xc3], b"b", &[0xc3], &[0xc3], &[0xa9]]),
+            [(false, 1), (false, 1), (false, 1), (false, 1), (true, 0)]
+        );
     }
 }

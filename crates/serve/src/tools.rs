@@ -139,6 +139,15 @@ impl Call {
     }
 }
 
+/// Calls of an assistant's turn, as templates have them, as a model writes them that was told of its tools.
+pub(crate) fn written(calls: &[Value]) -> String {
+    let one = |call: &Value| {
+        let function = &call["function"];
+        format!("{OPEN}\n{{\"name\": {}, \"arguments\": {}}}\n{CLOSE}", function["name"], function["arguments"])
+    };
+    calls.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Piece {

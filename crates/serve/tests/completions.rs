@@ -205,6 +205,21 @@ async fn the_first_word_of_an_answer_keeps_its_blank() {
     assert_eq!(choice["logprobs"]["text_offset"], json!([0, 1, 3, 5]));
 }
 
+/// Bytes that are no character are shown as one each, and what follows stands behind them.
+#[tokio::test]
+async fn offsets_count_what_the_text_shows() {
+    let router = server().router();
+    // Tokens 1 and 2 are the bytes c3 and a9.
+    let letter = tokenizer(model(ATTENTION).config.vocabulary).encode("d", false).unwrap()[0];
+    for (prompt, offsets) in
+        [(vec![letter, 2, letter], [0, 1, 2]), (vec![1, 2, letter], [0, 0, 1]), (vec![1, letter, 2], [0, 1, 2])]
+    {
+        let body = json!({"model": "teacher", "prompt": prompt, "max_tokens": 0, "echo": true, "logprobs": 0});
+        let choice = post(&router, "/v1/completions", &body).await.json()["choices"][0].clone();
+        assert_eq!(choice["logprobs"]["text_offset"], json!(offsets), "{choice}");
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_put_before_a_text_that_goes_on() {
     let router = of_words().router();

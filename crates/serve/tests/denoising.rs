@@ -140,12 +140,14 @@ async fn what_does_not_fit_is_refused_with_what_to_do() {
         (json!({"denoising": {"rul": 3}}), "did you mean \"denoising.rule\"?"),
         (json!({"denoising": {"rule": {"name": "fixed", "steps": 0}}}), "steps: expected at least 1"),
         (json!({"denoising": {"rule": {"name": "fixed", "step": 4}}}), "expected `steps`"),
+        (json!({"denoising": {"rule": "fixed"}}), "denoising.rule: expected an object with a name"),
         (json!({"denoising": {"block": 22}}), "block: expected at most"),
         (json!({"denoising": {"block": 9}}), "expected at most 8, the positions that the model denoises together"),
         (json!({"stream_revisions": true}), "expected stream: true"),
         (json!({"stream": true, "stream_revisions": true, "model": "plain"}), "found a next-token model"),
-        (json!({"regex": "a+"}), "a constraint on the form of the text"),
-        (json!({"top_k": 3}), "temperature, top-p and seed alone"),
+        (json!({"regex": "a+"}), "regex: expected a next-token model"),
+        (json!({"top_k": 3}), "top_k: expected temperature, top-p and seed alone"),
+        (json!({"logit_bias": {"3": 1}}), "logit_bias: expected temperature, top-p and seed alone"),
         (json!({"logprobs": 3}), "alternatives of tokens"),
         (json!({"return_state": true}), "a state to be kept"),
         (json!({"prompt": [5, 63, 6]}), "no mask token (63)"),
@@ -154,7 +156,8 @@ async fn what_does_not_fit_is_refused_with_what_to_do() {
         let reply = post(&router, "/v1/completions", &ask(more.clone())).await;
         assert_eq!(reply.status, 400, "{more}: {}", reply.text());
         assert!(reply.text().replace("\\\"", "\"").contains(words), "{more}: {}", reply.text());
-        for field in ["suffix", "denoising"].into_iter().filter(|field| words.starts_with(field)) {
+        let fields = ["suffix", "denoising.rule", "regex", "top_k", "logit_bias"];
+        for field in fields.into_iter().filter(|field| words.starts_with(&format!("{field}:"))) {
             assert_eq!(reply.json()["error"]["param"], field, "{more}");
         }
     }

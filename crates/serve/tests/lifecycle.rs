@@ -179,6 +179,30 @@ async fn a_second_word_ends_at_once() {
 }
 
 #[tokio::test]
+async fn who_is_cut_off_hears_of_it() {
+    let running = running(Settings { drain_seconds: 0, ..settings() }, limits()).await;
+    let mut whole = running.begin("/v1/completions", &endless(false)).await;
+    let mut streamed = running.begin("/v1/completions", &endless(true)).await;
+    first_words(&mut streamed).await;
+    let router = running.server.router();
+    let started = Instant::now();
+    while !get(&router, "/metrics").await.text().contains("recast_sequences_running{model=\"student\"} 2") {
+        assert!(started.elapsed() < Duration::from_secs(20), "both run");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    running.stop.send(()).await.unwrap();
+    let mut events = Vec::new();
+    streamed.read_to_end(&mut events).await.unwrap();
+    let events = String::from_utf8_lossy(&events);
+    let last: Vec<&str> = events.lines().rev().take(10).collect();
+    assert!(events.contains("shutting_down") && events.contains("data: [DONE]") && events.ends_with("0\r\n\r\n"), "{last:?}");
+    let mut answer = String::new();
+    whole.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("shutting_down"), "{answer}");
+    assert_eq!(running.ended.await.unwrap().unwrap(), Ended::Cut);
+}
+
+#[tokio::test]
 async fn responses_are_streamed_in_order() {
     let router = server().router();
     let body = json!({"model": "teacher", "input": "Hi", "max_output_tokens": 5, "temperature": 0});
@@ -270,6 +294,15 @@ async fn a_template_without_a_place_for_tools_is_told_of_them_in_the_system_turn
     assert!(short > without, "{short} tokens, and {without} without them");
     assert_eq!(ask(json!({"tools": tools("summary")})).await, short + 4);
     assert_eq!(ask(json!({"tools": tools("sum"), "tool_choice": "none"})).await, without);
+    // Nor do calls that were made vanish.
+    let called = |arguments: &str| {
+        let call = json!({"id": "c", "type": "function", "function": {"name": "sum", "arguments": arguments}});
+        let assistant = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+        let result = json!({"role": "tool", "tool_call_id": "c", "content": "3"});
+        json!({"messages": [{"role": "user", "content": "hi"}, assistant, result]})
+    };
+    let one = ask(called("{\"a\":\"x\"}")).await;
+    assert_eq!(ask(called("{\"a\":\"xyz\"}")).await, one + 2);
 }
 
 /// One schema's references are to its own root, and another's to the other.

@@ -40,8 +40,49 @@ async fn models_and_responses_have_the_published_shape() {
     insta::assert_json_snapshot!(plain(first.json()));
     let body = json!({"model": "teacher", "input": "And?", "max_output_tokens": 3, "previous_response_id": first.json()["id"]});
     assert_eq!(post(&router, "/v1/responses", &body).await.status, 200);
-    let body = json!({"model": "teacher", "input": "And?", "previous_response_id": "resp_unknown"});
-    assert_eq!(post(&router, "/v1/responses", &body).await.status, 404);
+    // What a response says of itself, a request may say too.
+    let said = json!({"reasoning": first.json()["reasoning"], "text": first.json()["text"], "tools": first.json()["tools"],
+        "truncation": first.json()["truncation"], "stream": true, "stream_options": {"include_obfuscation": false}});
+    let mut again = json!({"model": "teacher", "input": "Hi", "max_output_tokens": 3});
+    again.as_object_mut().unwrap().extend(said.as_object().unwrap().clone());
+    let reply = post(&router, "/v1/responses", &again).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let refused = async |more: Value, param: &str, code: &str| {
+        let mut body = json!({"model": "student", "input": "And?"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let reply = post(&router, "/v1/responses", &body).await;
+        let error = reply.json()["error"].clone();
+        assert_eq!((reply.status.as_u16(), &error["param"], &error["code"]), (400, &json!(param), &json!(code)), "{error}");
+    };
+    let field = "previous_response_id";
+    refused(json!({field: "resp_unknown"}), field, "previous_response_not_found").await;
+    // Of another model.
+    refused(json!({field: first.json()["id"]}), field, "invalid_value").await;
+    refused(json!({"reasoning": {"effort": "high"}}), "reasoning.effort", "unsupported_parameter").await;
+    let usage = json!({"stream": true, "stream_options": {"include_usage": true}});
+    refused(usage, "stream_options.include_usage", "unknown_parameter").await;
+    let pattern = json!({"type": "json_schema", "schema": {"type": "string", "pattern": "("}});
+    refused(json!({"text": {"format": pattern}}), "text.format", "invalid_value").await;
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_text_is_refused_as_all_else() {
+    let router = server().router();
+    for path in ["/v1/models/%ff", "/v1/responses/%ff", "/v1/states/%ff"] {
+        let reply = get(&router, path).await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["error"]["type"]), (400, &json!("invalid_request_error")), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_the_head_alone_has_not_left() {
+    let router = server().router();
+    for path in ["/v1/models", "/health"] {
+        let reply = send(&router, request("HEAD", path, Body::empty())).await;
+        assert_eq!((reply.status.as_u16(), reply.bytes.len()), (200, 0), "{path}");
+    }
+    let counted = get(&router, "/metrics").await.text();
+    assert!(counted.contains("route=\"/v1/models\",status=\"200\"} 1") && !counted.contains("status=\"499\""), "{counted}");
 }
 
 #[tokio::test]
@@ -96,6 +137,10 @@ async fn pages_of_other_origins_may_send_headers_of_their_own() {
     assert_eq!((reply.status.as_u16(), reply.headers["access-control-allow-headers"].to_str().unwrap()), (200, asked));
     assert_eq!(reply.headers["access-control-allow-origin"], "https://app.example");
     assert!(!send(&router, before("https://other.example")).await.headers.contains_key("access-control-allow-origin"));
+    // All is all, whatever else is named.
+    let settings = Settings { cors_origins: vec!["https://app.example".into(), "*".into()], ..Settings::default() };
+    let open = send(&server_with(settings, limits()).router(), before("https://other.example")).await;
+    assert_eq!(open.headers["access-control-allow-origin"], "*");
     let mut request = request("GET", "/v1/models", Body::empty());
     request.headers_mut().insert("origin", "https://app.example".parse().unwrap());
     let exposed = send(&router, request).await.headers["access-control-expose-headers"].to_str().unwrap().to_owned();
@@ -173,9 +218,9 @@ async fn keys_share_neither_states_nor_prompts() {
         ("/v1/chat/completions", chat("student", json!({"state": state}))),
         ("/v1/responses", json!({"model": "student", "input": "x", "max_output_tokens": 1, "previous_response_id": response})),
     ];
-    for (path, body) in &onward {
+    for ((path, body), status) in onward.iter().zip([404, 404, 400]) {
         let reply = ask("two", "POST", path, body).await;
-        assert_eq!(reply.status, 404, "{path}: {}", reply.text());
+        assert_eq!(reply.status, status, "{path}: {}", reply.text());
     }
     for (path, body) in [&onward[0], &onward[2]] {
         let reply = ask("one", "POST", path, body).await;

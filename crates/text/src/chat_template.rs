@@ -194,10 +194,9 @@ pub(crate) fn source_in(folder: &Path, config: &serde_json::Map<String, serde_js
         None | Some(serde_json::Value::Null) => Ok(None),
         Some(serde_json::Value::String(text)) => Ok(Some(text.clone())),
         Some(list @ serde_json::Value::Array(_)) if named_list(list).is_some() => Ok(Some(list.to_string())),
-        Some(_) => Err(TextError::Template(
-            "chat_template in tokenizer_config.json is neither a string nor a list of {\"name\", \"template\"} \
-             with one named \"default\""
-                .into(),
+        Some(_) => Err(TextError::file(
+            &folder.join(folder::CONFIG),
+            "chat_template is neither a string nor a list of {\"name\", \"template\"} with one named \"default\"",
         )),
     }
 }

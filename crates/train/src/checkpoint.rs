@@ -3,16 +3,22 @@
 //!
 //! A checkpoint is one folder `checkpoints/STAGE-STEP` with `model.safetensors` (every
 //! parameter, f32), `moments.safetensors` and `state.json`, which is written last: a folder without
-//! it does not count.
+//! it does not count. It holds digests of the other two, so that a bit that a disk has lost is not trained on.
 
 use crate::error::TrainError;
 use crate::optimizer::{Moments, Optimizer};
+use crate::recipe::Recipe;
 use crate::validate::HeldOutLoss;
 use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
 use recast_models::param::{Named, values};
-use recast_models::weights::{self, Dtype, NamedTensor, write_safetensors};
+use recast_models::weights::{self, Dtype, NamedTensor, WeightsError, write_safetensors};
+use recast_text::files::hex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Where a run stands.
@@ -35,6 +41,9 @@ pub struct Position {
     /// What else it was built on.
     #[serde(default)]
     pub sources: Sources,
+    /// Digests of the checkpoint's other files, by name; empty where it is older than they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, String>,
 }
 
 /// Fingerprints of what a recipe only names. Empty where a checkpoint is older than they are.
@@ -53,6 +62,13 @@ pub struct Sources {
 }
 
 impl Position {
+    /// Whether what was done until here is what this recipe asks for.
+    pub fn built_on(&self, recipe: &Recipe) -> bool {
+        // The others are as checkpoints of earlier versions have it.
+        let fixed = [recipe.fixed(self.stage, self.step), recipe.fixed_with_pairs(self.stage, self.step), recipe.clone()];
+        fixed.iter().any(|fixed| fixed.hash() == self.recipe_hash)
+    }
+
     /// The sources of a run that goes on from here and has found these. Those of stages that are done are not asked
     /// for again, and stay as they were; those of later ones may still change.
     ///
@@ -82,6 +98,10 @@ impl Position {
 }
 
 const STATE: &str = "state.json";
+const PARAMS: &str = "model.safetensors";
+const MOMENTS: &str = "moments.safetensors";
+/// Bytes that are hashed at a time.
+const PIECE: u64 = 4 << 20;
 
 /// The folder of checkpoints of a run.
 pub struct Store {
@@ -115,9 +135,18 @@ impl Store {
         }
     }
 
-    /// Name of the newest checkpoint, for messages.
-    pub fn newest(&self) -> String {
-        self.list().last().map_or_else(|| "none yet".into(), |p| p.display().to_string())
+    /// The complete checkpoint of this step of this stage, if it is there.
+    pub fn at(&self, stage: usize, step: u64) -> Option<PathBuf> {
+        Some(self.folder.join(name(stage, step))).filter(|place| place.join(STATE).is_file())
+    }
+
+    /// What goes on where a checkpoint cannot be used.
+    fn without(&self, place: &Path) -> String {
+        let next = match self.list().into_iter().rfind(|other| other.as_path() < place) {
+            Some(before) => format!("go on from {}", before.display()),
+            None => "start over: there is none before it".into(),
+        };
+        format!("delete the folder {} to {next}", place.display())
     }
 
     /// Saves everything needed to go on, then removes the oldest checkpoints.
@@ -126,7 +155,7 @@ impl Store {
     /// When the disk refuses; older checkpoints are then untouched.
     pub fn save(&self, position: &Position, params: &[Named], optimizer: &Optimizer) -> Result<PathBuf, TrainError> {
         std::fs::create_dir_all(&self.folder).map_err(TrainError::io(&self.folder))?;
-        let name = format!("{:02}-{:08}", position.stage, position.step);
+        let name = name(position.stage, position.step);
         let place = self.folder.join(&name);
         let temporary = self.folder.join(format!(".{name}.tmp"));
         // Left over from a process that was killed while writing.
@@ -154,7 +183,7 @@ impl Store {
         std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
         let model =
             params.iter().map(|(name, p)| NamedTensor::lazy(name, p.stored_shape(), Dtype::F32, move || Ok(p.read()))).collect();
-        write_safetensors(&folder.join("model.safetensors"), model, &BTreeMap::new())?;
+        write_safetensors(&folder.join(PARAMS), model, &BTreeMap::new())?;
         let moments = optimizer
             .params()
             .zip(&optimizer.moments)
@@ -164,8 +193,13 @@ impl Store {
                 NamedTensor::lazy(&name, &tensor.dims(), Dtype::F32, read)
             })
             .collect();
-        write_safetensors(&folder.join("moments.safetensors"), moments, &BTreeMap::new())?;
-        let state = serde_json::to_vec_pretty(position).unwrap_or_default();
+        write_safetensors(&folder.join(MOMENTS), moments, &BTreeMap::new())?;
+        let digest = |file: &str| {
+            let path = folder.join(file);
+            digest(&path).map(|digest| (file.to_owned(), digest)).map_err(TrainError::io(path))
+        };
+        let position = Position { digests: BTreeMap::from([digest(PARAMS)?, digest(MOMENTS)?]), ..position.clone() };
+        let state = serde_json::to_vec_pretty(&position).unwrap_or_default();
         let path = folder.join(STATE);
         std::fs::write(&path, state).map_err(TrainError::io(&path))?;
         sync(&path)?;
@@ -182,34 +216,78 @@ impl Store {
         let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
         let position = serde_json::from_slice(&bytes).map_err(|e| TrainError::Resume {
             path,
-            message: format!("not a checkpoint's state ({e}); delete that folder to go on from the one before"),
+            message: format!("not a checkpoint's state ({e}); {}", self.without(&place)),
         })?;
         Ok(Some((place, position)))
     }
+
+    /// Puts the parameters of a checkpoint that stands at `position` back, and the moments of the stage under way.
+    ///
+    /// # Errors
+    /// When a file is damaged, or a tensor is missing or has another size.
+    pub fn load(
+        &self,
+        place: &Path,
+        position: &Position,
+        params: &[Named],
+        optimizer: Option<&mut Optimizer>,
+    ) -> Result<(), TrainError> {
+        let damaged = |file: &str, what: String| TrainError::Resume {
+            path: place.join(file),
+            message: format!("{what}; {}", self.without(place)),
+        };
+        for (file, written) in &position.digests {
+            match digest(&place.join(file)) {
+                Ok(found) if found == *written => {}
+                Ok(_) => return Err(damaged(file, "other bytes than were written".into())),
+                Err(error) => return Err(damaged(file, format!("cannot be read ({error})"))),
+            }
+        }
+        // Checkpoints without digests are found damaged here, if at all.
+        let told = |file: &str, error| match error {
+            WeightsError::Truncated { .. } => damaged(file, "truncated".into()),
+            other => damaged(file, other.to_string()),
+        };
+        load_params(place, params).map_err(|error| told(PARAMS, error))?;
+        optimizer.map_or(Ok(()), |optimizer| load_moments(place, optimizer).map_err(|error| told(MOMENTS, error)))
+    }
 }
 
-/// Puts a checkpoint's parameters back.
-///
-/// # Errors
-/// When a parameter is missing or has another size.
-pub fn load_params(place: &Path, params: &[Named]) -> Result<(), TrainError> {
-    let file = weights::open(&place.join("model.safetensors"))?;
+/// The name of a checkpoint's folder.
+fn name(stage: usize, step: u64) -> String {
+    format!("{stage:02}-{step:08}")
+}
+
+/// SHA-256 of the SHA-256 of a file's pieces. The pieces are hashed on all cores, each at half a gigabyte a second or more,
+/// behind a write to the disk that it does not make much longer.
+fn digest(path: &Path) -> io::Result<String> {
+    let bytes = std::fs::metadata(path)?.len();
+    let piece = |index: u64| -> io::Result<_> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(index * PIECE))?;
+        let mut piece = Vec::new();
+        file.take(PIECE).read_to_end(&mut piece)?;
+        Ok(Sha256::digest(piece))
+    };
+    let pieces: Vec<_> = (0..bytes.div_ceil(PIECE)).into_par_iter().map(piece).collect::<io::Result<_>>()?;
+    let whole = pieces.iter().fold(Sha256::new(), |whole, piece| whole.chain_update(piece));
+    Ok(hex(&whole.finalize()))
+}
+
+fn load_params(place: &Path, params: &[Named]) -> Result<(), WeightsError> {
+    let file = weights::open(&place.join(PARAMS))?;
     for (name, param) in params {
         param.write(&file.read_shaped(name, param.stored_shape())?);
     }
     Ok(())
 }
 
-/// Puts a checkpoint's moments back.
-///
-/// # Errors
-/// When a moment is missing or has another size.
-pub fn load_moments(place: &Path, optimizer: &mut Optimizer) -> Result<(), TrainError> {
-    let file = weights::open(&place.join("moments.safetensors"))?;
+fn load_moments(place: &Path, optimizer: &mut Optimizer) -> Result<(), WeightsError> {
+    let file = weights::open(&place.join(MOMENTS))?;
     let named: Vec<Named> = optimizer.params().cloned().collect();
     for ((name, param), moments) in named.into_iter().zip(&mut optimizer.moments) {
         let (size, device) = (param.elements(), param.device());
-        let read = |kind: &str| -> Result<Tensor<1>, TrainError> {
+        let read = |kind: &str| -> Result<Tensor<1>, WeightsError> {
             let values = file.read_shaped(&format!("{name}.{kind}"), &[size])?;
             Ok(Tensor::from_data(TensorData::new(values, [size]), &device))
         };
@@ -238,6 +316,28 @@ fn sync(path: &Path) -> Result<(), TrainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every byte counts, those of the last piece of a file too.
+    #[test]
+    fn a_digest_knows_every_piece_of_a_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("m");
+        let mut bytes = vec![1u8; PIECE as usize + 3];
+        let of = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("writes");
+            digest(&path).expect("reads")
+        };
+        let whole = of(&bytes);
+        assert_eq!((whole.len(), of(&bytes)), (64, whole.clone()));
+        for place in [0, PIECE as usize - 1, PIECE as usize + 2] {
+            bytes[place] = 0xff;
+            assert_ne!(of(&bytes), whole, "byte {place}");
+            bytes[place] = 1;
+        }
+        assert_ne!(of(&bytes[..PIECE as usize]), whole);
+        assert_ne!(of(&[]), whole);
+        assert!(digest(&folder.path().join("none")).is_err());
+    }
 
     fn sources(text: &str, layout: u32, pairs: [&str; 3]) -> Sources {
         Sources { text: text.into(), layout, pairs: pairs.map(String::from).to_vec(), teacher: "t".into() }

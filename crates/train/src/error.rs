@@ -1,6 +1,6 @@
 //! What can stop a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Errors of the training floor.
 #[derive(Debug, thiserror::Error)]
@@ -21,11 +21,7 @@ pub enum TrainError {
     #[error("recipe: {0}")]
     Recipe(String),
     /// The loss, on held-out text too, or the gradient is NaN or infinite.
-    #[error(
-        "stage `{stage}`, step {step}: the {what} is {value}; the last checkpoint ({checkpoint}) is intact: \
-         go on with a lower rate or clip, as in `convert --resume {run} --set stages.{stage}.learning_rate=...` (or from the \
-         checkpoint before it, if you delete that one)"
-    )]
+    #[error("stage `{stage}`, step {step}: the {what} is {value}; {}", onward(checkpoint.as_deref(), run, stage))]
     NotFinite {
         /// Name of the stage.
         stage: String,
@@ -35,10 +31,21 @@ pub enum TrainError {
         what: &'static str,
         /// What it was.
         value: f64,
-        /// Where to go on from.
-        checkpoint: String,
+        /// Where to go on from, if anything was saved.
+        checkpoint: Option<PathBuf>,
         /// The run's folder.
         run: PathBuf,
+    },
+    /// The teacher's loss on held-out text is NaN or infinite.
+    #[error(
+        "{path}: the teacher's loss on held-out text is {value}, so there is nothing to learn from it: its config.json or its \
+         weights are not what they should be; fetch it again, or name another one in teacher.path"
+    )]
+    Teacher {
+        /// Where it lies.
+        path: PathBuf,
+        /// What it was.
+        value: f64,
     },
     /// The folder to resume is no run, or another one.
     #[error("{path}: {message}")]
@@ -66,6 +73,19 @@ pub enum TrainError {
         /// The system's words.
         source: std::io::Error,
     },
+}
+
+/// How a stage that came to no number goes on.
+fn onward(checkpoint: Option<&Path>, run: &Path, stage: &str) -> String {
+    let again =
+        format!("with a lower rate or clip, as in `convert --resume {} --set stages.{stage}.learning_rate=...`", run.display());
+    match checkpoint {
+        Some(place) => format!(
+            "the last checkpoint ({}) is intact: go on {again} (or from the checkpoint before it, if you delete that one)",
+            place.display()
+        ),
+        None => format!("there is no checkpoint yet: start over {again}"),
+    }
 }
 
 impl TrainError {

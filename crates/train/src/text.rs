@@ -14,10 +14,10 @@ use std::sync::Arc;
 
 /// Raised when the same files become other documents or tokens than before, or are split in another way, so that a
 /// checkpoint can say that it was the program that changed.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Tokens to measure on where a recipe names no number, of a text of ten times as many or more.
-const HELD_OUT: u64 = 50_000;
+pub(crate) const HELD_OUT: u64 = 50_000;
 
 /// Tokenised text, split into a training and a held-out side.
 pub struct RunText {

@@ -154,14 +154,16 @@ impl Batch {
 }
 
 impl HeldOut {
-    /// The first windows of the held-out stream. `next_token` says whether a diffusion model is trained to say the
+    /// The first windows of the held-out stream, none longer than the tokens asked for. `next_token` says whether a diffusion model is trained to say the
     /// next token under a causal mask as well, whatever its logits speak of when it denoises; `reset`, whether documents
     /// are read one by one, as stages with `reset_documents` read them, and not one behind the other.
     ///
     /// # Errors
     /// When the stream is too short for a window.
     pub fn new(stream: &TokenStream, options: &Validation, next_token: bool, reset: bool) -> Result<Self, TrainError> {
-        let context = options.context.min(stream.len().saturating_sub(1)).max(1);
+        // A window is read whole, however few tokens are asked for.
+        let most = usize::try_from(options.tokens).unwrap_or(usize::MAX);
+        let context = options.context.min(most).min(stream.len().saturating_sub(1)).max(1);
         let packing = Packing::new(stream.clone(), PackingOptions { context, batch: BATCH, seed: 0, shuffle: Shuffle::None })?;
         let (mut batches, mut tokens) = (Vec::new(), 0u64);
         for batch in packing.sequential() {
@@ -377,6 +379,18 @@ mod tests {
         });
         let (found, wanted) = (held_out(true).loss(&denoiser, None, true).expect("loss"), nats.sum::<f64>() / 16.0);
         assert!(found.tokens == 16 && (found.loss - wanted).abs() < 1e-5, "{found:?} against {wanted}");
+    }
+
+    #[test]
+    fn a_window_is_no_longer_than_the_tokens_asked_for() {
+        let file = TokenFile::from_tokens((0..4001).map(|i| i % 7).collect(), vec![0], VOCABULARY).expect("tokens");
+        let stream = TokenStream::whole(Arc::new(file));
+        let measured = |tokens, context| {
+            let options = Validation { tokens, context, samples: 1 };
+            let held_out = HeldOut::new(&stream, &options, false, false).expect("text");
+            held_out.batches.iter().map(|batch| batch.inputs.len()).sum::<usize>()
+        };
+        assert_eq!((measured(20, 100_000), measured(20, 10)), (20 * BATCH, 10 * BATCH));
     }
 
     /// A model of uniform noise is not asked about masks, which it has never seen.

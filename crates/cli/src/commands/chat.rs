@@ -1,5 +1,6 @@
 //! `recast chat`: a conversation in the terminal.
 
+use super::generate::note_length;
 use crate::Global;
 use crate::arguments::{Quantize, SamplingArgs};
 use crate::output::tell;
@@ -8,8 +9,9 @@ use recast_infer::engine::{Handle, Limits, Message as Answer, Request, Summary};
 use recast_infer::samplers::{Event, Finish};
 use recast_infer::{Engine, InferError, Loaded, Sampling, Snapshot};
 use recast_text::{ChatTemplate, Message};
+use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -43,6 +45,8 @@ const HELP: &str = "\
 /history      show the conversation
 /quit         leave (or Ctrl-D); Ctrl-C ends an answer";
 
+const NOT_TEXT: &str = "expected a line of UTF-8 text, found other bytes: it is left out";
+
 /// A conversation with a model.
 struct Chat<'a> {
     args: &'a Args,
@@ -52,6 +56,8 @@ struct Chat<'a> {
     messages: Vec<Message>,
     /// The state after the last answer, and what it has read.
     state: Option<Arc<Snapshot>>,
+    /// Whether it was said that the conversation may grow beyond the texts of the training.
+    noted: bool,
     /// The answer in progress, for Ctrl-C.
     running: Arc<Mutex<Option<Handle>>>,
 }
@@ -77,17 +83,19 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?;
     let running = Arc::new(Mutex::new(None::<Handle>));
     let interrupted = running.clone();
+    // An editor takes SIGINT for itself when it is made, and hears of Ctrl-C as a key while it reads a line.
+    let editor = std::io::stdin().is_terminal().then(DefaultEditor::new).transpose()?;
     ctrlc::set_handler(move || match interrupted.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(handle) => handle.cancel(),
         // Nothing to end but the program.
         None => std::process::exit(130),
     })?;
-    let mut chat = Chat { args, sampling, engine, template, messages: Vec::new(), state: None, running };
+    let mut chat = Chat { args, sampling, engine, template, messages: Vec::new(), state: None, noted: false, running };
     chat.begin(args.system.clone());
     if let Some(path) = &args.load {
         chat.load(path)?;
     }
-    chat.talk()
+    chat.talk(editor)
 }
 
 /// As asked for, and at temperature 0 where nothing is said and the model denoises: as `recast generate` and the server
@@ -99,29 +107,36 @@ fn sampling(args: &SamplingArgs, denoises: bool) -> anyhow::Result<Sampling> {
 impl Chat<'_> {
     fn begin(&mut self, system: Option<String>) {
         self.messages = system.map(|text| Message::new("system", text)).into_iter().collect();
-        self.state = None;
+        (self.state, self.noted) = (None, false);
     }
 
-    fn talk(&mut self) -> anyhow::Result<()> {
-        if std::io::stdin().is_terminal() {
-            tell("/help lists commands");
-            let mut editor = rustyline::DefaultEditor::new()?;
-            loop {
-                match editor.readline("> ") {
-                    Ok(line) => {
-                        let _ = editor.add_history_entry(&line);
-                        if !self.turn(&line)? {
-                            return Ok(());
-                        }
+    /// To the end of the conversation: line by line of an editor, or of standard input without one.
+    fn talk(&mut self, editor: Option<DefaultEditor>) -> anyhow::Result<()> {
+        let Some(mut editor) = editor else { return self.read() };
+        tell("/help lists commands");
+        loop {
+            match editor.readline("> ") {
+                Ok(line) => {
+                    let _ = editor.add_history_entry(&line);
+                    if !self.turn(&line)? {
+                        return Ok(());
                     }
-                    Err(ReadlineError::Interrupted) => tell("Ctrl-D or /quit leaves"),
-                    Err(ReadlineError::Eof) => return Ok(()),
-                    Err(error) => return Err(error.into()),
                 }
+                Err(ReadlineError::Interrupted) => tell("Ctrl-D or /quit leaves"),
+                Err(ReadlineError::Eof) => return Ok(()),
+                Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => tell(NOT_TEXT),
+                Err(error) => return Err(error.into()),
             }
         }
-        for line in std::io::stdin().lines() {
-            if !self.turn(&line.context("cannot read a line of text")?)? {
+    }
+
+    fn read(&mut self) -> anyhow::Result<()> {
+        for line in std::io::stdin().lock().split(b'\n') {
+            let Ok(line) = String::from_utf8(line.context("cannot read standard input")?) else {
+                tell(NOT_TEXT);
+                continue;
+            };
+            if !self.turn(&line)? {
                 break;
             }
         }
@@ -186,6 +201,7 @@ impl Chat<'_> {
     fn answer(&mut self) -> anyhow::Result<String> {
         let tokenizer = self.engine.tokenizer();
         let prompt = tokenizer.encode(&self.template.render(&self.messages, true, None)?, false)?;
+        self.noted = self.noted || note_length(self.engine.model(), prompt.len().saturating_add(self.args.max_tokens));
         // From the state of a loaded conversation; otherwise the engine itself finds where the last
         // turn ended.
         let state = self.state.take().filter(|s| s.tokens.len() < prompt.len() && prompt.starts_with(&s.tokens));
@@ -254,7 +270,7 @@ impl Chat<'_> {
         let messages: Vec<Message> =
             serde_json::from_str(&note).with_context(|| format!("{} holds a state and no conversation", path.display()))?;
         tell(format_args!("loaded {} turns and the state after {} tokens", messages.len(), state.tokens.len()));
-        (self.messages, self.state) = (messages, Some(Arc::new(state)));
+        (self.messages, self.state, self.noted) = (messages, Some(Arc::new(state)), false);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::Global;
 use crate::diffusion_scorer::DiffusionScorer;
-use crate::output::tell;
+use crate::output::{tell, wrong};
 use crate::scorer::{ModelScorer, card, weights_hash};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -93,6 +93,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     if let Some(run) = &args.report {
         report::read(&run.join("report.json"))?;
         crate::output::check_folder("--report", run)?;
+        check_model(&args.model, run)?;
     }
     // And with a model, before the first is scored.
     for path in std::iter::once(&args.model).chain(&args.against) {
@@ -127,13 +128,35 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     }
     let seconds = started.elapsed().as_secs_f64();
     let scored = Report { results, teacher, comparisons, seconds };
-    if let (Some(run), Some(rows)) = (&args.report, &scored.comparisons)
-        && let Err(error) = report::add(run, rows)
+    if let (Some(run), Some(rows), Some(teacher)) = (&args.report, &scored.comparisons, &args.against)
+        && let Err(error) = report::add(run, &named(rows, &args.model, teacher))
     {
         ended = Err(error.into());
     }
     let told = if global.json { serde_json::to_string_pretty(&scored)? } else { text(&scored, args) };
     crate::output::print_what_there_is(told.trim_end_matches('\n'), ended)
+}
+
+/// Refuses a model that is not the run's: its scores would stand in the report as those of the run's student.
+fn check_model(model: &Path, run: &Path) -> anyhow::Result<()> {
+    let (place, of_run) = (crate::embedded::resolve(model)?, run.join("model"));
+    let is_of_run = match (place.canonicalize(), of_run.canonicalize()) {
+        (Ok(place), Ok(of_run)) => place == of_run || weights_hash(&place)? == weights_hash(&of_run)?,
+        // That a model is not there is said where it is opened.
+        (Err(_), _) => true,
+        (Ok(_), Err(_)) => false,
+    };
+    if is_of_run {
+        return Ok(());
+    }
+    let expected = format!("the run that made the model, so {} or a copy as MODEL", of_run.display());
+    Err(wrong("--report", expected, format!("{} for {}", run.display(), model.display())).into())
+}
+
+/// The comparisons for a report, which say what was compared.
+fn named(rows: &[Comparison], model: &Path, teacher: &Path) -> Vec<Comparison> {
+    let conditions = |row: &Comparison| format!("{}; {} against {}", row.conditions, model.display(), teacher.display());
+    rows.iter().map(|row| Comparison { conditions: conditions(row), ..row.clone() }).collect()
 }
 
 /// The results as tables.

@@ -10,7 +10,7 @@ use recast_models::mixers::softmax::cache_is_rounded;
 use recast_models::rope::Rope;
 use recast_models::source::{Builder, FromCheckpoint, Missing};
 use recast_models::weights::{self, Checkpoint};
-use recast_models::{MixerSpec, ModelConfig, Weights, families};
+use recast_models::{MixerSpec, ModelConfig, ModelError, Weights, families};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -98,7 +98,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
 fn read(args: &Args) -> anyhow::Result<Info> {
     let checkpoint = weights::open(&crate::embedded::resolve(&args.model)?)?;
     let config = families::read(checkpoint.as_ref())?;
-    config.check()?;
+    config.check().map_err(|error| error.of(checkpoint.path()))?;
     let (parameters, storage) = count(checkpoint.as_ref());
     Ok(Info {
         model: args.model.clone(),
@@ -117,7 +117,7 @@ fn read(args: &Args) -> anyhow::Result<Info> {
         storage,
         // A block that is not ours says nothing.
         provenance: config.raw.get("recast").and_then(|value| serde_json::from_value(value.clone()).ok()),
-        state: states(&config, checkpoint.as_ref())?,
+        state: states(&config, checkpoint.as_ref()).map_err(|error| error.of(checkpoint.path()))?,
     })
 }
 
@@ -159,7 +159,7 @@ fn count(checkpoint: &dyn Checkpoint) -> (Parameters, BTreeMap<&'static str, Sto
 
 /// State sizes are the mixers' own word, with weights held as they are stored; of layers alike only the first is
 /// built.
-fn states(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> anyhow::Result<Vec<State>> {
+fn states(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> Result<Vec<State>, ModelError> {
     let rope = Arc::new(Rope::new(config.rope.clone()));
     let source = FromCheckpoint(checkpoint);
     let layers =

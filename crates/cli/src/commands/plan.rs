@@ -33,7 +33,7 @@ pub fn load(path: Option<&PathBuf>, set: &[String]) -> anyhow::Result<Recipe> {
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let recipe = load(args.recipe.as_ref(), &args.set)?;
     let device: Device = global.device()?;
-    let files = embedded::files(&recipe)?;
+    let files = embedded::files(&recipe, &embedded::cache())?;
     check_text(&recipe, &files)?;
     let text = Text::of(&recipe, &files)?;
     let plan = match (&recipe.teacher, &recipe.scratch) {

@@ -6,9 +6,9 @@ use crate::output::{tell, wrong};
 use anyhow::Context;
 use recast_infer::engine::Limits;
 use recast_infer::{Engine, Loaded};
-use recast_serve::{Ended, LogFormat, Server, Settings, signals, start_logging};
+use recast_serve::{Ended, LogFormat, ServeError, Server, Settings, signals, start_logging};
+use std::collections::HashSet;
 use std::io::Write;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,9 +25,9 @@ pub struct Args {
     models: Vec<String>,
     #[command(flatten)]
     quantize: Quantize,
-    /// Address to listen on; 0.0.0.0 for every network the machine is on.
+    /// Address or name to listen on; 0.0.0.0 for every network the machine is on.
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
-    host: IpAddr,
+    host: String,
     /// Port to listen on; 0 takes a free one and tells which.
     #[arg(long, default_value_t = 8080, value_name = "N")]
     port: u16,
@@ -129,6 +129,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         prefix_bytes: args.prefix_mib << 20,
         chunk: args.chunk,
     };
+    let chosen: Vec<(String, PathBuf)> = args.models.iter().map(|argument| named(argument)).collect();
+    check(&settings, limits, &chosen)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -137,12 +139,12 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         .context("cannot start the server's threads")?;
     // Before large models are read.
     let listener = runtime
-        .block_on(tokio::net::TcpListener::bind((args.host, args.port)))
+        .block_on(tokio::net::TcpListener::bind((args.host.as_str(), args.port)))
         .with_context(|| format!("cannot listen on {}, port {}", args.host, args.port))?;
+    let address = listener.local_addr()?;
     let device = global.device()?;
     let mut models = Vec::new();
-    for argument in &args.models {
-        let (name, path) = named(argument);
+    for (name, path) in chosen {
         let path = crate::embedded::resolve(&path)?;
         let Loaded { model, tokenizer, .. } =
             args.quantize.open(&path, &device).with_context(|| format!("cannot open {}", path.display()))?;
@@ -155,11 +157,10 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         models.push((name, Engine::start(Arc::new(model), Arc::new(tokenizer), limits)?));
     }
     recast_ops::cpu::small_pages_from_now_on();
-    let open_to_all = settings.api_keys.is_empty() && !args.host.is_loopback();
+    let open_to_all = settings.api_keys.is_empty() && !address.ip().is_loopback();
     let server = Server::new(settings, models)?;
-    let address = listener.local_addr()?;
     if open_to_all {
-        let host = args.host;
+        let host = &args.host;
         tell(format_args!("note: no --api-key, and {host} is not this machine alone: whoever reaches the port may use it"));
     }
     let ended = runtime.block_on(async {
@@ -174,6 +175,23 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     // What blocks is not waited for: it ends with the process.
     runtime.shutdown_background();
     anyhow::ensure!(ended == Ended::Drained, "ended before every request was answered");
+    Ok(())
+}
+
+/// Refuses what engines and servers refuse, before large models are read.
+fn check(settings: &Settings, limits: Limits, models: &[(String, PathBuf)]) -> anyhow::Result<()> {
+    settings.check()?;
+    for (name, value) in [("--slots", limits.slots), ("--chunk", limits.chunk), ("--state-mib", limits.state_bytes)] {
+        if value == 0 {
+            return Err(wrong(name, "at least 1", "0").into());
+        }
+    }
+    let mut names = HashSet::new();
+    for (name, _) in models {
+        if !names.insert(name) {
+            return Err(ServeError::SameName(name.clone()).into());
+        }
+    }
     Ok(())
 }
 

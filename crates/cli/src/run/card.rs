@@ -1,5 +1,6 @@
 //! The model card (README.md) of an exported model.
 
+use recast_eval::table::fixed;
 use recast_models::export::Provenance;
 use recast_train::Trainer;
 use std::fmt::Write;
@@ -30,7 +31,7 @@ pub fn card(trainer: &Trainer, provenance: &Provenance) -> String {
     let _ = writeln!(out, "| held-out text | perplexity | KL from the teacher |\n|---|---|---|");
     for (name, loss) in &trainer.position.held_out {
         let kl = loss.kl.map_or_else(|| "-".into(), |kl| format!("{kl:.4}"));
-        let _ = writeln!(out, "| {} | {:.3} | {kl} |", super::summary::label(name), loss.perplexity());
+        let _ = writeln!(out, "| {} | {} | {kl} |", super::summary::label(name), fixed(loss.perplexity(), 3));
     }
     for (name, loss) in trainer.position.held_out.iter().filter(|(_, loss)| loss.bound.is_some()) {
         let _ = writeln!(out, "\n{}{}.", super::summary::label(name), loss.bound_text());

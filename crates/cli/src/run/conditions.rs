@@ -7,6 +7,7 @@ use anyhow::Context;
 use recast_text::files::replace;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 const NAME: &str = "run.json";
@@ -41,20 +42,28 @@ impl Conditions {
         }
     }
 
-    /// Those that a run was begun with; none for runs older than this file, and none of one that is torn, which is told.
+    /// Those that a run was begun with. None where the file is torn or not there, as of older runs: it is told of a run,
+    /// which is whole but for this and can go on.
     pub fn read(folder: &Path) -> anyhow::Result<Option<Self>> {
         let path = folder.join(NAME);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        // A run that is whole but for this can go on; it was refused as long as the file stood there.
-        Ok(serde_json::from_slice(&bytes).map(Some).unwrap_or_else(|error| {
+        let unknown = |why: &str| {
             tell(format_args!(
-                "{}: not what a run writes ({error}); the run goes on with the --precision, --threads and --device of this \
-                 command, and its bits differ if it was begun with others",
+                "{}: {why}; the run goes on with the --precision, --threads and --device of this command, and its bits \
+                 differ if it was begun with others",
                 path.display()
             ));
+        };
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if folder.join("recipe.toml").exists() {
+                    unknown("not there");
+                }
+                return Ok(None);
+            }
+            other => other.with_context(|| format!("reading {}", path.display()))?,
+        };
+        Ok(serde_json::from_slice(&bytes).map(Some).unwrap_or_else(|error| {
+            unknown(&format!("not what a run writes ({error})"));
             None
         }))
     }

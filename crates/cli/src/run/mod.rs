@@ -7,11 +7,11 @@ mod report;
 mod samples;
 mod summary;
 
-pub use progress::duration;
+pub use progress::{duration, ended};
 pub use summary::{Summary, bytes};
 
-use crate::Global;
-use crate::output::tell;
+use crate::output::{tell, wrong};
+use crate::{Global, embedded};
 use anyhow::Context;
 use progress::Screen;
 use recast_models::export::{self, Provenance, Storage};
@@ -57,15 +57,20 @@ impl Wanted {
 /// Runs to the end: stages, model, report. Returns what there is to tell.
 pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
     let device = global.device()?;
+    let written = |recipe: &Recipe| embedded::files(recipe, &embedded::beside_runs());
     let files = match &start {
-        Start::New(recipe, _) => crate::embedded::files(recipe)?,
+        Start::New(recipe, _) => written(recipe)?,
         Start::Resume(folder, changes) => match recast_train::recipe::load(&folder.join("recipe.toml"), changes) {
-            Ok(recipe) => crate::embedded::files(&recipe)?,
+            Ok(recipe) => written(&recipe)?,
             // Refused below, where the run is opened, with what to do.
             Err(_) => Embedded::default(),
         },
     };
     let folder = match &start {
+        // A file would only be told as one that exists.
+        Start::New(_, Some(folder)) if folder.exists() && !folder.is_dir() => {
+            return Err(wrong("--out", "a folder for the run", format!("the file {}", folder.display())).into());
+        }
         Start::New(_, Some(folder)) | Start::Resume(folder, _) => folder.clone(),
         Start::New(recipe, None) => free_folder(&recipe.name)?,
     };
@@ -117,7 +122,8 @@ pub fn run(start: Start, global: &Global) -> anyhow::Result<Summary> {
         Some(&trainer.tokenizer),
         Some(&provenance),
         Some(&card),
-    )?;
+    )
+    .with_context(|| format!("every step is done; `convert --resume {}` goes on from there", folder.display()))?;
     let summary = Summary::measure(&trainer, &folder, &screen)?;
     report::write(&trainer, &summary, &folder, &conditions).context("writing the report")?;
     summary.write(&folder)?;
@@ -143,17 +149,46 @@ fn finished(folder: &Path) -> anyhow::Result<Option<Summary>> {
 
 /// A folder for a run that was not given one, made: `runs/NAME`, `runs/NAME-2`, ...
 fn free_folder(name: &str) -> anyhow::Result<PathBuf> {
-    let base = Path::new("runs").join(name);
     std::fs::create_dir_all("runs").context("cannot make the folder runs")?;
-    let mut candidate = base.clone();
+    free_in(Path::new("runs"), name)
+}
+
+fn free_in(runs: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    // Right below, whatever the name.
+    let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let name: String = name.trim_start_matches('.').chars().map(safe).collect();
+    let name = if name.is_empty() { "run" } else { &name };
+    let mut candidate = runs.join(name);
     let mut n = 2;
     // Made rather than looked for: runs that start together each get their own.
     while let Err(error) = std::fs::create_dir(&candidate) {
         if error.kind() != std::io::ErrorKind::AlreadyExists {
             return Err(error).with_context(|| format!("cannot make the folder {}", candidate.display()));
         }
-        candidate = base.with_file_name(format!("{name}-{n}"));
+        candidate = runs.join(format!("{name}-{n}"));
         n += 1;
     }
     Ok(candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_stand_right_below_the_folder_of_runs() {
+        let runs = tempfile::tempdir().expect("a folder");
+        for (name, folder) in [
+            ("a", "a"),
+            ("a", "a-2"),
+            ("a", "a-3"),
+            ("", "run"),
+            ("..", "run-2"),
+            ("a/b", "a-b"),
+            ("a/b", "a-b-2"),
+            ("/é.1", "-é.1"),
+        ] {
+            assert_eq!(free_in(runs.path(), name).expect("made"), runs.path().join(folder), "{name}");
+        }
+    }
 }

@@ -5,40 +5,113 @@ use super::summary::label;
 use crate::Global;
 use crate::output::{redraws, tell};
 use indicatif::{ProgressBar, ProgressStyle};
+use recast_eval::table::fixed;
 use recast_train::trainer::{BEFORE, TEACHER};
 use recast_train::{Event, Observer, TrainError, Trainer};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-/// Set by SIGINT and SIGTERM: finish the step, save, stop.
-static STOP: AtomicBool = AtomicBool::new(false);
+/// The signal that asked the run to stop, 0 where none did: finish the step, save, stop.
+static STOP: AtomicI32 = AtomicI32::new(0);
+
+/// The [`Phase`] under way.
+static PHASE: AtomicU8 = AtomicU8::new(Phase::Opening as u8);
 
 /// Whether a bar may stand on the line where a signal's words begin.
 static BARS: AtomicBool = AtomicBool::new(false);
 
-/// Whether no step is left to stop after.
-static TRAINED: AtomicBool = AtomicBool::new(false);
+/// Seconds that a run which is being opened has to end by itself, and to clean up behind it.
+#[cfg(unix)]
+const GRACE_SECONDS: u32 = 2;
 
-/// What a first signal is answered with.
-fn words(trained: bool, bars: bool) -> &'static [u8] {
-    let words: &[u8] = match trained {
-        false => b"\nstopping after this step; once more ends at once\n",
-        true => b"\nevery step is done: the model and its report are being written, without timings; once more ends at once\n",
-    };
-    if bars { words } else { &words[1..] }
+/// What a run is about when a signal comes: how much there is to lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// Its teacher and text are read: there is no run yet.
+    Opening,
+    /// It is begun, and no step is taken that is in no checkpoint.
+    Safe,
+    /// A step is computed.
+    Stepping,
+    /// Steps that are in no checkpoint yet wait for a measurement.
+    Measuring,
+    /// Every step is done.
+    Trained,
 }
 
-extern "C" fn on_signal(_: libc::c_int) {
-    // A second signal ends the program at once.
-    if STOP.swap(true, Ordering::Relaxed) {
-        // SAFETY: _exit is async-signal-safe.
-        unsafe { libc::_exit(130) }
+impl Phase {
+    fn now() -> Self {
+        let at = PHASE.load(Ordering::Relaxed);
+        let is = |phase: &Self| *phase as u8 == at;
+        [Self::Opening, Self::Safe, Self::Stepping, Self::Measuring].into_iter().find(is).unwrap_or(Self::Trained)
     }
-    let words = words(TRAINED.load(Ordering::Relaxed), BARS.load(Ordering::Relaxed));
-    // SAFETY: write is async-signal-safe, and the bytes live as long as the program. Where nobody reads them, it
-    // fails, and nothing is lost.
-    unsafe { libc::write(2, words.as_ptr().cast(), words.len() as _) };
+
+    fn begins(self) {
+        PHASE.store(self as u8, Ordering::Relaxed);
+    }
+
+    /// What a first signal is answered with.
+    fn words(self, bars: bool) -> &'static [u8] {
+        let words: &[u8] = match self {
+            Self::Opening => b"\nending before the run begins\n",
+            Self::Safe => b"\nending at once: no step is lost; --resume goes on\n",
+            Self::Stepping => b"\nstopping after this step; once more ends at once\n",
+            Self::Measuring => {
+                b"\nstopping when held-out text is measured and the step saved; once more ends at once, back to the last checkpoint\n"
+            }
+            Self::Trained => {
+                b"\nevery step is done: the model and its report are being written, without timings; once more ends at once\n"
+            }
+        };
+        if bars { words } else { &words[1..] }
+    }
+}
+
+/// The exit code of a program that a signal ends, as shells have it.
+fn code(signal: libc::c_int) -> libc::c_int {
+    128 + signal
+}
+
+/// The exit code of a run that a signal ended before there was anything to go on with.
+pub fn ended() -> u8 {
+    code(STOP.load(Ordering::Relaxed)) as u8
+}
+
+extern "C" fn on_signal(signal: libc::c_int) {
+    let phase = Phase::now();
+    // A second signal ends the program at once.
+    if STOP.swap(signal, Ordering::Relaxed) != 0 {
+        // SAFETY: _exit is async-signal-safe.
+        unsafe { libc::_exit(code(signal)) }
+    }
+    let words = phase.words(BARS.load(Ordering::Relaxed));
+    // SAFETY: write, alarm and _exit are async-signal-safe, and the bytes live as long as the program. Where nobody
+    // reads them, writing fails, and nothing is lost.
+    unsafe {
+        libc::write(2, words.as_ptr().cast(), words.len() as _);
+        match phase {
+            // A reader ends when its few megabytes are tokenised; a model that is loaded, or a disk that hangs, does not.
+            #[cfg(unix)]
+            Phase::Opening => {
+                libc::alarm(GRACE_SECONDS);
+            }
+            #[cfg(not(unix))]
+            Phase::Opening => libc::_exit(code(signal)),
+            Phase::Safe => libc::_exit(code(signal)),
+            Phase::Stepping | Phase::Measuring | Phase::Trained => {}
+        }
+    }
+}
+
+/// Ends a run that is still being opened.
+#[cfg(unix)]
+extern "C" fn on_alarm(_: libc::c_int) {
+    if Phase::now() == Phase::Opening {
+        // SAFETY: _exit is async-signal-safe.
+        unsafe { libc::_exit(code(STOP.load(Ordering::Relaxed))) }
+    }
 }
 
 /// Seconds between plain lines.
@@ -75,8 +148,10 @@ impl Screen {
     pub fn new(folder: &Path, global: &Global) -> Self {
         let bars = !global.no_progress && redraws();
         BARS.store(bars, Ordering::Relaxed);
-        // SAFETY: the handler only touches atomics, write and _exit.
+        // SAFETY: the handlers only touch atomics, write, alarm and _exit.
         unsafe {
+            #[cfg(unix)]
+            libc::signal(libc::SIGALRM, on_alarm as *const () as libc::sighandler_t);
             libc::signal(libc::SIGINT, on_signal as *const () as libc::sighandler_t);
             libc::signal(libc::SIGTERM, on_signal as *const () as libc::sighandler_t);
         }
@@ -108,6 +183,7 @@ impl Screen {
     pub fn begin(&mut self, trainer: &Trainer) {
         self.finish();
         self.begun = true;
+        Phase::Safe.begins();
         let stage = trainer.recipe.stages.get(trainer.position.stage);
         self.stage = stage.map_or_else(|| "the end".into(), |stage| stage.name.clone());
         self.step = trainer.position.step;
@@ -135,7 +211,7 @@ impl Screen {
     pub fn trained(&mut self) {
         self.finish();
         BARS.store(false, Ordering::Relaxed);
-        TRAINED.store(true, Ordering::Relaxed);
+        Phase::Trained.begins();
     }
 
     fn say(&self, line: &str) {
@@ -154,7 +230,7 @@ impl Screen {
         }
         let path = self.folder.clone();
         if !self.begun {
-            let words = "stopped before the first step; the same command starts again";
+            let words = "ended before the first step; the same command starts again";
             return Err(TrainError::Io { path, source: std::io::Error::new(std::io::ErrorKind::Interrupted, words) });
         }
         Err(TrainError::Stopped { stage: self.stage.clone(), step: self.step, path })
@@ -173,12 +249,17 @@ impl Screen {
 impl Observer for Screen {
     fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
         match event {
-            Event::StageStarted { stage, done, .. } => (self.stage, self.step) = (stage.name.clone(), *done),
+            Event::StageStarted { stage, done, .. } => {
+                (self.stage, self.step) = (stage.name.clone(), *done);
+                Phase::Stepping.begins();
+            }
             Event::Step { step, .. } => (self.step, self.unsaved) = (*step, true),
             Event::Saved(_) => self.unsaved = false,
+            Event::Measuring(_) if self.unsaved => Phase::Measuring.begins(),
+            Event::HeldOut { stage, step, .. } if *step < stage.steps() => Phase::Stepping.begins(),
             _ => {}
         }
-        if matches!(event, Event::Reading(_) | Event::Measuring(_) | Event::Snapshot { .. } | Event::Saved(_)) {
+        if !matches!(event, Event::Step { .. } | Event::HeldOut { .. }) {
             self.end_if_asked()?;
         }
         match event {
@@ -236,13 +317,13 @@ impl Observer for Screen {
             Event::HeldOut { stage, step, loss } => {
                 let kl = loss.kl.map_or_else(String::new, |kl| format!(", KL from the teacher {kl:.4}"));
                 let bound = loss.bound_text();
-                self.say(&format!("{}: step {step}: held-out perplexity {:.3}{kl}{bound}", stage.name, loss.perplexity()));
+                self.say(&format!("{}: step {step}: held-out perplexity {}{kl}{bound}", stage.name, fixed(loss.perplexity(), 3)));
             }
             Event::Snapshot { name, model, loss } => {
                 if matches!(*name, TEACHER | BEFORE) {
                     self.finish();
                     let who = if *name == TEACHER { "teacher" } else { "student before training" };
-                    self.say(&format!("{who}: held-out perplexity {:.3}{}", loss.perplexity(), loss.bound_text()));
+                    self.say(&format!("{who}: held-out perplexity {}{}", fixed(loss.perplexity(), 3), loss.bound_text()));
                 }
                 let uniform = model.config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform);
                 if uniform && !self.prompts.is_empty() {
@@ -260,8 +341,12 @@ impl Observer for Screen {
         Ok(())
     }
 
+    fn tell(&mut self, line: &str) {
+        self.say(line);
+    }
+
     fn stop(&self) -> bool {
-        STOP.load(Ordering::Relaxed)
+        STOP.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -277,10 +362,18 @@ mod tests {
 
     #[test]
     fn a_signal_is_answered_by_what_it_does() {
-        let said = |trained, bars| String::from_utf8(words(trained, bars).to_vec()).expect("UTF-8");
-        assert!(said(false, false).starts_with("stopping after this step"));
-        assert!(said(true, false).starts_with("every step is done") && !said(true, false).contains("stopping"));
-        assert!([false, true].iter().all(|&trained| said(trained, true) == format!("\n{}", said(trained, false))));
+        let said = |phase: Phase, bars| String::from_utf8(phase.words(bars).to_vec()).expect("UTF-8");
+        for (phase, begins) in [
+            (Phase::Opening, "ending before the run begins"),
+            (Phase::Safe, "ending at once"),
+            (Phase::Stepping, "stopping after this step"),
+            (Phase::Measuring, "stopping when held-out text is measured"),
+            (Phase::Trained, "every step is done"),
+        ] {
+            let plain = said(phase, false);
+            assert!(plain.starts_with(begins), "{plain}");
+            assert_eq!(said(phase, true), format!("\n{plain}"));
+        }
     }
 
     #[test]
@@ -291,18 +384,26 @@ mod tests {
         let mut screen = Screen::with(Path::new("none"), false);
         let reading = recast_text::Progress { documents: 1, tokens: 2, text_bytes: 3 };
         screen.event(&Event::Reading(reading)).expect("nobody asked");
-        STOP.store(true, Ordering::Relaxed);
+        STOP.store(libc::SIGTERM, Ordering::Relaxed);
         for event in [Event::Reading(reading), Event::Measuring(TEACHER)] {
             let error = screen.event(&event).expect_err("asked to stop").to_string();
             assert!(error.contains("before the first step") && !error.contains("--resume"), "{error}");
         }
+        assert_eq!(ended(), 143);
         screen.begun = true;
-        screen.event(&Event::StageStarted { stage: &stage, index: 0, trainable: 1, done: 3 }).expect("tells it");
+        let started = Event::StageStarted { stage: &stage, index: 0, trainable: 1, done: 3 };
+        let stopped = screen.event(&started);
+        assert!(matches!(&stopped, Err(TrainError::Stopped { stage, step: 3, .. }) if stage == "align"), "{stopped:?}");
+        STOP.store(0, Ordering::Relaxed);
+        screen.event(&started).expect("tells it");
+        STOP.store(libc::SIGINT, Ordering::Relaxed);
         screen.event(&Event::Step { stage: &stage, step: 4, loss: 1.0, rate: 0.1, tokens: 8 }).expect("tells it");
+        assert_eq!(Phase::now(), Phase::Stepping);
         screen.event(&Event::Measuring("align")).expect("the step is in no checkpoint yet");
+        assert_eq!(Phase::now(), Phase::Measuring);
         let saved = screen.event(&Event::Saved(Path::new("none")));
         assert!(matches!(&saved, Err(TrainError::Stopped { stage, step: 4, .. }) if stage == "align"), "{saved:?}");
-        STOP.store(false, Ordering::Relaxed);
+        STOP.store(0, Ordering::Relaxed);
         screen.event(&Event::Saved(Path::new("none"))).expect("nobody asks any more");
     }
 }

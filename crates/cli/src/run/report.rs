@@ -180,7 +180,8 @@ fn perplexity(trainer: &Trainer, summary: &Summary) -> PerplexityTable {
         })
         .collect();
     let validation = &trainer.recipe.validation;
-    let windows = format!("windows of {} tokens, {} tokens in all", validation.context, validation.tokens);
+    let width = validation.context.min(validation.tokens as usize);
+    let windows = format!("windows of {width} tokens, {} tokens in all", validation.tokens);
     let bounds = summary.held_out.iter().filter(|(_, loss)| loss.bound.is_some());
     let bounds = bounds.map(|(name, loss)| format!("; {}{}", label(name), loss.bound_text()));
     PerplexityTable { sets: vec!["held-out text".into()], rows, conditions: std::iter::once(windows).chain(bounds).collect() }

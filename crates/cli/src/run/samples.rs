@@ -1,10 +1,12 @@
 //! Text that each model of a run writes: the quickest way to see what a stage did.
 
+use crate::output::tell;
 use recast_infer::samplers::denoising::{Canvas, Denoising, Filler, Masked};
 use recast_infer::{Generator, Options, Sampling};
 use recast_models::Model;
 use recast_text::{Tokenizer, files};
-use recast_train::TrainError;
+use recast_train::trainer::TEACHER;
+use recast_train::{TrainError, Trainer};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -16,6 +18,9 @@ pub struct Written {
     pub name: String,
     /// Prompt and continuation.
     pub texts: Vec<(String, String)>,
+    /// Tokens asked for; 0 in files older than this entry.
+    #[serde(default)]
+    pub tokens: usize,
 }
 
 const FILE: &str = "samples.json";
@@ -24,8 +29,8 @@ const FILE: &str = "samples.json";
 /// options, and none by one of uniform noise.
 pub fn write(name: &str, model: &Model, tokenizer: &Tokenizer, prompts: &[String], tokens: usize) -> Result<Written, TrainError> {
     // No sampler knows uniform noise; what is trained on it is measured all the same.
-    if model.config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform) {
-        return Ok(Written { name: name.into(), texts: Vec::new() });
+    if uniform(model) {
+        return Ok(Written { name: name.into(), texts: Vec::new(), tokens });
     }
     let failed = |e: recast_infer::InferError| TrainError::Recipe(format!("samples: {e}"));
     let encoded = prompts.iter().map(|prompt| Ok(tokenizer.encode(prompt, true)?));
@@ -43,7 +48,42 @@ pub fn write(name: &str, model: &Model, tokenizer: &Tokenizer, prompts: &[String
         let written = encoded.iter().map(|ids| Ok(generator.generate(ids, &mut |_| ControlFlow::Continue(()))?.text));
         written.collect::<Result<_, _>>().map_err(failed)?
     };
-    Ok(Written { name: name.into(), texts: prompts.iter().cloned().zip(texts).collect() })
+    Ok(Written { name: name.into(), texts: prompts.iter().cloned().zip(texts).collect(), tokens })
+}
+
+fn uniform(model: &Model) -> bool {
+    model.config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform)
+}
+
+/// The texts of a run that has ended, as its recipe asks for them. Those that other prompts began, or of another length,
+/// are written anew by the teacher and the finished student; other models are gone, and so are their texts.
+pub fn renewed(trainer: &Trainer, written: &[Written], stop: bool) -> Result<Vec<Written>, TrainError> {
+    let asked = &trainer.recipe.samples;
+    let as_asked = |of: &Written| [0, asked.tokens].contains(&of.tokens) && of.texts.iter().map(|(p, _)| p).eq(&asked.prompts);
+    let finished = trainer.position.held_out.last().map(|(name, _)| name.as_str());
+    let mut anew = false;
+    let mut all = Vec::new();
+    for (name, _) in &trainer.position.held_out {
+        if let Some(kept) = written.iter().find(|of| of.name == *name && as_asked(of)) {
+            all.push(kept.clone());
+            continue;
+        }
+        let model = match &trainer.teacher {
+            Some(teacher) if name == TEACHER => Some(&teacher.model),
+            _ => Some(&trainer.student).filter(|_| finished == Some(name.as_str())),
+        };
+        if let Some(model) = model.filter(|model| !stop && !uniform(model)) {
+            if !anew && !asked.prompts.is_empty() {
+                tell("writing samples");
+            }
+            anew = true;
+            all.push(write(name, model, &trainer.tokenizer, &asked.prompts, asked.tokens)?);
+        }
+    }
+    if anew {
+        store(&trainer.folder, &all)?;
+    }
+    Ok(all)
 }
 
 /// What an interrupted run has written so far.

@@ -1,10 +1,10 @@
 //! The end of a run: perplexity from stage to stage, samples, memory, speed.
 
 use super::progress::Screen;
-use super::samples::Written;
+use super::samples::{self, Written};
 use crate::output;
 use anyhow::Context;
-use recast_eval::table::{Align, Table};
+use recast_eval::table::{Align, Table, fixed};
 use recast_infer::speed::decode_speed;
 use recast_text::files;
 use recast_train::trainer::{BEFORE, TEACHER};
@@ -90,6 +90,7 @@ impl Summary {
                 teacher: teacher.map(|t| t.state_bytes(context)),
             })
             .collect();
+        let samples = samples::renewed(trainer, &screen.samples, screen.stop())?;
         let mut speeds = Vec::new();
         if !contexts.is_empty() && screen.stop() {
             let model = folder.join("model");
@@ -119,7 +120,7 @@ impl Summary {
             ratio,
             memory,
             speed: speeds,
-            samples: screen.samples.clone(),
+            samples,
         })
     }
 
@@ -155,7 +156,7 @@ impl Summary {
             let kl = loss.kl.map_or_else(String::new, |kl| format!("{kl:.4}"));
             let sample = self.samples.iter().find(|w| &w.name == name).and_then(|w| w.texts.first());
             let sample = sample.map_or_else(String::new, |(_, text)| shorten(text, room));
-            table.row([label(name), format!("{:.3}", loss.perplexity()), kl, sample]);
+            table.row([label(name), fixed(loss.perplexity(), 3), kl, sample]);
         }
         let _ = writeln!(out, "{}", table.plain());
         for (name, loss) in self.held_out.iter().filter(|(_, loss)| loss.bound.is_some()) {
@@ -186,7 +187,8 @@ impl Summary {
             ]);
         }
         let _ = writeln!(out, "{}", table.plain());
-        let ratio = self.ratio.map(|ratio| format!("; the student's perplexity is {ratio:.3} times the teacher's"));
+        let ratio = self.ratio.filter(|ratio| ratio.is_finite());
+        let ratio = ratio.map(|ratio| format!("; the student's perplexity is {} times the teacher's", fixed(ratio, 3)));
         let time = super::progress::duration(self.seconds);
         let _ = writeln!(out, "{} tokens in {time}{}", self.tokens, ratio.unwrap_or_default());
         let _ = writeln!(out, "model   {}", self.folder.join("model").display());
@@ -252,5 +254,8 @@ pub(super) mod tests {
         assert_eq!(summary.ratio, None);
         assert!(summary.text().contains("diffusion bound 1.25") && !summary.text().contains("times"), "{}", summary.text());
         assert_eq!(self::summary(1.0, vec![("denoise".into(), of(1.0, None))]).ratio, None);
+        // Of a student that diverged.
+        let text = told(of(1.0, None), of(171.0, None)).text();
+        assert!(text.contains("1.8e74") && text.contains("perplexity is 6.8e73 times the teacher's"), "{text}");
     }
 }

@@ -16,6 +16,11 @@ const MAX_LINE: u64 = 64 << 20;
 /// The most bytes of a plain text file, which is held whole.
 const MAX_TEXT: u64 = 1 << 30;
 
+/// What some programs begin UTF-8 text with; it is no part of the text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+/// The most characters of a value that are shown in an error.
+const SHOWN: usize = 80;
+
 /// What a field must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FieldType {
@@ -41,8 +46,8 @@ impl FieldType {
         match self {
             Self::String => "a string",
             Self::OptionalString => "a string or nothing",
-            Self::Strings => "a list of strings",
-            Self::Integer => "a whole number",
+            Self::Strings => "a list of strings, at least one",
+            Self::Integer => "a whole number from 0",
             Self::OptionalMessages => "a list of {role, content} or nothing",
         }
     }
@@ -87,6 +92,7 @@ pub(crate) fn read(path: &Path, format: Format, fields: &BTreeMap<String, FieldT
             if bytes.len() as u64 > MAX_TEXT {
                 return Err(whole("expected at most 1 GiB of text; split the file".into()));
             }
+            strip_mark(&mut bytes);
             let text = String::from_utf8(bytes).map_err(|error| whole(format!("expected UTF-8 text, found {error}")))?;
             if format == Format::Text { vec![document(1, text, String::new())] } else { articles(&text) }
         }
@@ -108,7 +114,7 @@ pub(crate) fn read(path: &Path, format: Format, fields: &BTreeMap<String, FieldT
                     problem: format!(
                         "expected field `{name}` to hold {}, found {}; this line's fields are: {}",
                         kind.name(),
-                        value.map_or("no such field", describe),
+                        value.map_or("no such field".into(), shown),
                         item.fields.keys().map(|k| k.chars().take(40).collect()).take(20).collect::<Vec<String>>().join(", ")
                     ),
                 });
@@ -116,6 +122,12 @@ pub(crate) fn read(path: &Path, format: Format, fields: &BTreeMap<String, FieldT
         }
     }
     Ok(items)
+}
+
+fn strip_mark(bytes: &mut Vec<u8>) {
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
 }
 
 fn jsonl(path: &Path, mut reader: impl BufRead) -> Result<Vec<Item>> {
@@ -130,6 +142,9 @@ fn jsonl(path: &Path, mut reader: impl BufRead) -> Result<Vec<Item>> {
         let wrong = |problem: String| EvalError::Item { path: path.into(), line, problem };
         if read as u64 == MAX_LINE && bytes.last() != Some(&b'\n') {
             return Err(wrong("expected a line of at most 64 MiB".into()));
+        }
+        if line == 1 {
+            strip_mark(&mut bytes);
         }
         if bytes.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -177,14 +192,12 @@ fn heading(line: &str) -> Option<String> {
     (!deeper).then(|| inner.to_string())
 }
 
-fn describe(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+/// A value as the file has it, cut where it is long.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
 }
 
@@ -211,9 +224,10 @@ mod tests {
         assert_eq!(parse(&format!("{good}\n\n{good}")).unwrap().len(), 2);
         for (bad, says) in [
             (r#"{"q":"?","c":["a"]}"#, "field `g`"),
-            (r#"{"q":"?","c":[],"g":0}"#, "list of strings"),
-            (r#"{"q":"?","c":["a",1],"g":0}"#, "found a list"),
-            (r#"{"q":"?","c":["a"],"g":-1}"#, "whole number"),
+            (r#"{"q":"?","c":[],"g":0}"#, "a list of strings, at least one, found []"),
+            (r#"{"q":"?","c":["a",1],"g":0}"#, r#"found ["a",1]"#),
+            (r#"{"q":"?","c":["a"],"g":-1}"#, "a whole number from 0, found -1"),
+            (r#"{"q":"?","c":["a"],"g":1.5}"#, "found 1.5"),
             (r#"{"q":null,"c":["a"],"g":1}"#, "found null"),
             (r#"{"q":"?","c":["a"],"g":1,"m":[{"role":"x"}]}"#, "role"),
             (r#"{"q":"?""#, "JSON object"),
@@ -225,6 +239,10 @@ mod tests {
             assert!(error.contains(says), "{error}");
         }
         assert!(parse("").unwrap_err().to_string().contains("empty"));
+        assert_eq!(parse(&format!("\u{feff}{good}\n")).unwrap().len(), 1);
+        let long = format!(r#"{{"q":"?","c":["a"],"g":"{}"}}"#, "é".repeat(500));
+        let message = parse(&long).unwrap_err().to_string();
+        assert!(message.contains("éé...;") && message.chars().count() < 400, "{message}");
     }
 
     #[test]

@@ -237,5 +237,6 @@ fn missing_examples_are_named() {
 #[test]
 fn a_document_with_neither_text_nor_messages_is_an_error() {
     let error = load("perplexity", r#"{"source":"s"}"#, "", &LoadOptions::default()).unwrap_err();
-    assert!(error.to_string().contains("line 1"), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("line 1") && error.contains("no field `messages` and no `text`"), "{error}");
 }

@@ -1,9 +1,10 @@
 //! Rendering a task's templates and expressions over the fields of an item.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 
 use super::{Prompt, Task};
 use crate::error::{EvalError, Result};
@@ -59,15 +60,14 @@ impl Templates {
 
     /// Renders a template. `key` names it in errors.
     pub(super) fn render(&self, key: &str, source: &str, fields: &Value) -> Result<String> {
-        self.environment.render_named_str(key, source, fields).map_err(|error| self.wrong(key, &error))
+        let template = self.environment.template_from_named_str(key, source).map_err(|error| self.wrong(key, &error))?;
+        template.render(fields).map_err(|error| self.lacking(key, &error, template.undeclared_variables(false), fields))
     }
 
     /// Evaluates an expression. `key` names it in errors.
     pub(super) fn evaluate(&self, key: &str, source: &str, fields: &Value) -> Result<Value> {
-        self.environment
-            .compile_expression(source)
-            .and_then(|expression| expression.eval(fields))
-            .map_err(|error| self.wrong(key, &error))
+        let expression = self.environment.compile_expression(source).map_err(|error| self.wrong(key, &error))?;
+        expression.eval(fields).map_err(|error| self.lacking(key, &error, expression.undeclared_variables(false), fields))
     }
 
     /// Evaluates an expression that gives a list of strings.
@@ -83,6 +83,23 @@ impl Templates {
             task: self.task.name.clone(),
             problem: format!("`{key}`: expected a list of strings, found {value:?}"),
         })
+    }
+
+    /// [`Self::wrong`], with those of the names in use that are fields the item has not.
+    fn lacking(&self, key: &str, error: &minijinja::Error, used: HashSet<String>, fields: &Value) -> EvalError {
+        let is_there = |name: &str| fields.get_attr(name).is_ok_and(|value| !value.is_undefined());
+        let mut names: Vec<String> = used
+            .into_iter()
+            .filter(|name| !is_there(name) && self.environment.globals().all(|(global, _)| global != name))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        names.sort();
+        match self.wrong(key, error) {
+            EvalError::Task { task, problem } if error.kind() == ErrorKind::UndefinedError && !names.is_empty() => {
+                EvalError::Task { task, problem: format!("{problem}; the item has no field {}", names.join(" and no ")) }
+            }
+            other => other,
+        }
     }
 
     fn wrong(&self, key: &str, error: &minijinja::Error) -> EvalError {

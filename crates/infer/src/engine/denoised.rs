@@ -1,6 +1,6 @@
 //! Sequences of models that denoise: what they read, what a step writes.
 
-use super::prefix_cache::PrefixCache;
+use super::prefix_cache::{PrefixCache, Text, is_due};
 use super::request::{Message, Refused, Request};
 use super::sequence::Sequence;
 use crate::error::InferError;
@@ -29,13 +29,26 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
             None => Ok(None),
         };
     };
-    let Sampling { temperature, top_p, seed, .. } = request.sampling;
-    if request.sampling != (Sampling { temperature, top_p, seed, ..Sampling::default() }) {
-        let only = "expected temperature, top-p and seed alone, since the model denoises; found another sampling setting";
-        return Err(Refused::Invalid(only.into()));
+    let plain = Sampling::default();
+    let Sampling { temperature, top_p, seed, top_k, min_p, repetition_penalty, frequency_penalty, presence_penalty, logit_bias } =
+        &request.sampling;
+    let others = [
+        ("top_k", *top_k != plain.top_k),
+        ("min_p", *min_p != plain.min_p),
+        ("repetition_penalty", *repetition_penalty != plain.repetition_penalty),
+        ("frequency_penalty", *frequency_penalty != plain.frequency_penalty),
+        ("presence_penalty", *presence_penalty != plain.presence_penalty),
+        ("logit_bias", *logit_bias != plain.logit_bias),
+    ];
+    if let Some((field, _)) = others.into_iter().find(|(_, set)| *set) {
+        let only = "expected temperature, top-p and seed alone, since the model denoises; leave it out";
+        return Err(Refused::Field { field, message: only.into() });
+    }
+    if request.constraint.is_some() {
+        let message = "expected a next-token model, found one that denoises; leave it out".into();
+        return Err(Refused::Field { field: "constraint", message });
     }
     let unsupported = [
-        ("a constraint on the form of the text", request.constraint.is_some()),
         ("a state to go on from", request.state.is_some()),
         ("a state to be kept", request.keep_state),
         ("alternatives of tokens", request.alternatives > 0),
@@ -46,7 +59,7 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
     }
     let ends = if request.suffix.is_empty() { Ends::default() } else { Ends::Never };
     let chosen = request.denoising.clone().unwrap_or(Denoising { ends, ..Denoising::default() });
-    let settings = Denoising { temperature, top_p, seed, ..chosen };
+    let settings = Denoising { temperature: *temperature, top_p: *top_p, seed: *seed, ..chosen };
     if settings.keep != Keep::Nothing && diffusion.block.is_none() {
         model
             .leave_out(&mut model.new_state(), 0..0)
@@ -70,19 +83,20 @@ pub fn read(sequence: &mut Sequence, model: &Model, chunk: usize, kept: &mut Pre
     let Some(row) = &mut sequence.row else { return 0 };
     let Some(diffusion) = model.config.diffusion.clone() else { return 0 };
     let shift = diffusion.shift;
+    let until = row.reads_to();
     let masked = Masked::with(model, diffusion);
     if sequence.reused.is_none() {
         // Where logits speak of the next token, the last block has to be read for what it says of
         // the first token behind it.
-        let until = row.reads_to();
         let seen = if shift { until.saturating_sub(1) } else { until + 1 };
         let seen = seen.min(row.tokens().len());
-        let found = if sequence.shares { kept.find(sequence.request.owner, &row.tokens()[..seen]) } else { None };
+        let found = if sequence.shares { kept.find(&mut sequence.text, &row.tokens()[..seen]) } else { None };
         sequence.reused = Some(found.as_ref().map_or(0, |found| found.tokens));
         if let Some(found) = found {
             row.resume(Carried { state: found.state, last: None }, found.tokens);
         }
     }
+    let before = row.held().1;
     let count = match read_blocks(&masked, &mut [&mut *row], chunk) {
         Ok(count) => count,
         Err(error) => {
@@ -90,19 +104,19 @@ pub fn read(sequence: &mut Sequence, model: &Model, chunk: usize, kept: &mut Pre
             return 0;
         }
     };
-    if sequence.shares && count > 0 {
-        keep(sequence.request.owner, row, kept);
+    if sequence.shares && count > 0 && (!row.is_reading() || is_due(before, row.held().1)) {
+        keep(&mut sequence.text, row, until, kept);
     }
     // What is not read into the state is part of the first block.
     sequence.read = if row.is_reading() { row.held().1.min(sequence.given.saturating_sub(1)) } else { sequence.given };
     count
 }
 
-/// Keeps what the row's state has read.
-pub fn keep(owner: u64, row: &Row<Carried>, kept: &mut PrefixCache) {
+/// Keeps what the row's state has read; `known` tokens will not change.
+pub fn keep(text: &mut Text, row: &Row<Carried>, known: usize, kept: &mut PrefixCache) {
     let (carried, read) = row.held();
     if kept.is_on() && read > 0 {
-        kept.keep(owner, &row.tokens()[..read], &carried.state, None);
+        kept.keep(text, &row.tokens()[..known], read, &carried.state, None);
     }
 }
 

@@ -207,13 +207,28 @@ impl Engine {
     fn form(&self, constraint: &Constraint) -> Result<Form, Refused> {
         let Shared { model, tokenizer, grammars, .. } = &*self.shared;
         let grammars = grammars.get_or_init(|| Grammars::new(tokenizer, model.config.vocabulary).map_err(|e| e.to_string()));
-        let grammars = grammars.as_ref().map_err(|e| Refused::Invalid(e.clone()))?;
-        grammars.begin(constraint).map_err(|e| Refused::Invalid(e.to_string()))
+        let refused = |message| Refused::Field { field: "constraint", message };
+        let grammars = grammars.as_ref().map_err(|e| refused(e.clone()))?;
+        grammars.begin(constraint).map_err(|error| match error {
+            InferError::Constraint(message) => refused(message),
+            error => refused(error.to_string()),
+        })
     }
 
     /// Takes nothing new from now on; what was taken runs to its end.
     pub fn drain(&self) {
         self.shared.desk().draining = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Ends what runs and what waits before the next step ([`Finish::Cancelled`](crate::Finish::Cancelled)), for good:
+    /// nothing new is taken.
+    pub fn close(&self) {
+        {
+            let mut desk = self.shared.desk();
+            desk.draining = true;
+            desk.closed = true;
+        }
         self.shared.wake.notify_one();
     }
 
@@ -226,12 +241,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        {
-            let mut desk = self.shared.desk();
-            desk.draining = true;
-            desk.closed = true;
-        }
-        self.shared.wake.notify_one();
+        self.close();
         let Some(thread) = self.thread.take() else { return };
         // Dropped by a listener, it is the loop that would wait for itself: it ends by the flag.
         if std::thread::current().id() != thread.thread().id() && !recast_ops::cpu::is_worker() {
@@ -357,7 +367,7 @@ fn step(shared: &Shared, running: &mut [Sequence], kept: &mut PrefixCache, short
 
 /// Takes out what has ended and brings the counters up to date.
 fn sweep(shared: &Shared, running: &mut Vec<Sequence>, kept: &mut PrefixCache) {
-    running.iter().filter(|s| s.has_ended()).for_each(|s| s.leave(kept));
+    running.iter_mut().filter(|s| s.has_ended()).for_each(|s| s.leave(kept));
     let mut desk = shared.desk();
     let stats = &mut desk.stats;
     for sequence in running.iter_mut() {

@@ -1,6 +1,6 @@
 //! One request on its way: its state, its text, its listener.
 
-use super::prefix_cache::PrefixCache;
+use super::prefix_cache::{PrefixCache, Text, is_due};
 use super::request::{Listener, Message, PromptToken, Request, Scored, Stats, Summary};
 use crate::error::InferError;
 use crate::samplers::autoregressive::{Choice, likeliest, log_normaliser};
@@ -42,6 +42,8 @@ pub struct Sequence {
     pub(super) reused: Option<usize>,
     /// Whether the state may be kept for others, or taken from them.
     pub(super) shares: bool,
+    /// Its tokens, as kept states know them.
+    pub(super) text: Text,
     decoder: DecodeStream,
     filter: StopFilter,
     scored: Vec<PromptToken>,
@@ -89,6 +91,7 @@ impl Sequence {
             given: tokens.len(),
             reused: None,
             shares,
+            text: Text::new(request.owner),
             // The answer goes on from what stands there: the blank before its first word is its own.
             decoder: tokenizer.decode_stream_after(&tokens, true),
             tokens,
@@ -153,7 +156,7 @@ impl Sequence {
             return super::denoised::read(self, model, chunk, kept);
         }
         if self.reused.is_none() {
-            let found = if self.shares { kept.find(self.request.owner, &self.tokens) } else { None };
+            let found = if self.shares { kept.find(&mut self.text, &self.tokens) } else { None };
             self.reused = Some(found.as_ref().map_or(0, |found| found.tokens));
             if let Some(found) = found {
                 (self.read, self.state) = (found.tokens, found.state);
@@ -191,11 +194,11 @@ impl Sequence {
         } else {
             model.unfinished_last(tokens, 1, &mut [&mut self.state])?
         };
-        self.read = until;
+        let before = std::mem::replace(&mut self.read, until);
         let share = self.shares && kept.is_on();
         if until < self.given {
-            if share {
-                kept.keep(self.request.owner, &self.tokens[..until], &self.state, None);
+            if share && is_due(before, until) {
+                kept.keep(&mut self.text, &self.tokens[..self.given], until, &self.state, None);
             }
             return Ok(());
         }
@@ -211,7 +214,7 @@ impl Sequence {
         // Who waits for the first token gets it before what it came from is kept.
         self.begin(&logits);
         if share {
-            kept.keep(self.request.owner, &self.tokens[..self.given], &self.state, Some(&logits));
+            kept.keep(&mut self.text, &self.tokens[..self.given], self.given, &self.state, Some(&logits));
         }
         Ok(())
     }
@@ -371,15 +374,15 @@ impl Sequence {
     }
 
     /// Keeps the state of a text that has ended, for a next turn that begins with it.
-    pub fn leave(&self, kept: &mut PrefixCache) {
+    pub fn leave(&mut self, kept: &mut PrefixCache) {
         if let Some(row) = &self.row {
             if self.shares && !matches!(self.ended, Some(None)) {
-                super::denoised::keep(self.request.owner, row, kept);
+                super::denoised::keep(&mut self.text, row, row.held().1, kept);
             }
             return;
         }
         if self.shares && kept.is_on() && self.read > self.given && !matches!(self.ended, Some(None)) {
-            kept.keep(self.request.owner, &self.tokens[..self.read], &self.state, None);
+            kept.keep(&mut self.text, &self.tokens[..self.read], self.read, &self.state, None);
         }
     }
 

@@ -56,7 +56,8 @@ impl Grammars {
     pub fn begin(&self, constraint: &Constraint) -> Result<Form, InferError> {
         let grammar = match constraint {
             Constraint::JsonSchema(schema) => {
-                let mut schema = schema.clone();
+                // The schema of any JSON has two spellings, and settings go into one of them.
+                let mut schema = if *schema == Value::Bool(true) { json!({}) } else { schema.clone() };
                 // With any amount of white space allowed, a model that has lost the thread writes
                 // nothing else.
                 if let Some(keys) = schema.as_object_mut() {
@@ -99,11 +100,54 @@ impl Form {
     }
 }
 
-/// The first line: the library adds its whole state.
+/// The first line, since the library adds its whole state; and of an expression what is wrong with it, which follows
+/// lines that show the place.
 fn failed(error: &dyn std::fmt::Display) -> InferError {
     let text = error.to_string();
-    match text.lines().next().unwrap_or_default() {
-        "NoExtensionBias" => InferError::Constraint("the model has no token that could come next in this form".into()),
-        line => InferError::Constraint(line.to_owned()),
+    let reason = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
+    InferError::Constraint(match (text.lines().next().unwrap_or_default(), reason) {
+        ("NoExtensionBias", _) => "the model has no token that could come next in this form".into(),
+        (line, Some(reason)) => format!("{line} {reason}"),
+        (line, None) => line.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn grammars() -> (Tokenizer, Grammars) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny/model");
+        let tokenizer = Tokenizer::from_dir(&folder).expect("the embedded tokenizer");
+        let grammars = Grammars::new(&tokenizer, tokenizer.vocab_size()).expect("grammars");
+        (tokenizer, grammars)
+    }
+
+    #[test]
+    fn any_json_is_compact_however_it_is_asked_for() {
+        let (tokenizer, grammars) = grammars();
+        let bracket = tokenizer.token_to_id("[").expect("a bracket");
+        for schema in [json!(true), json!({}), json!({"type": "array"})] {
+            let mut form = grammars.begin(&Constraint::JsonSchema(schema.clone())).expect("a form");
+            form.push(bracket).expect("allowed");
+            let allowed = form.allowed(&vec![0.0; tokenizer.vocab_size()]).expect("a mask");
+            let words = tokenizer.token_bytes().into_iter().zip(allowed).filter(|(_, logit)| logit.is_finite());
+            let words: Vec<Vec<u8>> = words.map(|(word, _)| word).collect();
+            let blank = words.iter().find(|word| word.first().is_some_and(u8::is_ascii_whitespace));
+            assert!(!words.is_empty() && blank.is_none(), "{schema}: {blank:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_tells_its_reason() {
+        let (_, grammars) = grammars();
+        let pattern = json!({"type": "string", "pattern": "a(b"});
+        for wrong in [Constraint::Regex("a(b".into()), Constraint::JsonSchema(pattern)] {
+            let Err(error) = grammars.begin(&wrong) else { panic!("{wrong:?} is taken") };
+            let error = error.to_string();
+            // Of brackets.
+            assert!(error.ends_with(" group") && error.lines().count() == 1, "{error}");
+        }
     }
 }

@@ -14,7 +14,7 @@ mod qwen3;
 pub mod radlads;
 pub mod recast;
 
-use crate::config::ModelConfig;
+use crate::config::{Keys, ModelConfig};
 use crate::error::ModelError;
 use crate::weights::Checkpoint;
 use serde_json::{Map, Value};
@@ -45,13 +45,49 @@ pub static FAMILIES: &[Family] = &[
 /// may leave open.
 ///
 /// # Errors
-/// As [`parse`], or when there is no config.json.
+/// As [`parse`], or when there is no config.json, the weights have more layers than it says, or it ends texts with a
+/// token outside the vocabulary.
 pub fn read(checkpoint: &dyn Checkpoint) -> Result<ModelConfig, ModelError> {
     let mut config = checkpoint.config()?;
     if let Some(map) = config.as_object_mut() {
         radlads::complete(map, checkpoint);
     }
-    parse(&config)
+    let checked = |config: ModelConfig| -> Result<ModelConfig, ModelError> {
+        every_layer(&config, checkpoint)?;
+        end_tokens(&config)?;
+        Ok(config)
+    };
+    parse(&config).and_then(checked).map_err(|error| error.of(checkpoint.path()))
+}
+
+/// Refuses weights with layers that the config does not count: without them the model is another one.
+fn every_layer(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> Result<(), ModelError> {
+    // Layers that predict further tokens stand behind the others, and are not run.
+    let more = Keys(&config.raw).optional_size("num_nextn_predict_layers").unwrap_or_default().unwrap_or(0);
+    let infos = checkpoint.infos();
+    let layer = |name: &str| name.strip_prefix("model.layers.")?.split_once('.')?.0.parse::<usize>().ok();
+    match infos.iter().filter_map(|info| layer(&info.name)).max() {
+        Some(last) if last >= config.layers + more => Err(ModelError::Config(format!(
+            "the number of layers is {}, and there are weights of layer {last}, counted from 0; correct num_hidden_layers, \
+             or take those weights out",
+            config.layers
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an `eos_token_id` that is no token, nor a list of tokens.
+fn end_tokens(config: &ModelConfig) -> Result<(), ModelError> {
+    let is_token = |id: &Value| id.as_u64().is_some_and(|id| id < config.vocabulary as u64);
+    match config.raw.get("eos_token_id") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::Array(ids)) if ids.iter().all(is_token) => Ok(()),
+        Some(id) if is_token(id) => Ok(()),
+        Some(other) => Err(ModelError::Config(format!(
+            "`eos_token_id` is {other}, expected an id below the vocabulary's {}, or a list of such",
+            config.vocabulary
+        ))),
+    }
 }
 
 /// Reads a config.json.

@@ -102,6 +102,10 @@ pub trait Checkpoint: Send + Sync {
 /// # Errors
 /// Any reading error of [`WeightsError`].
 pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>, WeightsError> {
+    if path.as_os_str().is_empty() {
+        let reason = "expected the path of a folder or a file of weights".into();
+        return Err(WeightsError::NotACheckpoint { path: "(an empty path)".into(), reason });
+    }
     let metadata = std::fs::metadata(path).map_err(WeightsError::io(path, "open it"))?;
     if metadata.is_dir() {
         return folder::open(path).map(crate::families::llada::rename);

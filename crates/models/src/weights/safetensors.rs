@@ -10,9 +10,9 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ::safetensors::tensor::Metadata;
-use serde::Deserializer as _;
+use ::safetensors::tensor::{Metadata, TensorInfo as TensorEntry};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize as _, Deserializer as _};
 
 use super::dtype::elements_of;
 use super::mapped::MappedFile;
@@ -199,7 +199,12 @@ fn header(file: &MappedFile) -> Result<(Metadata, usize), WeightsError> {
     let data = &rest[length..];
 
     check_names(file, json)?;
-    let metadata: Metadata = serde_json::from_slice(json).map_err(|e| file.malformed(format!("the safetensors header: {e}")))?;
+    let metadata: Metadata = serde_json::from_slice(json).map_err(|e| {
+        let words = e.to_string();
+        // Not every error of the crate names the tensor.
+        let which = contradictory(json).filter(|name| !words.contains(name)).map(|name| format!(" (tensor \"{name}\")"));
+        file.malformed(format!("the safetensors header: {words}{}", which.unwrap_or_default()))
+    })?;
     let needed = metadata.data_len();
     if needed > data.len() {
         return Err(truncated("the tensor data", needed as u64, data.len() as u64));
@@ -210,6 +215,17 @@ fn header(file: &MappedFile) -> Result<(Metadata, usize), WeightsError> {
         );
     }
     Ok((metadata, 8 + length))
+}
+
+/// The first tensor of a header whose entry is none, or whose shape and kind do not make its bytes.
+fn contradictory(json: &[u8]) -> Option<String> {
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).ok()?;
+    let wrong = |entry: &serde_json::Value| {
+        let Ok(TensorEntry { dtype, shape, data_offsets: (start, end) }) = TensorEntry::deserialize(entry) else { return true };
+        let bits = shape.iter().try_fold(dtype.bitsize(), |bits, &n| bits.checked_mul(n));
+        bits.is_none() || bits != end.checked_sub(start).and_then(|bytes| bytes.checked_mul(8))
+    };
+    header.into_iter().find(|(name, entry)| name != "__metadata__" && wrong(entry)).map(|(name, _)| name)
 }
 
 /// Refuses names that occur twice, which a map silently merges, and names of absurd length.

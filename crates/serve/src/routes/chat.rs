@@ -109,9 +109,16 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
         (a, b) => a.or(b),
     };
     super::check_answers(app, &served, 1, &options)?;
-    let kept = options.state.as_ref().map(|id| app.kept.get("state", id, asked.owner)).transpose()?;
-    let Prepared { prompt, request } =
-        super::conversation(app, &served, kept.as_deref(), None, messages, tools.list.as_ref(), max_tokens)?;
+    let kept = app.kept.named("state", options.state.as_deref(), "state", asked.owner)?;
+    let Prepared { prompt, request } = super::conversation(
+        app,
+        &served,
+        kept.as_deref().map(|kept| ("state", kept)),
+        None,
+        messages,
+        tools.list.as_ref(),
+        max_tokens,
+    )?;
     let request = engine::Request { alternatives: alternatives.unwrap_or(0), ..request };
     let requests = finish_requests(app, &served, asked.owner, kept.as_deref(), vec![request], &options)?;
     let chat = Chat {
@@ -124,7 +131,7 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
         prompt,
         keep: options.return_state.then(|| (app.clone(), asked.owner)),
     };
-    let mut generation = Generation::submit(&served, requests, app.settings.request_seconds, &asked.record)?;
+    let mut generation = Generation::submit(&served, requests, options.form, app.settings.request_seconds, &asked.record)?;
     generation.revisions = options.revisions;
     Ok((generation, chat, options.stream))
 }

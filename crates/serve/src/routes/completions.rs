@@ -9,7 +9,7 @@ use crate::ids;
 use crate::kept::Kept;
 use crate::options::{ALTERNATIVES, Options};
 use crate::stream::{self, Told};
-use crate::tokens;
+use crate::tokens::{self, Begun};
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -75,8 +75,16 @@ struct Completions {
     include_usage: bool,
     /// Where to keep the state, if asked for.
     keep: Option<(Arc<App>, Option<usize>)>,
-    /// Characters told of each answer, for `text_offset`.
-    offsets: Vec<usize>,
+    /// How far each answer was told, for `text_offset`.
+    places: Vec<Place>,
+}
+
+/// A place in a text.
+#[derive(Clone, Default)]
+struct Place {
+    /// Characters before it.
+    offset: usize,
+    begun: Begun,
 }
 
 /// Answers.
@@ -93,7 +101,7 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     let served = app.model(fields.text("model")?.ok_or_else(|| fields.missing("model", "a model's id"))?)?.clone();
     asked.record.set_model(&served.id);
     let options = Options::read(&fields, served.engine.model())?;
-    let kept = options.state.as_ref().map(|id| app.kept.get("state", id, asked.owner)).transpose()?;
+    let kept = app.kept.named("state", options.state.as_deref(), "state", asked.owner)?;
     let kept = kept.as_deref();
     let prompts = prompts(&fields, &served, kept, options.repeat_context)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
@@ -145,14 +153,14 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
         created: now(),
         model: served.id.clone(),
         n: options.n,
-        offsets: vec![0; requests.len()],
+        places: vec![Place::default(); requests.len()],
         prompts,
         echo,
         logprobs: logprobs.is_some(),
         include_usage: options.include_usage,
         keep: options.return_state.then(|| (app.clone(), asked.owner)),
     };
-    let mut generation = Generation::submit(&served, requests, app.settings.request_seconds, &asked.record)?;
+    let mut generation = Generation::submit(&served, requests, options.form, app.settings.request_seconds, &asked.record)?;
     generation.revisions = options.revisions;
     Ok((generation, teller, options.stream))
 }
@@ -231,13 +239,13 @@ impl Completions {
             // The first answer to a prompt has its scores for those that have none of their own.
             let answers = &generation.answers;
             if let Some(tokens) = answers[index].prompt.as_ref().or(answers[index - index % self.n].prompt.as_ref()) {
-                list.prompt(&tokenizer, tokens, &prompt.text, &mut self.offsets[index]);
+                list.prompt(&tokenizer, tokens, &prompt.text, &mut self.places[index]);
             }
         }
         let answer = &mut generation.answers[index];
         let (new, written) = answer.news();
         text.push_str(&new);
-        list.written(&tokenizer, &written, &mut self.offsets[index]);
+        list.written(&tokenizer, &written, &mut self.places[index]);
         json!({"index": index, "text": text, "logprobs": self.logprobs.then(|| list.json()), "finish_reason": answer.finish()})
     }
 
@@ -316,19 +324,19 @@ struct Scores {
 
 impl Scores {
     /// `echo` is the text that is given back of these tokens.
-    fn prompt(&mut self, tokenizer: &Tokenizer, tokens: &[PromptToken], echo: &str, offset: &mut usize) {
+    fn prompt(&mut self, tokenizer: &Tokenizer, tokens: &[PromptToken], echo: &str, place: &mut Place) {
         let mut echo = echo.chars();
         for token in tokens {
             let alternatives = token.alternatives.iter().map(|scored| (scored.token, scored.log_probability));
-            self.push(tokenizer, token.token, token.log_probability, alternatives, &mut echo, offset);
+            self.push(tokenizer, token.token, token.log_probability, alternatives, &mut echo, place);
         }
     }
 
-    fn written(&mut self, tokenizer: &Tokenizer, written: &[Written], offset: &mut usize) {
+    fn written(&mut self, tokenizer: &Tokenizer, written: &[Written], place: &mut Place) {
         for token in written {
             // No special token is spelled out in an answer.
             let (scored, alternatives) = (Some(token.log_probability), token.alternatives.iter().copied());
-            self.push(tokenizer, token.token, scored, alternatives, &mut "".chars(), offset);
+            self.push(tokenizer, token.token, scored, alternatives, &mut "".chars(), place);
         }
     }
 
@@ -340,7 +348,7 @@ impl Scores {
         scored: Option<f32>,
         alternatives: impl Iterator<Item = (u32, f32)>,
         echo: &mut Chars<'_>,
-        offset: &mut usize,
+        place: &mut Place,
     ) {
         let bytes = tokens::bytes(tokenizer, token);
         let text = tokens::text(&bytes);
@@ -350,19 +358,18 @@ impl Scores {
             map.insert(text.clone(), own.into());
             Value::from(map)
         });
-        let (within, mut begun) = tokens::characters(&bytes);
+        // A special token may be one that the text spells out, or one that was put before it.
+        let shown = !tokenizer.is_special(token) || (!text.is_empty() && echo.as_str().starts_with(&text));
+        let (within, mut begun) = if shown { place.begun.pass(&bytes) } else { (false, 0) };
         // SentencePiece's blank before the first word of a text, which the text does not show.
-        if *offset == 0 && bytes.first() == Some(&b' ') && echo.clone().next().is_some_and(|first| first != ' ') {
+        if shown && place.offset == 0 && bytes.first() == Some(&b' ') && echo.clone().next().is_some_and(|first| first != ' ') {
             begun -= 1;
         }
         // A token that goes on with a character stands where that does.
-        self.offsets.push(offset.saturating_sub(usize::from(within)));
-        // A special token may be one that the text spells out, or one that was put before it.
-        if !tokenizer.is_special(token) || echo.clone().take(begun).eq(text.chars()) {
-            *offset += begun;
-            for _ in 0..begun {
-                echo.next();
-            }
+        self.offsets.push(place.offset.saturating_sub(usize::from(within)));
+        place.offset += begun;
+        for _ in 0..begun {
+            echo.next();
         }
         self.tokens.push(text);
         self.log_probabilities.push(scored);

@@ -5,7 +5,8 @@ use crate::error::ApiError;
 use crate::ids;
 use crate::record::{Record, Recorded};
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -22,6 +23,19 @@ pub(crate) struct Asked {
     pub record: Arc<Record>,
 }
 
+/// What the end of a path names.
+pub(crate) struct Id(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(id)| Self(id))
+            .map_err(|error| ApiError::request(format!("the path cannot be read: {}", error.body_text())))
+    }
+}
+
 /// Gives a request its id and its record.
 pub(crate) async fn record(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
@@ -29,10 +43,15 @@ pub(crate) async fn record(State(app): State<Arc<App>>, mut request: Request, ne
     let id = given.filter(good).map_or_else(|| ids::fresh("req_"), ToOwned::to_owned);
     // By the pattern and not the path, so that nobody fills the counters with names.
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let headers_alone = request.method() == Method::HEAD;
     let record = Record::new(app, id.clone(), request.method().to_string(), route);
     request.extensions_mut().insert(Asked { owner: None, record: record.clone() });
     let mut response = next.run(request).await;
     record.set_status(response.status().as_u16());
+    if headers_alone {
+        // Its body is never asked for.
+        record.sent();
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

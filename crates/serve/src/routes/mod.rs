@@ -11,7 +11,7 @@ mod page;
 pub(crate) mod responses;
 mod states;
 
-pub(crate) use gate::Asked;
+pub(crate) use gate::{Asked, Id};
 
 use crate::app::{App, Served};
 use crate::body;
@@ -72,7 +72,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     let origin = match origins {
         [] => return None,
-        [all] if all == "*" => AllowOrigin::any(),
+        some if some.iter().any(|origin| origin == "*") => AllowOrigin::any(),
         some => AllowOrigin::list(some.iter().filter_map(|origin| origin.parse().ok())),
     };
     let layer = CorsLayer::new().allow_origin(origin).allow_methods([Method::GET, Method::POST, Method::DELETE]);
@@ -119,7 +119,9 @@ pub(crate) fn constrain(options: &mut Options, call: Option<Constraint>) -> Resu
     if call.is_some() && options.constraint.is_some() {
         return Err(ApiError::at("tool_choice", "a call that must be made and a form of the text exclude each other"));
     }
-    options.constraint = call.or(options.constraint.take());
+    if call.is_some() {
+        (options.constraint, options.form) = (call, "tools");
+    }
     Ok(())
 }
 
@@ -129,26 +131,26 @@ pub(crate) struct Prepared {
     pub request: Request,
 }
 
-/// Renders and counts a conversation.
+/// Renders and counts a conversation; what is kept comes with the field that named it.
 pub(crate) fn conversation(
     app: &App,
     served: &Served,
-    kept: Option<&Kept>,
+    kept: Option<(&'static str, &Kept)>,
     instructions: Option<Message>,
     new: Vec<Message>,
     tools: Option<&Value>,
     max_tokens: Option<usize>,
 ) -> Result<Prepared, ApiError> {
-    if let Some(kept) = kept {
-        same_model(kept, served)?;
+    if let Some((field, kept)) = kept {
+        same_model(kept, served, field)?;
         if kept.conversation.is_none() {
             return Err(ApiError::at(
-                "state",
+                field,
                 "the state is of a plain text: expected one of a conversation; /v1/completions goes on from it",
             ));
         }
     }
-    let mut prompt = talk::prompt(served, kept, instructions, new, tools)?;
+    let mut prompt = talk::prompt(served, kept.map(|(_, kept)| kept), instructions, new, tools)?;
     let before = prompt.state.as_ref().map_or(0, |state| state.tokens.len());
     let max_tokens = served.room(before + prompt.tokens.len(), max_tokens, app.settings.default_tokens)?;
     let request =
@@ -156,11 +158,11 @@ pub(crate) fn conversation(
     Ok(Prepared { prompt, request })
 }
 
-fn same_model(kept: &Kept, served: &Served) -> Result<(), ApiError> {
+fn same_model(kept: &Kept, served: &Served, field: &'static str) -> Result<(), ApiError> {
     if kept.model == served.id {
         return Ok(());
     }
-    Err(ApiError::at("state", format!("the state is of the model {}: expected one of {}", kept.model, served.id)))
+    Err(ApiError::at(field, format!("{field}: expected one of the model {}, found one of {}", served.id, kept.model)))
 }
 
 /// `n` requests for each, with what they have in common.
@@ -172,8 +174,9 @@ pub(crate) fn finish_requests(
     requests: Vec<Request>,
     options: &Options,
 ) -> Result<Vec<Request>, ApiError> {
+    // Of conversations that was seen to.
     if let Some(kept) = kept {
-        same_model(kept, served)?;
+        same_model(kept, served, "state")?;
     }
     let deadline = Instant::now() + Settings::time(app.settings.request_seconds);
     // Keys do not learn of each other's prompts.
@@ -270,7 +273,7 @@ mod tests {
 
     fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, Witness, bool), ApiError> {
         let request = Request { prompt: vec![2, 3], ..Request::default() };
-        Ok((Generation::submit(&app.models[0], vec![request], 60, &asked.record)?, Witness, value["stream"] == true))
+        Ok((Generation::submit(&app.models[0], vec![request], "regex", 60, &asked.record)?, Witness, value["stream"] == true))
     }
 
     /// A state that is kept then may be large, and so may those that make room for it: meanwhile others are served.

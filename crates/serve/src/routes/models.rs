@@ -1,9 +1,10 @@
 //! `GET /v1/models`: what is served.
 
+use super::Id;
 use crate::app::{App, Served};
 use crate::error::ApiError;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
 }
 
 /// One; its id may hold slashes.
-pub(crate) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn one(State(app): State<Arc<App>>, Id(id): Id) -> Result<Json<Value>, ApiError> {
     Ok(Json(describe(&app, app.model(&id)?)))
 }
 

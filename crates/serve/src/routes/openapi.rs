@@ -72,6 +72,8 @@ pub(crate) fn made() -> Value {
         ("Tool", schema(&[TOOL], &["type", "function"])),
         ("Function", schema(&[FUNCTION], &["name"])),
         ("StreamOptions", schema(&[STREAM_OPTIONS], &[])),
+        ("Reasoning", schema(&[responses::REASONING], &[])),
+        ("ResponseStreamOptions", schema(&[responses::STREAM_OPTIONS], &[])),
         ("Denoising", schema(&[DENOISING], &[])),
         ("ResponseFormat", schema(&[RESPONSE_FORMAT], &["type"])),
         ("JsonSchema", schema(&[JSON_SCHEMA], &["schema"])),

@@ -1,18 +1,18 @@
 //! `/v1/responses`: conversations that the server remembers, as states. `previous_response_id` goes
 //! on from the state that the earlier response left, so its text is not read again.
 
-use super::{Asked, Prepared, finish_requests, keep};
+use super::{Asked, Id, Prepared, finish_requests, keep};
 use crate::app::{App, now};
 use crate::conversation::Prompt;
-use crate::error::ApiError;
+use crate::error::{ApiError, PREVIOUS};
 use crate::fields::{Field, Fields, only, read, unused};
 use crate::generation::{Answer, Generation};
 use crate::ids;
-use crate::options::{JSON_SCHEMA, Options, of_format};
+use crate::options::{JSON_SCHEMA, OBFUSCATION, Options, of_format};
 use crate::routes::chat::{concluded, turn};
 use crate::stream::{self, Told};
 use crate::tools::{Call, Piece, Reader, Tools};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::{Extension, Json};
 use recast_text::Message;
@@ -28,7 +28,7 @@ pub(crate) const FIELDS: &[Field] = &[
         "A user's text, or the new items of the conversation.",
     ),
     read("instructions", r#"{"type":"string"}"#, "A system text. It is not carried over to the next response."),
-    read("previous_response_id", r#"{"type":"string"}"#, "The response to go on from."),
+    read(PREVIOUS, r#"{"type":"string"}"#, "The response to go on from."),
     read(
         "store",
         r#"{"type":"boolean"}"#,
@@ -36,7 +36,7 @@ pub(crate) const FIELDS: &[Field] = &[
     ),
     read("stream", r#"{"type":"boolean","default":false}"#, "Server-sent events as the text is written."),
     read("max_output_tokens", r#"{"type":"integer","minimum":1}"#, "The most tokens to write."),
-    read("seed", r#"{"type":"integer"}"#, "Recast: same seed, same text."),
+    read("seed", r#"{"type":"integer"}"#, "Recast: same seed, same text, as in /v1/chat/completions."),
     read("tools", r#"{"type":"array","items":{"type":"object"}}"#, "Functions that the model may call."),
     read("tool_choice", "{}", "none, auto, required, or one function."),
     read("text", r##"{"$ref":"#/components/schemas/TextOptions"}"##, "The form of the text."),
@@ -44,18 +44,28 @@ pub(crate) const FIELDS: &[Field] = &[
     only("parallel_tool_calls", "[true]", "Not supported otherwise."),
     only("truncation", r#"["disabled"]"#, "Nothing is cut off in silence."),
     only("include", "[[]]", "Not supported."),
-    only("reasoning", "[{}]", "Not supported."),
+    read("reasoning", r##"{"$ref":"#/components/schemas/Reasoning"}"##, "Not supported; what a response says of it is taken."),
     only("background", "[false]", "Not supported."),
     only("conversation", "[]", "Not supported: use previous_response_id."),
     only("prompt", "[]", "Not supported."),
     only("max_tool_calls", "[]", "Not supported."),
     only("top_logprobs", "[0]", "Not supported here."),
-    only("stream_options", "[{}]", "Not supported here."),
+    read("stream_options", r##"{"$ref":"#/components/schemas/ResponseStreamOptions"}"##, "What the events tell."),
     only("service_tier", r#"["auto","default"]"#, "There is one."),
     unused("user", r#"{"type":"string"}"#, "Who asks."),
     unused("safety_identifier", r#"{"type":"string"}"#, "Who asks."),
     unused("prompt_cache_key", r#"{"type":"string"}"#, "States of prompts are found by their tokens."),
 ];
+
+/// Of `reasoning`, as a response gives it back.
+pub(crate) const REASONING: &[Field] = &[
+    only("effort", "[]", "Not supported."),
+    only("summary", "[]", "Not supported."),
+    only("generate_summary", "[]", "Not supported."),
+];
+
+/// Of `stream_options`: there is no usage to be asked for.
+pub(crate) const STREAM_OPTIONS: &[Field] = &[OBFUSCATION];
 
 /// Of `text`.
 pub(crate) const TEXT: &[Field] = &[
@@ -113,7 +123,7 @@ pub(crate) async fn create(
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
     Extension(asked): Extension<Asked>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<Value>, ApiError> {
     let kept = app.kept.get("response", &id, asked.owner)?;
     Ok(Json(kept.response.clone().unwrap_or_default()))
@@ -123,7 +133,7 @@ pub(crate) async fn get(
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     Extension(asked): Extension<Asked>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<Value>, ApiError> {
     app.kept.delete("response", &id, asked.owner)?;
     Ok(Json(json!({"id": id, "object": "response", "deleted": true})))
@@ -133,6 +143,8 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
     let fields = Fields::check("", value, &super::RESPONSES)?;
     let served = app.model(fields.text("model")?.ok_or_else(|| fields.missing("model", "a model's id"))?)?.clone();
     asked.record.set_model(&served.id);
+    fields.object("reasoning", &[REASONING])?;
+    fields.object("stream_options", &[STREAM_OPTIONS])?;
     let mut options = Options::read(&fields, served.engine.model())?;
     let denoises = served.engine.model().config.diffusion.is_some();
     let store = match fields.flag("store")? {
@@ -151,15 +163,23 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
             format.get("schema").cloned(),
             "text.format",
         )?;
+        options.form = "text.format";
     }
     super::constrain(&mut options, tools.constraint)?;
-    let previous = fields.text("previous_response_id")?;
-    let kept = previous.map(|id| app.kept.get("response", id, asked.owner)).transpose()?;
+    let previous = fields.text(PREVIOUS)?;
+    let kept = app.kept.named("response", previous, PREVIOUS, asked.owner)?;
     let instructions = fields.text("instructions")?.map(|text| Message::new("system", text));
     let messages = input(&fields)?;
     let most = fields.count("max_output_tokens", 1, app.settings.max_tokens)?;
-    let Prepared { prompt, request } =
-        super::conversation(app, &served, kept.as_deref(), instructions, messages, tools.list.as_ref(), most)?;
+    let Prepared { prompt, request } = super::conversation(
+        app,
+        &served,
+        kept.as_deref().map(|kept| (PREVIOUS, kept)),
+        instructions,
+        messages,
+        tools.list.as_ref(),
+        most,
+    )?;
     let requests = finish_requests(app, &served, asked.owner, kept.as_deref(), vec![request], &options)?;
     let id = ids::fresh("resp_");
     let frame = json!({
@@ -187,7 +207,7 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
         owner: asked.owner,
         store,
     };
-    let generation = Generation::submit(&served, requests, app.settings.request_seconds, &asked.record)?;
+    let generation = Generation::submit(&served, requests, options.form, app.settings.request_seconds, &asked.record)?;
     Ok((generation, teller, options.stream))
 }
 

@@ -1,9 +1,9 @@
 //! `/v1/states/{id}`: Recast's own. What `return_state` kept, until it is deleted or makes room.
 
-use super::Asked;
+use super::{Asked, Id};
 use crate::app::App;
 use crate::error::ApiError;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
     Extension(asked): Extension<Asked>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<Value>, ApiError> {
     let kept = app.kept.get("state", &id, asked.owner)?;
     Ok(Json(json!({
@@ -25,7 +25,7 @@ pub(crate) async fn get(
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     Extension(asked): Extension<Asked>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<Value>, ApiError> {
     app.kept.delete("state", &id, asked.owner)?;
     Ok(Json(json!({"id": id, "object": "state", "deleted": true})))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Content, CorpusOptions, Document, Documents, MAX_RECORD_BYTES};
+use super::{BYTE_ORDER_MARK, Content, CorpusOptions, Document, Documents, MAX_RECORD_BYTES};
 use crate::chat_template::Message;
 use crate::error::{Result, TextError};
 
@@ -41,8 +41,8 @@ impl JsonLines {
             if read == 0 {
                 return Ok(false);
             }
-            if self.line == 1 && self.buffer.starts_with(b"\xef\xbb\xbf") {
-                self.buffer.drain(..3);
+            if self.line == 1 && self.buffer.starts_with(BYTE_ORDER_MARK.as_bytes()) {
+                self.buffer.drain(..BYTE_ORDER_MARK.len());
             }
             if !self.buffer.trim_ascii().is_empty() {
                 return Ok(true);
@@ -51,15 +51,18 @@ impl JsonLines {
     }
 
     fn parse(&self) -> Result<String> {
-        let mut record: Map<String, Value> =
-            serde_json::from_slice(&self.buffer).map_err(|error| self.wrong(format!("expected a JSON object, but {error}")))?;
+        let mut record: Map<String, Value> = serde_json::from_slice(&self.buffer)
+            .map_err(|error| self.wrong(format!("expected a JSON object, but {}", reason(&error))))?;
         let field = self.options.text_field.as_str();
         match (record.remove(field), record.remove("messages")) {
             (Some(Value::String(text)), _) => Ok(text),
             (Some(other), _) => Err(self.wrong(format!("{field:?} is {}; expected a string", kind(&other)))),
             (None, Some(messages)) => {
                 let Some(template) = &self.options.chat_template else {
-                    return Err(self.wrong("has \"messages\", but no chat template was given to render them"));
+                    return Err(self.wrong(format!(
+                        "has \"messages\", which the model's chat template turns into text, and its tokenizer has none; use a \
+                         model that has (one tuned for chat), or text with the field {field:?}"
+                    )));
                 };
                 let turns: Vec<Message> = serde_json::from_value(messages)
                     .map_err(|error| self.wrong(format!("\"messages\" is not a list of turns: {error}")))?;
@@ -72,6 +75,12 @@ impl JsonLines {
             }
         }
     }
+}
+
+/// What is wrong in a line, without where it is: serde counts every line as the first.
+fn reason(error: &serde_json::Error) -> String {
+    let (words, place) = (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
+    words.strip_suffix(&place).map_or_else(|| words.clone(), str::to_owned)
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -57,7 +57,7 @@ pub struct CorpusOptions {
     pub split_text_at: Option<String>,
     /// The field (JSON) or column (Parquet) that holds the text.
     pub text_field: String,
-    /// Renders records that have `messages`; without it they are an error.
+    /// Renders records that have `messages`; without it (a tokenizer that has none) they are an error.
     pub chat_template: Option<ChatTemplate>,
 }
 
@@ -83,23 +83,28 @@ impl std::fmt::Debug for Corpus {
 }
 
 /// The files that a list of paths means: files as they are, folders as the corpus files directly
-/// in them, by name.
+/// in them, by name, without those whose name begins with a dot (macOS leaves `._a.jsonl` beside `a.jsonl`).
 ///
 /// # Errors
-/// When a path does not exist, or a folder has no corpus file.
+/// When a path does not exist or is a pipe or a device, or a folder has no corpus file.
 pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         let metadata = std::fs::metadata(path).map_err(TextError::io("open", path))?;
-        if !metadata.is_dir() {
+        if metadata.is_file() {
             files.push(path.clone());
             continue;
+        }
+        // Text is read more than once: to know it again, and to tokenize it.
+        if !metadata.is_dir() {
+            return Err(TextError::file(path, "a pipe or a device, which can be read once only; write its text to a file"));
         }
         let mut found = Vec::new();
         for entry in std::fs::read_dir(path).map_err(TextError::io("list", path))? {
             let entry = entry.map_err(TextError::io("list", path))?.path();
+            let hidden = entry.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
             // The .idx half of a pair comes with its .bin.
-            if kind_of(&entry).is_some_and(|(kind, _)| kind != "idx") && entry.is_file() {
+            if !hidden && kind_of(&entry).is_some_and(|(kind, _)| kind != "idx") && entry.is_file() {
                 found.push(entry);
             }
         }
@@ -114,6 +119,9 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     }
     Ok(files)
 }
+
+/// The mark that some programs begin UTF-8 text with; it is no part of the text.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// Opens files (or folders of them) as one stream of documents, in the order given. The kind of a
 /// file is known by its name: `.txt`, `.jsonl`, each also with `.zst` or `.gz` after it;

@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Content, CorpusOptions, Document, Documents, MAX_RECORD_BYTES};
+use super::{BYTE_ORDER_MARK, Content, CorpusOptions, Document, Documents, MAX_RECORD_BYTES};
 use crate::error::{Result, TextError};
 
 pub(super) fn documents(path: &Path, reader: Box<dyn BufRead + Send>, options: &CorpusOptions) -> Result<Documents> {
@@ -13,10 +13,13 @@ pub(super) fn documents(path: &Path, reader: Box<dyn BufRead + Send>, options: &
     if bytes.len() as u64 > MAX_RECORD_BYTES {
         return Err(TextError::file(path, "larger than 1 GiB as text; split it, or convert it to .jsonl"));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    let mut text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         TextError::file(path, format!("expected UTF-8 text, found other bytes at offset {at}"))
     })?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len());
+    }
     let parts: Vec<String> = match &options.split_text_at {
         None => vec![text],
         Some(separator) => text.split(separator.as_str()).map(str::to_owned).collect(),

@@ -53,6 +53,7 @@ fn text_files_are_one_document_or_split() {
     let empty = CorpusOptions { split_text_at: Some(String::new()), ..CorpusOptions::default() };
     assert!(texts(&path, empty).is_err());
     assert!(texts(&folder.file("b.txt", b"ok \xff"), CorpusOptions::default()).unwrap_err().to_string().contains("offset 3"));
+    assert_eq!(texts(&folder.file("c.txt", b"\xef\xbb\xbfone"), CorpusOptions::default()).unwrap(), ["one"]);
 }
 
 #[test]
@@ -71,6 +72,7 @@ fn messages_go_through_the_template() {
     let path = folder.file("chat.jsonl", line);
     let message = texts(&path, CorpusOptions::default()).unwrap_err().to_string();
     assert!(message.contains("chat template") && message.contains("record 1"), "{message}");
+    assert!(message.contains("its tokenizer has none") && message.contains("\"text\""), "{message}");
     let template = ChatTemplate::new("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}".into(), "", "");
     let options = CorpusOptions { chat_template: Some(template.unwrap()), ..CorpusOptions::default() };
     assert_eq!(texts(&path, options).unwrap(), ["<user>hi"]);
@@ -91,6 +93,7 @@ fn errors_name_the_line_and_end_the_stream() {
         assert_eq!(items.len(), 2, "{bad}");
         let message = items[1].as_ref().unwrap_err().to_string();
         assert!(message.contains("bad.jsonl, record 2") && message.contains(hint), "{message}");
+        assert!(!message.contains("line 1"), "{message}");
     }
 }
 
@@ -101,10 +104,14 @@ fn folders_are_read_by_name_and_unknown_files_refused() {
     folder.file("b.txt", b"second");
     folder.file("a.jsonl", b"{\"text\": \"first\"}");
     folder.file("README.md", b"not a corpus");
+    folder.file("._a.jsonl", b"\x00\x05\x16\x07");
+    folder.file(".hidden.jsonl", b"{\"text\": \"hidden\"}");
     assert_eq!(texts(folder.0.path(), CorpusOptions::default()).unwrap(), ["first", "second"]);
     assert!(texts(&folder.0.path().join("README.md"), CorpusOptions::default()).is_err());
     assert!(open(&[folder.0.path().join("absent.txt")], CorpusOptions::default()).is_err());
     assert!(open(&[], CorpusOptions::default()).is_err());
+    #[cfg(unix)]
+    assert!(expand(&["/dev/null".into()]).unwrap_err().to_string().contains("a pipe or a device"));
 }
 
 #[test]
@@ -228,38 +235,6 @@ proptest! {
         let folder = Folder::new();
         for (name, bytes) in [("a.jsonl", bytes.as_slice()), ("b.jsonl", text.as_bytes()), ("c.jsonl.zst", &bytes), ("d.jsonl.gz", &bytes), ("e.txt", &bytes)] {
             let _ = texts(&folder.file(name, bytes), CorpusOptions::default());
-        }
-    }
-}
-
-#[cfg(feature = "parquet")]
-mod parquet_files {
-    use ::parquet::arrow::ArrowWriter;
-    use arrow_array::{ArrayRef, Int32Array, StringArray};
-
-    use super::*;
-
-    fn write(path: &Path, name: &str, column: ArrayRef) {
-        let number: ArrayRef = Arc::new(Int32Array::from(vec![7; column.len()]));
-        let batch = arrow_array::RecordBatch::try_from_iter([("n", number), (name, column)]).unwrap();
-        let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
-    }
-
-    #[test]
-    fn rows_are_documents() {
-        let folder = Folder::new();
-        let path = folder.0.path().join("a.parquet");
-        write(&path, "text", Arc::new(StringArray::from(vec![Some("one"), None, Some("three")])));
-        assert_eq!(texts(&path, CorpusOptions::default()).unwrap(), ["one", "three"]);
-        let message = texts(&path, CorpusOptions { text_field: "body".into(), ..CorpusOptions::default() });
-        assert!(message.unwrap_err().to_string().contains("\"text\""));
-        let numbers = CorpusOptions { text_field: "n".into(), ..CorpusOptions::default() };
-        assert!(texts(&path, numbers).unwrap_err().to_string().contains("Int32"));
-        let bytes = std::fs::read(&path).unwrap();
-        for cut in [0, 4, bytes.len() / 2, bytes.len() - 1] {
-            assert!(texts(&folder.file("b.parquet", &bytes[..cut]), CorpusOptions::default()).is_err());
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::files::{read_limited, read_optional, write_atomic};
 const MAX_FILE_BYTES: u64 = 512 << 20;
 
 const TOKENIZER: &str = "tokenizer.json";
-const CONFIG: &str = "tokenizer_config.json";
+pub(crate) const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const GENERATION: &str = "generation_config.json";
 /// Files that travel with a tokenizer when it is saved elsewhere.
@@ -73,7 +73,7 @@ impl Tokenizer {
         tokenizer.read_generation_config(folder, &generation)?;
         tokenizer.chat_template = chat_template::source_in(folder, &config)?;
         tokenizer.original = Arc::new(original);
-        Ok(tokenizer)
+        Ok(tokenizer.read_from(folder))
     }
 
     fn named_id(&self, folder: &Path, key: &str, name: &str) -> Result<u32> {

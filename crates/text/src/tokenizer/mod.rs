@@ -13,6 +13,7 @@ mod gguf;
 mod train;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ pub struct Tokenizer {
     /// `None`: as the post-processor of `tokenizer.json` has it.
     add_bos: Option<bool>,
     chat_template: Option<String>,
+    /// The folder or file it was read from, for messages.
+    origin: Option<Arc<Path>>,
     /// The files it was read from, name and bytes, to be written back unchanged.
     original: Arc<Vec<(String, Vec<u8>)>>,
 }
@@ -114,6 +117,7 @@ impl Tokenizer {
             unknown: None,
             add_bos: None,
             chat_template: None,
+            origin: None,
             original: Arc::default(),
         };
         tokenizer.bos = BEGIN_TOKENS.iter().find_map(|name| tokenizer.special_id(name));
@@ -162,6 +166,12 @@ impl Tokenizer {
         self.chat_template = Some(template.into());
         self.original = Arc::default();
         self
+    }
+
+    /// Says where it was read from, for messages; one of [`Self::from_dir`] knows.
+    #[must_use]
+    pub fn read_from(self, path: &Path) -> Self {
+        Self { origin: Some(path.into()), ..self }
     }
 
     fn special_id(&self, name: &str) -> Option<u32> {
@@ -316,13 +326,18 @@ impl Tokenizer {
     /// The chat template, ready to render, if there is one.
     ///
     /// # Errors
-    /// When the template does not parse.
+    /// When the template does not parse; the message names the model where it is known.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         let spelled = |id: Option<u32>| id.and_then(|id| self.id_to_token(id)).unwrap_or_default();
+        let of = |error: TextError| match &self.origin {
+            Some(path) => TextError::file(path, error.to_string()),
+            None => error,
+        };
         self.chat_template
             .as_ref()
             .map(|source| ChatTemplate::new(source.clone(), spelled(self.bos), spelled(self.eos.first().copied())))
             .transpose()
+            .map_err(of)
     }
 
     /// The `tokenizer.json` of this tokenizer, normalised: no truncation, no padding.

@@ -9,7 +9,7 @@ use crate::validate::HeldOutLoss;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tensorboard::EventWriter;
 
@@ -68,24 +68,18 @@ pub struct Metrics {
 
 impl Metrics {
     /// Opens the run's files, keeping the first `lines` lines: what came after the checkpoint will
-    /// be done again.
+    /// be done again. Says how many of them are gone or damaged: they are history, which a run does not go on from.
     ///
     /// # Errors
-    /// When the disk refuses.
-    pub fn open(folder: &Path, lines: u64) -> Result<Self, TrainError> {
+    /// When the disk refuses to write.
+    pub fn open(folder: &Path, lines: u64) -> Result<(Self, u64), TrainError> {
         let path = folder.join(FILE);
-        let mut kept = Vec::new();
-        if lines > 0 {
-            let old = File::open(&path).map_err(TrainError::io(&path))?;
-            for line in BufReader::new(old).lines().take(lines as usize) {
-                kept.extend_from_slice(line.map_err(TrainError::io(&path))?.as_bytes());
-                kept.push(b'\n');
-            }
-        }
+        let old = if lines > 0 { std::fs::read(&path).unwrap_or_default() } else { Vec::new() };
+        let (kept, count) = whole_lines(&old, lines);
         crate::trainer::write(&path, &kept)?;
         let file = File::options().append(true).open(&path).map_err(TrainError::io(&path))?;
         let events = EventWriter::create(folder).map_err(TrainError::io(folder))?;
-        Ok(Self { path, file: BufWriter::new(file), lines, events })
+        Ok((Self { path, file: BufWriter::new(file), lines: count, events }, lines - count))
     }
 
     /// Records a training step.
@@ -168,6 +162,18 @@ impl Metrics {
     }
 }
 
+/// Of the first so many lines those that are what was written, and their number.
+fn whole_lines(bytes: &[u8], lines: u64) -> (Vec<u8>, u64) {
+    let (mut kept, mut count) = (Vec::new(), 0);
+    let all = bytes.split(|&byte| byte == b'\n').take(usize::try_from(lines).unwrap_or(usize::MAX));
+    for line in all.filter(|line| serde_json::from_slice::<Line>(line).is_ok()) {
+        kept.extend_from_slice(line);
+        kept.push(b'\n');
+        count += 1;
+    }
+    (kept, count)
+}
+
 /// Reads a run's metrics; a torn last line is left out.
 ///
 /// # Errors
@@ -176,4 +182,25 @@ pub fn read(folder: &Path) -> Result<Vec<Line>, TrainError> {
     let path = folder.join(FILE);
     let text = std::fs::read_to_string(&path).map_err(TrainError::io(&path))?;
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_history_is_kept_and_what_is_gone_is_counted() {
+        let line = |step: u64| format!("{{\"stage\":\"a\",\"step\":{step},\"tokens\":8}}\n").into_bytes();
+        let all = [line(1), line(2), line(3)].concat();
+        assert_eq!(whole_lines(&all, 3), (all.clone(), 3));
+        assert_eq!(whole_lines(&all, 2), ([line(1), line(2)].concat(), 2), "what came after the checkpoint");
+        assert_eq!(whole_lines(&all[..all.len() - 5], 3).1, 2, "a torn end");
+        assert_eq!(whole_lines(b"", 3), (Vec::new(), 0));
+        assert_eq!(whole_lines(&[line(1), b"\xff\xfe\0\n".to_vec(), line(3)].concat(), 3), ([line(1), line(3)].concat(), 2));
+        let folder = tempfile::tempdir().expect("folder");
+        let opened = |lines| Metrics::open(folder.path(), lines).expect("opens").1;
+        assert_eq!((opened(3), opened(0)), (3, 0), "nothing is there");
+        std::fs::write(folder.path().join(FILE), &all).expect("writes");
+        assert_eq!((opened(4), read(folder.path()).expect("reads").len()), (1, 3));
+    }
 }

@@ -222,7 +222,9 @@ impl Models<'_> {
         let (token, steps) = (self.token(stage), stage.steps());
         let step = (stage.batch * stage.context) as f64 * token.seconds(speed) + training as f64 * UPDATE * speed.value;
         let measurements = 1 + steps.saturating_sub(1).checked_div(stage.validate_every).unwrap_or(0);
-        let measured = recipe.validation.tokens as f64 * self.measured(stage, recipe.validation.samples).seconds(speed);
+        // No more than there is, where that is known before the text is read.
+        let tokens = recipe.text.kept_out().unwrap_or(u64::MAX).min(recipe.validation.tokens);
+        let measured = tokens as f64 * self.measured(stage, recipe.validation.samples).seconds(speed);
         Cost {
             flops_per_token: token.flops,
             seconds: steps as f64 * step + measurements as f64 * measured,

@@ -100,6 +100,11 @@ impl Plan {
                 let _ = writeln!(std::io::stderr(), "{what}");
             }
         }
+        if let Some(teacher) = teacher
+            && let Some(what) = unreplaced(recipe, teacher, student)
+        {
+            let _ = writeln!(std::io::stderr(), "{what}");
+        }
         let device = params.first().map_or_else(Device::flex, |(_, param)| param.device());
         let speed = Speed::measure(recipe, &student.config, &device);
         let models = Models { params: &params, mixing: count(&mixers(&params)), student, teacher };
@@ -138,6 +143,15 @@ fn cold(stage: &Stage) -> Option<String> {
              below the one asked for; lower stages.{name}.warmup, or raise its tokens"
         )
     })
+}
+
+/// What is to be said of a student that was to have other mixers and has its teacher's own.
+fn unreplaced(recipe: &Recipe, teacher: &Model, student: &Model) -> Option<&'static str> {
+    let asked = recipe.student.mixer.is_some() || !recipe.student.mixers.is_empty();
+    (asked && student.config.mixers == teacher.config.mixers).then_some(
+        "student: every layer keeps the teacher's own mixer, so that nothing is replaced and a copy of the teacher trains; look at \
+         student.mixer and student.keep_softmax",
+    )
 }
 
 /// Whether a stage of masked diffusion fits the student.
@@ -205,6 +219,22 @@ fn stage_plan(recipe: &Recipe, stage: &Stage, models: &Models<'_>, speed: Speed)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_student_that_is_a_copy_is_told() {
+        let golden = |name: &str| {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/train").join(name);
+            Model::open(&path, &Device::flex()).expect("golden model")
+        };
+        let text = "name = \"plan\"\n[teacher]\npath = \"embedded\"\n[student]\nmixer = \"rwkv7\"\n[text]\n\
+                    train = [\"embedded\"]\n[[stages]]\nname = \"a\"\nobjective = \"next-token\"\ntokens = 64\n\
+                    context = 16\nbatch = 4\nlearning_rate = 1e-3\n";
+        let recipe = crate::recipe::load_text(text, &[]).expect("a recipe");
+        let (teacher, student) = (golden("teacher"), golden("student"));
+        assert_eq!(unreplaced(&recipe, &teacher, &student), None);
+        let what = unreplaced(&recipe, &teacher, &teacher).expect("told");
+        assert!(what.contains("nothing is replaced") && what.contains("student.keep_softmax"), "{what}");
+    }
 
     #[test]
     fn a_warm_up_without_an_end_is_told() {

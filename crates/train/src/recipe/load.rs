@@ -162,6 +162,24 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_differ_are_named_with_their_values() {
+        let recipe = load_text(RECIPE, &[]).expect("loads");
+        assert!(recipe.differences(&recipe).is_empty());
+        let changes = ["stages.align.tokens=50", "seed=7", "text.max_tokens=9", "student.mixer=rwkv6"];
+        let changed = load_text(RECIPE, &sets(&changes)).expect("loads");
+        let mut found = recipe.differences(&changed);
+        found.sort();
+        let wanted = [
+            "seed was 1337 and would be 7",
+            "stages.align.tokens was 1000 and would be 50",
+            "student.mixer.kind was \"rwkv7\" and would be \"rwkv6\"",
+            "student.mixer.rope was false and would be not set",
+            "text.max_tokens was not set and would be 9",
+        ];
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
     fn a_constant_rate_has_no_end() {
         let constant = "stages.align.schedule=constant";
         assert!(load_text(RECIPE, &sets(&[constant])).is_ok());
@@ -319,6 +337,19 @@ mod tests {
             ("stages.align.epsilon=-1e-8", "expected above 0"),
             ("stages.align.epsilon=inf", "expected above 0"),
             ("stages.nope.batch=1", "no entry `nope`"),
+            ("stages.align.context=1000000000000", "stage `align`: context is 1000000000000, expected below 2^32"),
+            ("stages.align.batch=1000000000000", "stage `align`: batch is 1000000000000, expected below 2^32"),
+            ("stages.align.context=4000000000", "more than 2^32"),
+            ("validation.tokens=0", "validation.tokens is 0, expected at least 1"),
+            ("validation.context=0", "validation.context is 0, expected at least 1"),
+            ("text.max_tokens=0", "text.max_tokens is 0, expected at least 1"),
+            ("stages.align.train=[\"\"]", "stage `align`: train has the pattern \"\""),
+            ("stages.align.train=[\"*\", \"!\"]", "stage `align`: train has the pattern \"!\""),
+            ("stages.align.groups=[{ pattern = \"\", learning_rate = 1e-3 }]", "groups.pattern has the pattern"),
+            ("name=", "name is ``, expected letters"),
+            ("name=../x", "name is `../x`, expected letters"),
+            ("name=/x", "name is `/x`, expected letters"),
+            ("name=..", "no . at the beginning"),
         ] {
             let error = load_text(RECIPE, &sets(&[set])).expect_err(set).to_string();
             assert!(error.contains(wanted), "{set}: {error}");

@@ -1,9 +1,10 @@
 //! Recipes: a teacher, a student, a list of stages, in TOML.
 //!
 //! `load.rs` reads a file with what it extends and what `--set` changes, `fit.rs` refuses unknown
-//! keys with the nearest known one, `written.rs` writes it down and says what a run has built on of it; this
-//! file says what there is to set. `recast schema` prints the JSON Schema for editors.
+//! keys with the nearest known one, `check.rs` what types cannot say, `written.rs` writes it down and says what a run has
+//! built on of it; this file says what there is to set. `recast schema` prints the JSON Schema for editors.
 
+mod check;
 mod fit;
 mod load;
 mod patterns;
@@ -15,10 +16,9 @@ pub use patterns::Patterns;
 use crate::error::TrainError;
 use crate::objectives::Objective;
 use crate::objectives::masked_diffusion::Noise;
-use crate::schedule::{Shape, idle};
+use crate::schedule::Shape;
 use recast_models::MixerSpec;
 use recast_models::convert::TiedEmbeddings;
-use recast_models::likelihood;
 use recast_text::{CorpusOptions, Shuffle};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ impl Embedded {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Name of the run.
+    /// Name of the run, and of its folder in `runs`: letters, digits, - and _ and ., and no . at the beginning.
     pub name: String,
     /// One sentence for the report.
     #[serde(default)]
@@ -186,7 +186,7 @@ pub struct Text {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_out: Vec<PathBuf>,
     /// Tokens to keep out of `train` when there are no held-out files; default 50000, but no more than a tenth of
-    /// them all.
+    /// them all. The `embedded` text brings held-out files of its own, with which this has no effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_tokens: Option<u64>,
     /// Reads no more than this many tokens of `train`.
@@ -205,6 +205,12 @@ fn default_shuffle() -> String {
 }
 
 impl Text {
+    /// Tokens that are kept out of the training text at most, where no held-out files are.
+    pub fn kept_out(&self) -> Option<u64> {
+        let apart = !self.held_out.is_empty() || self.train.iter().any(|path| Embedded::is(path));
+        (!apart).then(|| self.held_out_tokens.unwrap_or(crate::text::HELD_OUT))
+    }
+
     /// How its files are read.
     pub fn corpus(&self) -> CorpusOptions {
         let own = CorpusOptions::default();
@@ -349,9 +355,9 @@ impl Stage {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Validation {
-    /// Tokens measured each time.
+    /// Tokens measured each time, in whole windows and at least a batch of four.
     pub tokens: u64,
-    /// Tokens a window.
+    /// Tokens a window; no more than `tokens`.
     pub context: usize,
     /// Masks drawn for each window, for the bound of a diffusion model.
     #[serde(skip_serializing_if = "is_four")]
@@ -396,9 +402,6 @@ pub struct Export {
     pub dtype: Option<String>,
 }
 
-/// Tokens of a sample that a report shows.
-const MOST_WRITTEN: usize = 1 << 16;
-
 /// Text written by each model for the report.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -424,107 +427,6 @@ pub struct Speed {
 }
 
 impl Recipe {
-    /// Checks what types cannot say.
-    ///
-    /// # Errors
-    /// With the key and what was expected.
-    pub fn check(&self) -> Result<(), TrainError> {
-        let fail = |message: String| Err(TrainError::Recipe(message));
-        if self.teacher.is_some() == self.scratch.is_some() {
-            return fail("expected either [teacher] or [scratch]".into());
-        }
-        let student = &self.student;
-        if self.teacher.is_some() && student.mixer.is_none() && student.mixers.is_empty() && student.diffusion.is_none() {
-            return fail("student: expected `mixer` or `mixers`, or `diffusion`".into());
-        }
-        if self.validation.samples == 0 {
-            return fail("validation.samples is 0, expected at least 1".into());
-        }
-        let (samples, tokens) = (self.validation.samples, self.samples.tokens);
-        if samples > likelihood::SAMPLES {
-            return fail(format!("validation.samples is {samples}, expected at most {}", likelihood::SAMPLES));
-        }
-        if tokens > MOST_WRITTEN {
-            return fail(format!("samples.tokens is {tokens}, expected at most {MOST_WRITTEN}"));
-        }
-        if self.text.train.is_empty() {
-            return fail("text.train is empty: expected files or folders".into());
-        }
-        self.text.shuffle()?;
-        if self.speed.contexts.first() == Some(&0) || self.speed.contexts.windows(2).any(|w| w[0] >= w[1]) {
-            return fail(format!("speed.contexts is {:?}, expected rising lengths from 1", self.speed.contexts));
-        }
-        if self.stages.is_empty() {
-            return fail("expected at least one [[stages]]".into());
-        }
-        let mut names = std::collections::HashSet::new();
-        for stage in &self.stages {
-            let at = |key: &str| format!("stage `{}`: {key}", stage.name);
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            if stage.name.is_empty() || !stage.name.chars().all(plain) {
-                return fail(format!("stage name `{}`: expected letters, digits, - and _", stage.name));
-            }
-            if !names.insert(&stage.name) {
-                return fail(format!("two stages are named `{}`", stage.name));
-            }
-            if stage.context == 0 || stage.batch == 0 || stage.tokens == 0 {
-                return fail(at("context, batch and tokens must be at least 1"));
-            }
-            if stage.micro_batch.is_some_and(|m| m == 0 || stage.batch % m != 0) {
-                return fail(at(&format!("micro_batch must divide the batch of {}", stage.batch)));
-            }
-            let own = (String::new(), stage.schedule, stage.final_learning_rate, stage.wait, stage.end);
-            let groups =
-                stage.groups.iter().map(|g| (format!(" of `{}`", g.pattern), g.schedule, g.final_learning_rate, g.wait, g.end));
-            for (of, shape, last, wait, end) in std::iter::once(own).chain(groups) {
-                if !(0.0..=1.0).contains(&wait) || !(0.0..=1.0).contains(&end) || wait >= end {
-                    return fail(at(&format!("wait{of} is {wait} and end {end}, expected 0 <= wait < end <= 1")));
-                }
-                if let Some((key, what)) = idle(shape, last, wait, end) {
-                    return fail(at(&format!("{key}{of} has no effect: {what}")));
-                }
-            }
-            // Steps are taken in f32, where a gradient of zero by an epsilon of zero is not a number.
-            if !(stage.epsilon as f32).is_normal() || stage.epsilon < 0.0 {
-                return fail(at(&format!("epsilon is {}, expected above 0 and in the range of f32", stage.epsilon)));
-            }
-            let sizes = [("clip", stage.clip), ("weight_decay", stage.weight_decay)];
-            if let Some((key, value)) = sizes.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
-                return fail(at(&format!("{key} is {value}, expected at least 0")));
-            }
-            for (key, value) in [("beta1", stage.beta1), ("beta2", stage.beta2)] {
-                if !(0.0..1.0).contains(&value) {
-                    return fail(at(&format!("{key} is {value}, expected at least 0 and below 1")));
-                }
-            }
-            let rates = std::iter::once((stage.learning_rate, stage.final_learning_rate))
-                .chain(stage.groups.iter().map(|g| (g.learning_rate, g.final_learning_rate)));
-            for (first, last) in rates {
-                if !(first > 0.0 && first.is_finite()) || last.is_some_and(|l| !(l > 0.0 && l.is_finite())) {
-                    return fail(at("learning rates must be positive numbers"));
-                }
-            }
-            if stage.diffusion.is_some() && stage.objective != Objective::MaskedDiffusion {
-                return fail(at("diffusion: only for the objective masked-diffusion"));
-            }
-            if !stage.pairs.is_empty() && stage.objective != Objective::MaskedDiffusion {
-                return fail(at("pairs: only for the objective masked-diffusion"));
-            }
-            if stage.recompute && stage.objective == Objective::MaskedDiffusion {
-                return fail(at("recompute: masked-diffusion keeps its graph; lower micro_batch for less memory"));
-            }
-            if stage.objective.needs_teacher() && self.teacher.is_none() {
-                return fail(at("this objective needs a [teacher]"));
-            }
-        }
-        if let Some(dtype) = &self.export.dtype
-            && !matches!(dtype.as_str(), "f32" | "bf16" | "f16")
-        {
-            return fail(format!("export.dtype is `{dtype}`, expected f32, bf16 or f16"));
-        }
-        self.check_written()
-    }
-
     /// Whether some stage trains the student to say the next token under a causal mask.
     pub fn says_next(&self) -> bool {
         let beside = |stage: &Stage| stage.diffusion.as_ref().is_some_and(|noise| noise.next_token > 0.0);

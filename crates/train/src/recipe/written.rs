@@ -74,12 +74,44 @@ impl Recipe {
         fixed
     }
 
+    /// The keys in which another recipe differs, each with its value here and there.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let [here, there] = [self, other].map(|recipe| serde_json::to_value(recipe).unwrap_or_default());
+        let mut found = Vec::new();
+        differing("", &here, &there, &mut found);
+        found
+    }
+
     /// sha256 of the resolved recipe.
     pub fn hash(&self) -> String {
         use sha2::{Digest, Sha256};
         // What `check` refuses has no TOML; it is told from others all the same.
         let text = self.to_toml().unwrap_or_else(|_| format!("{self:?}"));
         recast_text::files::hex(&Sha256::digest(text))
+    }
+}
+
+/// Collects where two values differ. Entries of a list have their `name`, as `--set` has it, or their number.
+fn differing(key: &str, here: &Value, there: &Value, found: &mut Vec<String>) {
+    let below = |next: &str| if key.is_empty() { next.to_owned() } else { format!("{key}.{next}") };
+    match (here, there) {
+        (Value::Object(a), Value::Object(b)) => {
+            for next in a.keys().chain(b.keys().filter(|next| !a.contains_key(*next))) {
+                let of = |table: &Map<String, Value>| table.get(next).cloned().unwrap_or_default();
+                differing(&below(next), &of(a), &of(b), found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() && a.iter().all(Value::is_object) => {
+            for (i, (here, there)) in a.iter().zip(b).enumerate() {
+                let name = here["name"].as_str().filter(|_| here["name"] == there["name"]);
+                differing(&below(&name.map_or_else(|| i.to_string(), String::from)), here, there, found);
+            }
+        }
+        _ if here == there => {}
+        _ => {
+            let text = |value: &Value| if value.is_null() { "not set".to_owned() } else { value.to_string() };
+            found.push(format!("{key} was {} and would be {}", text(here), text(there)));
+        }
     }
 }
 

@@ -4,13 +4,13 @@ use crate::arguments::Quantize;
 use crate::{Global, output};
 use recast_eval::table::{Align, Table};
 use recast_infer::speed::decode_speed;
-use recast_models::{Model, weights};
+use recast_models::{Model, families, weights};
 use std::path::PathBuf;
 
 /// Arguments of `recast bench decode`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Hugging Face folder or GGUF file.
+    /// Hugging Face folder or GGUF file; one that denoises whole sequences is measured by `bench denoise`.
     model: PathBuf,
     #[command(flatten)]
     quantize: Quantize,
@@ -22,10 +22,14 @@ pub struct Args {
     steps: usize,
 }
 
-/// Times steps and prints.
+/// Times steps and prints. A model with blocks is measured as the next-token model that its weights are too.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let device = global.device()?;
     let checkpoint = weights::open(&crate::embedded::resolve(&args.model)?)?;
+    if families::read(checkpoint.as_ref())?.diffusion.is_some_and(|diffusion| diffusion.block.is_none()) {
+        let expected = "a model that writes token by token; `recast bench denoise` measures those that denoise whole sequences";
+        return Err(output::wrong("MODEL", expected, args.model.display().to_string()).into());
+    }
     let model = Model::load(checkpoint.as_ref(), args.quantize.weights(&device), &device)?;
     let speeds = decode_speed(&model, &args.contexts, args.steps)?;
     if global.json {

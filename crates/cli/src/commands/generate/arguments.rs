@@ -41,14 +41,15 @@ pub struct DenoisingArgs {
     /// twice the forward passes.
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     guidance: Option<f32>,
-    /// End tokens: free, last (committed when nothing else is left) or never. Default: free, and
-    /// never with --infill.
+    /// End tokens: free, last (committed when nothing else is left, and so is what ends a turn; not with
+    /// ancestral) or never. Default: free, and never with --infill.
     #[arg(long, value_name = "RULE", value_parser = ends)]
     ends: Option<Ends>,
     /// Fill all positions, even behind an end token or stop string.
     #[arg(long)]
     fill_all: bool,
-    /// Replace a committed token of the block when another becomes so probable (LLaDA2.1).
+    /// Replace a committed token of the block when another becomes so probable (LLaDA2.1). Asks for
+    /// tokens the model sees, which no objective here trains.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     edit: Option<f32>,
     /// Forward passes for that after the block's last mask.
@@ -58,7 +59,8 @@ pub struct DenoisingArgs {
     #[arg(long, value_name = "N")]
     ahead: Option<usize>,
     /// What a model of whole sequences keeps from step to step, faster and an approximation:
-    /// nothing (the default), prefix (what stands before the block) or around (what stands behind it too).
+    /// nothing (the default), prefix (what stands before the block) or around (what stands behind it
+    /// too); attention without a window only.
     #[arg(long, value_name = "WHAT", value_parser = keep)]
     keep: Option<Keep>,
     /// Fill holes: [[N]] in the prompt stands for N tokens, anywhere.

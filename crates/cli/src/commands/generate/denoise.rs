@@ -20,7 +20,9 @@ use tempfile::NamedTempFile;
 
 #[derive(serde::Serialize)]
 struct Result {
+    /// What was written; of holes that are filled the whole text.
     text: String,
+    /// From the first hole on.
     tokens: Vec<u32>,
     confidences: Vec<f32>,
     finish: Finish,
@@ -81,6 +83,12 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
     }
     let sampling = args.sampling.sampling_with(0.0)?;
     let settings = args.denoising.settings(sampling.temperature, sampling.top_p, sampling.seed)?;
+    // Holes are filled in a text, which is told from its beginning.
+    let before = match prompt.split_once("[[") {
+        Some((before, _)) if args.denoising.infill => before.to_owned(),
+        _ => String::new(),
+    };
+    let mut untold = before.clone();
     let canvas = if args.denoising.infill {
         infilling(&prompt, tokenizer)?
     } else {
@@ -118,8 +126,11 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
                 }
                 Ok(())
             }
-            // In place, the text is shown when it is done.
-            Event::Text(piece) if !global.json && screen.is_none() => show(piece),
+            Event::Text(piece) => {
+                untold.push_str(piece);
+                // In place, the text is shown when it is done.
+                if global.json || screen.is_some() { Ok(()) } else { show(&std::mem::take(&mut untold)) }
+            }
             _ => Ok(()),
         };
         match told {
@@ -140,14 +151,14 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
     if let Some(error) = failed {
         return Err(error).context("cannot write to standard output");
     }
-    if shown.is_some() && !global.json && !on_screen {
-        show(&written.text)?;
+    if !global.json && !on_screen {
+        show(&untold).context("cannot write to standard output")?;
     }
     let (tokens_per_forward, tokens_per_second) = (written.tokens_per_forward(), written.tokens_per_second());
     let counters = written.counters;
     if global.json {
         crate::output::json(&Result {
-            text: written.text,
+            text: before + &written.text,
             tokens: written.tokens,
             confidences: written.confidences,
             finish: written.finish,

@@ -11,6 +11,7 @@ use anyhow::Context;
 use arguments::DenoisingArgs;
 use recast_infer::samplers::Finish;
 use recast_infer::{Event, Generator, Loaded, Options, Snapshot};
+use recast_models::Model;
 use recast_text::{Message, Tokenizer};
 use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
@@ -50,10 +51,10 @@ pub struct Args {
     /// read twice.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     repeat_context: u16,
-    /// Go on from this state (see --save-state): the prompt follows what it has read.
+    /// Go on from this state (see --save-state): the prompt, which may be empty, follows what was read and written.
     #[arg(long, value_name = "FILE", conflicts_with = "chat")]
     load_state: Option<PathBuf>,
-    /// Write the state after the last token read to this file.
+    /// Write the state after the last token read, and the last token written, to this file.
     #[arg(long, value_name = "FILE")]
     save_state: Option<PathBuf>,
     /// End the text before this string; may be given several times.
@@ -71,6 +72,13 @@ struct Result {
     decode_tokens_per_second: Option<f64>,
     state_bytes: usize,
     seed: u64,
+}
+
+/// What a state's file says beside the state.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Note {
+    /// Tokens that were written and that the state has not read: a text goes on by reading them.
+    unread: Vec<u32>,
 }
 
 /// Runs the verb.
@@ -108,18 +116,21 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     }
     let (tokens, mut before) = match &args.load_state {
         Some(path) => {
-            let before = Snapshot::load(&model, path)?;
+            let (before, note) = Snapshot::load_with(&model, path)?;
+            // The note of a conversation (`recast chat`) is another.
+            let mut tokens = serde_json::from_str(&note).map_or_else(|_| Vec::new(), |note: Note| note.unread);
+            let last = tokens.last().or(before.tokens.last()).copied();
             // In the middle of a text stands no begin token, nor the blank that some put before a first word.
-            let tokens = tokenizer.encode_continuation(&repeated(prompt, args), before.tokens.last().copied())?;
+            tokens.extend(tokenizer.encode_continuation(&repeated(prompt, args), last)?);
             (tokens, before)
         }
         None => (encode(&tokenizer, prompt, args)?, Snapshot { tokens: Vec::new(), state: model.new_state() }),
     };
-    let read = before.tokens.len() + tokens.len();
-    let (most, trained) = (read.saturating_add(args.max_tokens), model.config.max_positions);
-    if most > trained {
-        tell(format_args!("note: up to {most} tokens, and the model was trained on sequences of {trained}"));
+    if tokens.is_empty() {
+        let why = if args.load_state.is_some() { "the state has read all that there is" } else { "the model has no begin token" };
+        return Err(crate::output::wrong("prompt", format!("some text ({why})"), "none").into());
     }
+    note_length(&model, (before.tokens.len() + tokens.len()).saturating_add(args.max_tokens));
     let generator = Generator::new(&model, &tokenizer, options)?;
     let state = &mut before.state;
     let mut failed = None;
@@ -149,11 +160,10 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     // Written, told, and only then failed: neither a full disk nor a reader that has seen enough takes the other along.
     let saved = args.save_state.as_ref().map_or(Ok(()), |path| -> anyhow::Result<()> {
         // The last token was written and not read.
-        if let Some(last) = result.tokens.last() {
-            model.hidden(&[*last], 1, Some(&mut [&mut before.state]), None)?;
-        }
-        before.tokens.extend(tokens.iter().chain(&result.tokens));
-        Ok(before.save(&model, path)?)
+        let (read, unread) = result.tokens.split_at(result.tokens.len().saturating_sub(1));
+        before.tokens.extend(tokens.iter().chain(read));
+        let note = serde_json::to_string(&Note { unread: unread.to_vec() })?;
+        Ok(before.save_with(&model, path, &note)?)
     });
     if global.json {
         crate::output::json(&result)?;
@@ -170,6 +180,15 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         ));
     }
     saved
+}
+
+/// Says where a text of so many tokens would be longer than those that the model was trained on. Whether it was said.
+pub fn note_length(model: &Model, most: usize) -> bool {
+    let trained = model.config.max_positions;
+    if most > trained {
+        tell(format_args!("note: up to {most} tokens, and the model was trained on sequences of {trained}"));
+    }
+    most > trained
 }
 
 fn show(piece: &str) -> std::io::Result<()> {
@@ -202,11 +221,15 @@ fn repeated(prompt: String, args: &Args) -> String {
     vec![prompt; usize::from(args.repeat_context)].join("\n")
 }
 
-/// The tokens of a prompt that begins a text.
+/// The tokens of a prompt that begins a text: of an empty one what stands before a text, where the model knows such a token.
 fn encode(tokenizer: &Tokenizer, prompt: String, args: &Args) -> anyhow::Result<Vec<u32>> {
     let prompt = repeated(prompt, args);
     if !args.chat {
-        return Ok(tokenizer.encode(&prompt, true)?);
+        let mut tokens = tokenizer.encode(&prompt, true)?;
+        if tokens.is_empty() {
+            tokens.extend(tokenizer.bos().or_else(|| tokenizer.document_separator()));
+        }
+        return Ok(tokens);
     }
     let template = tokenizer
         .chat_template()?

@@ -68,9 +68,7 @@ impl Canvas {
                 return refuse("prompt", format!("tokens below {vocabulary}"), format!("{token} at position {at}"));
             }
             if token == mask {
-                let expected = format!(
-                    "no mask token ({mask}), which stands for what is to be written; leave it out, or use infilling with holes"
-                );
+                let expected = format!("no mask token ({mask}), which stands for what is to be written; leave it out");
                 return refuse("prompt", expected, format!("one at position {at}"));
             }
         }

@@ -131,7 +131,7 @@ pub struct Written {
 /// Files and tensors gather in a hidden sibling of the target, which takes the target's place in
 /// [`ModelWriter::finish`]; a model that was there is removed after that. Dropped before, the
 /// writer removes the sibling. Only an empty folder or one that looks like a model (config.json,
-/// no folders inside) is ever replaced.
+/// no folders inside, no file beside the weights that the new model has not) is ever replaced.
 ///
 /// If the process is killed, the sibling `.NAME.XXXXXX.tmp` stays and can be deleted.
 pub struct ModelWriter<'a> {
@@ -139,6 +139,8 @@ pub struct ModelWriter<'a> {
     temporary: TempDir,
     max_shard: u64,
     tensors: Vec<NamedTensor<'a>>,
+    /// Names of the other files, and their bytes.
+    others: Vec<String>,
     other_bytes: u64,
 }
 
@@ -149,9 +151,18 @@ impl<'a> ModelWriter<'a> {
     /// [`WeightsError::WillNotReplace`], [`WeightsError::Io`].
     pub fn create(target: &Path) -> Result<Self, WeightsError> {
         let target = place::resolve_folder(target)?;
-        place::check_replaceable(&target)?;
+        place::check_replaceable(&target, None)?;
         let temporary = place::temporary_folder(&target)?;
-        Ok(Self { target, temporary, max_shard: MAX_SHARD, tensors: Vec::new(), other_bytes: 0 })
+        Ok(Self { target, temporary, max_shard: MAX_SHARD, tensors: Vec::new(), others: Vec::new(), other_bytes: 0 })
+    }
+
+    /// Whether a model with these files beside its weights will be put at `target`, as far as what stands there goes: for
+    /// a look before the work whose end it is.
+    ///
+    /// # Errors
+    /// [`WeightsError::WillNotReplace`], [`WeightsError::Io`].
+    pub fn check(target: &Path, others: &[String]) -> Result<(), WeightsError> {
+        place::check_replaceable(&place::resolve_folder(target)?, Some(others))
     }
 
     /// Sets the size above which weights go into several files. A tensor is never divided, so a
@@ -184,9 +195,10 @@ impl<'a> ModelWriter<'a> {
     /// As [`ModelWriter::write_json`].
     pub fn write_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), WeightsError> {
         let plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']);
-        if !plain || name == INDEX || (name.starts_with("model") && name.ends_with(".safetensors")) {
+        if !plain || place::is_of_weights(name) {
             return Err(bad(name, "expected a file name without a path, and not one of the weights' own"));
         }
+        self.others.push(name.to_owned());
         self.other_bytes += bytes.len() as u64;
         self.put(name, bytes, self.other_bytes)
     }
@@ -242,7 +254,7 @@ impl<'a> ModelWriter<'a> {
             text.push(b'\n');
             self.put(INDEX, &text, needed + text.len() as u64)?;
         }
-        place::check_replaceable(&self.target)?;
+        place::check_replaceable(&self.target, Some(&self.others))?;
         place::persist_folder(self.temporary, &self.target)?;
         Ok(Written { folder: self.target, weights, tensor_bytes })
     }

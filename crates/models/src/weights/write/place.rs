@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::weights::WeightsError;
+use crate::weights::folder::INDEX;
 
 /// An operating-system error as one of ours; a full disk has its own.
 pub(super) fn io_or_full(path: &Path, action: &'static str, needed: u64, source: io::Error) -> WeightsError {
@@ -62,8 +63,9 @@ pub(super) fn resolve_folder(path: &Path) -> Result<PathBuf, WeightsError> {
     }
 }
 
-/// Refuses a target that holds something other than a model: replacing it would delete that.
-pub(super) fn check_replaceable(target: &Path) -> Result<(), WeightsError> {
+/// Refuses a target that holds something other than a model: replacing it would delete that. `new` are the files that
+/// the model to come has beside its weights, where they are known: any other one there would be lost.
+pub(super) fn check_replaceable(target: &Path, new: Option<&[String]>) -> Result<(), WeightsError> {
     let refuse = |reason: String| Err(WeightsError::WillNotReplace { path: target.to_owned(), reason });
     if !target.exists() {
         return Ok(());
@@ -71,22 +73,31 @@ pub(super) fn check_replaceable(target: &Path) -> Result<(), WeightsError> {
     if !target.is_dir() {
         return refuse("expected a folder there, or nothing".into());
     }
-    let (mut any, mut config) = (false, false);
+    let (mut any, mut config, mut lost) = (false, false, None);
     for entry in fs::read_dir(target).map_err(WeightsError::io(target, "list it"))? {
         let entry = entry.map_err(WeightsError::io(target, "list it"))?;
         any = true;
         config |= entry.file_name() == "config.json";
+        let name = entry.file_name().to_string_lossy().into_owned();
         if entry.file_type().map_err(WeightsError::io(entry.path(), "look at it"))?.is_dir() {
-            return refuse(format!(
-                "it has a folder \"{}\" inside, so it is more than a model",
-                entry.file_name().to_string_lossy()
-            ));
+            return refuse(format!("it has a folder \"{name}\" inside, so it is more than a model"));
+        }
+        if !is_of_weights(&name) && new.is_some_and(|new| !new.contains(&name)) {
+            lost = Some(name);
         }
     }
     if any && !config {
         return refuse("it is not empty and has no config.json, so it is not a model".into());
     }
-    Ok(())
+    match lost {
+        Some(name) => refuse(format!("\"{name}\" in it is no part of the model that is to be written, and would be lost")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a file has the name of a model's weights or of their index.
+pub(super) fn is_of_weights(name: &str) -> bool {
+    name == INDEX || (name.starts_with("model") && name.ends_with(".safetensors"))
 }
 
 /// The start of a temporary sibling's name.

@@ -1,27 +1,27 @@
-//! The trainer: runs a recipe's stages, and can be stopped and resumed at any step.
+//! The trainer: runs a recipe's stages, and can be stopped and resumed at any step. `begin.rs` opens a run, this file
+//! takes its steps. `tests/trainer.rs`, and `tests/resume.rs` at the root, hold both to it.
 
-use crate::checkpoint::{self, Position, Sources, Store};
+mod begin;
+
+use crate::checkpoint::{Position, Store};
 use crate::error::TrainError;
-use crate::fingerprint::{of_model, of_text};
 use crate::metrics::Metrics;
 use crate::objectives::Loss;
 use crate::optimizer::{Gradients, Optimizer};
 use crate::pairs::Pairs;
 use crate::plan::Plan;
-use crate::recipe::{Embedded, Patterns, Recipe, Stage};
+use crate::recipe::{Patterns, Recipe, Stage};
 use crate::schedule::Schedule;
-use crate::teacher::{Teacher, from_scratch};
-use crate::text::{LAYOUT, RunText, micro_batches};
+use crate::teacher::Teacher;
+use crate::text::{RunText, micro_batches};
 use crate::validate::{HeldOut, HeldOutLoss};
-use burn::tensor::Device;
 use recast_models::Model;
 use recast_models::convert::TiedEmbeddings;
 use recast_models::param::Named;
 use recast_ops::adamw::AdamW;
 use recast_text::{Packing, Progress, Tokenizer};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,10 +30,8 @@ pub const TEACHER: &str = "teacher";
 /// Name of the held-out measurement of the student before any stage.
 pub const BEFORE: &str = "before";
 
-/// File that the process at work holds locked.
-const LOCK: &str = ".lock";
-/// Folder of the tokenizer that a run from nothing trains.
-const TOKENIZER: &str = "tokenizer";
+/// Nats a token by which a stage may end above where it began before it is said to have diverged.
+const DIVERGED: f64 = 1.0;
 
 /// What happens during a run.
 pub enum Event<'a> {
@@ -94,6 +92,11 @@ pub trait Observer {
     /// # Errors
     /// An error ends the run.
     fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError>;
+    /// Told, in words, what whoever reads along should know; without more it is a line on standard error.
+    fn tell(&mut self, line: &str) {
+        // That nobody is there to read it ends no run.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
     /// Asked after every step; true saves and stops.
     fn stop(&self) -> bool {
         false
@@ -129,8 +132,8 @@ pub struct Trainer {
     /// Held as long as this process works in the folder.
     lock: Option<File>,
     store: Store,
-    /// The checkpoint to go on from.
-    start: Option<PathBuf>,
+    /// The optimizer of the stage that a checkpoint interrupted, with its moments.
+    resumed: Option<Optimizer>,
 }
 
 impl Trainer {
@@ -139,227 +142,30 @@ impl Trainer {
         [self.text.train.len(), self.text.held_out.len()]
     }
 
-    /// Prepares a new run in `folder`, which must not hold one.
-    ///
-    /// # Errors
-    /// When the recipe, the teacher or the text cannot be used, or the folder holds a run.
-    pub fn create(
-        recipe: Recipe,
-        embedded: &Embedded,
-        folder: &Path,
-        device: &Device,
-        observer: &mut dyn Observer,
-    ) -> Result<Self, TrainError> {
-        if folder.join("recipe.toml").exists() {
-            return Err(TrainError::Resume {
-                path: folder.to_owned(),
-                message: "already holds a run; resume it with --resume, or name another --out".into(),
-            });
-        }
-        // They would be taken for later ones than the first of the new run.
-        if let Some(left) = Store::new(folder, 1).list().pop() {
-            return Err(TrainError::Resume {
-                path: left,
-                message: "is a checkpoint of an earlier run, whose recipe.toml is gone; remove the folder of checkpoints, or \
-                          name another --out"
-                    .into(),
-            });
-        }
-        std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
-        // Whoever else works there keeps the folder and its lock.
-        let lock = lock(folder)?;
-        let trainer = Self::open(recipe, embedded, folder, lock, None, device, observer).inspect_err(|_| {
-            // A run that never began leaves no empty folder; one with anything else in it stays.
-            let _ = std::fs::remove_file(folder.join(LOCK));
-            let _ = std::fs::remove_dir(folder);
-        })?;
-        trainer.keep_tokenizer()?;
-        trainer.write_recipe()?;
-        Ok(trainer)
-    }
-
-    /// Goes on with the run in `folder` from its newest checkpoint, with some keys of its recipe changed
-    /// (`stages.distil.learning_rate=1e-5`). The recipe as it was stays beside the new one.
-    ///
-    /// # Errors
-    /// When the folder holds no run, when something was changed that the checkpoint was built on
-    /// ([`Recipe::fixed`]), or the text or the teacher is another one.
-    pub fn resume(
-        folder: &Path,
-        changes: &[String],
-        embedded: &Embedded,
-        device: &Device,
-        observer: &mut dyn Observer,
-    ) -> Result<Self, TrainError> {
-        let path = folder.join("recipe.toml");
-        if !path.exists() {
-            return Err(TrainError::Resume { path: folder.to_owned(), message: "holds no run (there is no recipe.toml)".into() });
-        }
-        let lock = lock(folder)?;
-        let recipe = crate::recipe::load(&path, changes)?;
-        let latest = Store::new(folder, recipe.checkpoints.keep).latest()?;
-        let from = latest.as_ref().map(|(_, position)| position.stage);
-        let mut trainer = Self::open(recipe, embedded, folder, lock, from, device, observer)?;
-        let mut stands = "00-00000000".to_owned();
-        if let Some((place, position)) = latest {
-            let changed = |path: &Path, message: &str| Err(TrainError::Resume { path: path.to_owned(), message: message.into() });
-            let recipe = &trainer.recipe;
-            let fixed = recipe.fixed(position.stage, position.step);
-            // As checkpoints of earlier versions have it.
-            let others = [recipe.fixed_with_pairs(position.stage, position.step).hash(), recipe.hash()];
-            if position.recipe_hash != fixed.hash() && !others.contains(&position.recipe_hash) {
-                return changed(
-                    &path,
-                    "differs in what the checkpoint was built on; what may change of a stage under way are its rates, clip, \
-                     micro_batch, recompute and validate_every, and everything of later stages; put the rest back, or start a \
-                     new run",
-                );
-            }
-            if position.sources.text.is_empty() {
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "{}: the checkpoint is too old to know its text, and this version of the program may make other documents \
-                     of the same files: if there is any doubt, start a new run",
-                    place.display()
-                );
-            }
-            let sources = match position.onward(&trainer.position.sources) {
-                Ok(sources) => sources,
-                Err(message) => return changed(folder, message),
-            };
-            stands = place.file_name().map_or(stands, |name| name.to_string_lossy().into_owned());
-            trainer.position = Position { sources, ..position };
-            trainer.start = Some(place);
-        } else {
-            trainer.keep_tokenizer()?;
-        }
-        // Without a lock somebody may be writing what looks left over.
-        if trainer.lock.is_some() {
-            trainer.store.sweep();
-        }
-        if !changes.is_empty() {
-            // The first of several changes at one place is from the recipe that led there.
-            let before = folder.join(format!("recipe-until-{stands}.toml"));
-            if !before.exists() {
-                write(&before, &std::fs::read(&path).map_err(TrainError::io(&path))?)?;
-            }
-            trainer.write_recipe()?;
-        }
-        Ok(trainer)
-    }
-
-    /// Keeps the tokenizer that a run from nothing trained, for whenever it goes on.
-    fn keep_tokenizer(&self) -> Result<(), TrainError> {
-        if self.recipe.scratch.is_some() {
-            let kept = self.folder.join(TOKENIZER);
-            std::fs::create_dir_all(&kept).map_err(TrainError::io(&kept))?;
-            self.tokenizer.save(&kept)?;
-        }
-        Ok(())
-    }
-
-    fn write_recipe(&self) -> Result<(), TrainError> {
-        write(&self.folder.join("recipe.toml"), self.recipe.to_toml()?.as_bytes())?;
-        let plan = serde_json::to_vec_pretty(&self.plan).unwrap_or_default();
-        write(&self.folder.join("plan.json"), &plan)
-    }
-
-    /// `from` is the stage that a checkpoint stands at, if there is one to go on from.
-    fn open(
-        mut recipe: Recipe,
-        embedded: &Embedded,
-        folder: &Path,
-        lock: Option<File>,
-        from: Option<usize>,
-        device: &Device,
-        observer: &mut dyn Observer,
-    ) -> Result<Self, TrainError> {
-        recipe.check()?;
-        let (teacher, student, tokenizer) = match (&recipe.teacher, &recipe.scratch) {
-            (Some(named), _) => {
-                let teacher = Teacher::open(&embedded.teacher(&named.path), device)?;
-                let student = teacher.student(&recipe, device)?;
-                let tokenizer = teacher.tokenizer.clone();
-                (Some(teacher), student, tokenizer)
-            }
-            (None, Some(scratch)) => {
-                // What a checkpoint was built on stays; before there is one, the recipe may ask for another.
-                let mut scratch = scratch.clone();
-                if from.is_some() {
-                    scratch.tokenizer = Some(folder.join(TOKENIZER));
-                }
-                let (model, tokenizer) = from_scratch(&scratch, &recipe, embedded, device)?;
-                (None, model, tokenizer)
-            }
-            (None, None) => return Err(TrainError::Recipe("expected [teacher] or [scratch]".into())),
-        };
-        let cache = recipe.text.cache.clone().unwrap_or_else(|| folder.parent().unwrap_or(Path::new(".")).join(".text"));
-        std::fs::create_dir_all(&cache).map_err(TrainError::io(&cache))?;
-        let mut failed = None;
-        let text = RunText::open(&recipe, embedded, &tokenizer, &cache, &mut |progress| {
-            failed = observer.event(&Event::Reading(progress)).err();
-            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let text = text?;
-        // Resolved, so that the split stays what it is.
-        recipe.text.held_out_tokens = text.held_out_tokens;
-        // As the finished student is to read, and all alike.
-        let reset = recipe.stages.last().is_some_and(|stage| stage.reset_documents);
-        let held_out = HeldOut::new(&text.held_out, &recipe.validation, recipe.says_next(), reset)?;
-        let plan = Plan::onward(&recipe, teacher.as_ref().map(|t| &t.model), &student, from.unwrap_or(0))?;
-        // Whatever a later stage could be refused for is found before the first one has cost anything.
-        let pairs = recipe.stages.iter().enumerate().map(|(index, stage)| {
-            let opened = match stage.pairs.is_empty() {
-                // It is done, and its text may be gone.
-                _ if from.is_some_and(|from| index < from) => Ok(None),
-                true => text.packing(&recipe, index).map(|_| None),
-                false => Pairs::open(&stage.pairs, &tokenizer, stage.context).map(Some),
-            };
-            opened.map_err(|error| error.of_stage(&stage.name))
-        });
-        let pairs = pairs.collect::<Result<Vec<_>, TrainError>>()?;
-        let store = Store::new(folder, recipe.checkpoints.keep);
-        let sources = Sources {
-            text: of_text(&[&text.train, &text.held_out]),
-            layout: LAYOUT,
-            pairs: pairs.iter().map(|pairs| pairs.as_ref().map(Pairs::fingerprint).unwrap_or_default()).collect(),
-            teacher: teacher.as_ref().map(|t| of_model(&t.model)).unwrap_or_default(),
-        };
-        let position = Position { sources, ..Default::default() };
-        Ok(Self {
-            recipe,
-            folder: folder.to_owned(),
-            teacher,
-            student,
-            tokenizer,
-            plan,
-            position,
-            text,
-            pairs,
-            held_out,
-            lock,
-            store,
-            start: None,
-        })
-    }
-
     /// Runs every stage that is left. Afterwards `student` is the result.
     ///
     /// # Errors
-    /// When a loss is not finite, the disk is full, or the observer wants to stop. The newest
-    /// checkpoint is intact in every case.
+    /// When a loss is not finite, the teacher's included, the disk is full, the observer wants to stop, or something was
+    /// put where the result is to stand. The newest checkpoint is intact in every case.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let mut metrics = Metrics::open(&self.folder, self.position.metrics)?;
+        let (mut metrics, lost) = Metrics::open(&self.folder, self.position.metrics)?;
+        if lost > 0 {
+            observer.tell(&format!(
+                "{}: {lost} of the {} lines from before the checkpoint are gone; the report's curves lack those steps",
+                self.folder.join(crate::metrics::FILE).display(),
+                self.position.metrics
+            ));
+        }
         let params = self.student.parameters();
-        if let Some(place) = &self.start {
-            checkpoint::load_params(place, &params)?;
-        } else {
+        // A run that goes on from a checkpoint has measured both.
+        if self.position.held_out.is_empty() {
             if let Some(teacher) = &self.teacher {
                 observer.event(&Event::Measuring(TEACHER))?;
                 let loss = self.held_out(&teacher.model)?;
+                if let Some(value) = loss.not_finite() {
+                    let path = self.recipe.teacher.as_ref().map(|named| named.path.clone()).unwrap_or_default();
+                    return Err(TrainError::Teacher { path, value });
+                }
                 self.position.held_out.push((TEACHER.into(), loss));
                 observer.event(&Event::Snapshot { name: TEACHER, model: &teacher.model, loss })?;
             }
@@ -372,7 +178,7 @@ impl Trainer {
             self.stage(&params, &mut metrics, observer)?;
         }
         self.tie_if_last();
-        Ok(())
+        self.check_targets()
     }
 
     /// Drops a head that was there to train, so that what is measured last is what is kept; the head of a teacher
@@ -394,12 +200,7 @@ impl Trainer {
     fn stage(&mut self, params: &[Named], metrics: &mut Metrics, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let index = self.position.stage;
         let stage = self.recipe.stages[index].clone();
-        let mut optimizer = optimizer(&stage, params);
-        if let Some(place) = self.start.take()
-            && self.position.step > 0
-        {
-            checkpoint::load_moments(&place, &mut optimizer)?;
-        }
+        let mut optimizer = self.resumed.take().unwrap_or_else(|| optimizer(&stage, params));
         let trainable: Vec<Named> = optimizer.params().cloned().collect();
         let schedules = schedules(&stage);
         let seed = self.recipe.seed.wrapping_add(index as u64);
@@ -481,17 +282,41 @@ impl Trainer {
             return Err(self.not_finite(stage.name, steps, "held-out loss", value));
         }
         metrics.held_out(&stage.name, &self.position, &loss)?;
+        let before = self.position.held_out.last().map(|(_, before)| before.loss);
         self.position.held_out.push((stage.name.clone(), loss));
         observer.event(&Event::HeldOut { stage: &stage, step: steps, loss })?;
         observer.event(&Event::Snapshot { name: &stage.name, model: &self.student, loss })?;
         self.position.stage += 1;
         self.position.step = 0;
         // The next stage begins without moments.
-        self.save(params, &Optimizer::new(AdamW::default(), 0.0, Vec::new()), metrics, observer)
+        self.save(params, &Optimizer::new(AdamW::default(), 0.0, Vec::new()), metrics, observer)?;
+        if let Some(before) = before.filter(|before| loss.loss > before + DIVERGED) {
+            observer.tell(&self.diverged(&stage.name, index, before, loss.loss));
+        }
+        Ok(())
+    }
+
+    /// What is to be said of a stage that ends worse than it began: losses in nats a token.
+    fn diverged(&self, stage: &str, index: usize, before: f64, after: f64) -> String {
+        let key = format!("stages.{stage}.learning_rate");
+        let again = match self.store.at(index, 0) {
+            // Its beginning may have been removed since.
+            Some(place) => format!(
+                "delete the checkpoints after {} and go on from there with `convert --resume {} --set {key}=...`",
+                place.display(),
+                self.folder.display()
+            ),
+            None => format!("start a new run with a lower {key}"),
+        };
+        format!(
+            "stage `{stage}` ends worse than it began: {after:.4} nats a held-out token, {before:.4} before it; it diverged: \
+             lower its rate, and {again}"
+        )
     }
 
     fn not_finite(&self, stage: String, step: u64, what: &'static str, value: f64) -> TrainError {
-        TrainError::NotFinite { stage, step, what, value, checkpoint: self.store.newest(), run: self.folder.clone() }
+        let checkpoint = self.store.list().pop();
+        TrainError::NotFinite { stage, step, what, value, checkpoint, run: self.folder.clone() }
     }
 
     fn save(
@@ -505,21 +330,6 @@ impl Trainer {
         self.position.recipe_hash = self.recipe.fixed(self.position.stage, self.position.step).hash();
         let place = self.store.save(&self.position, params, optimizer)?;
         observer.event(&Event::Saved(&place))
-    }
-}
-
-/// Keeps other processes out of a run's folder: two that write one history would cut it short.
-/// None where the file system has no locks.
-fn lock(folder: &Path) -> Result<Option<File>, TrainError> {
-    let path = folder.join(LOCK);
-    let file = File::create(&path).map_err(TrainError::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err(TrainError::Resume {
-            path: folder.to_owned(),
-            message: "another process is working on this run; wait for it, or stop it first".into(),
-        }),
-        Err(TryLockError::Error(_)) => Ok(None),
     }
 }
 
@@ -580,21 +390,4 @@ fn schedules(stage: &Stage) -> Vec<Schedule> {
 /// Writes a file of a run's folder, whole or not at all.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     recast_text::files::replace(path, bytes).map_err(TrainError::io(path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_run_belongs_to_one_process() {
-        let folder = std::env::temp_dir().join(format!("recast-lock-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("temporary folder");
-        let first = lock(&folder).expect("nobody else is there");
-        let Err(TrainError::Resume { message, .. }) = lock(&folder) else { panic!("locked twice") };
-        assert!(message.contains("another process"));
-        drop(first);
-        assert!(lock(&folder).is_ok());
-        std::fs::remove_dir_all(&folder).expect("removes it");
-    }
 }
