@@ -11,7 +11,8 @@ use std::path::Path;
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0         done
-  1         failed; also a run that a signal stopped with its steps saved (--resume goes on)
+  1         failed; also a run that a signal stopped with its steps saved (--resume goes on), and a server
+            that ended before every request was answered
   2         asked wrongly: an option, a recipe, a task, or a file or model that is not there or is none
   130, 143  ended at once by SIGINT or SIGTERM: the second one, or the first where no step was lost";
 

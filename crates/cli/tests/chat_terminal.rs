@@ -25,9 +25,13 @@ impl Drop for Terminal {
 }
 
 impl Terminal {
-    /// One in which the program runs; none where there is no `script`.
+    /// One in which the program runs; none where there is no `script`, or it has no terminal to give.
     fn running(arguments: &[&str]) -> Option<Self> {
-        let line = format!("exec {} {}", env!("CARGO_BIN_EXE_recast"), arguments.join(" "));
+        let quiet = |line: &str| Command::new("script").args(["-qefc", line, "/dev/null"]).stdin(Stdio::null()).output();
+        if !quiet("true").is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        let line = format!("exec '{}' {}", env!("CARGO_BIN_EXE_recast"), arguments.join(" "));
         let mut command = Command::new("script");
         command.args(["-qefc", &line, "/dev/null"]).env("SHELL", "/bin/sh").env("TERM", "xterm");
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;

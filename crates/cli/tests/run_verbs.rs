@@ -72,6 +72,8 @@ fn what_is_not_there_is_code_2_for_every_verb() {
         &["plan", "nowhere.toml"],
         &["convert", "nowhere.toml"],
         &["convert", "--out", text(&is_none)],
+        &["generate", "embedded", "--prompt", "a", "--load-state", "nowhere"],
+        &["chat", "embedded", "--load", "nowhere"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_recast")).current_dir(folder.path()).args(arguments).output();
         let output = output.expect("runs");

@@ -102,8 +102,9 @@ fn a_signal_saves_and_a_second_one_ends_at_once() {
     let second = steps(&said);
     assert!(second > first && saved(second).is_dir(), "{said}");
 
-    let (code, said) = Run::begin(folder.path(), &["--resume", "run"]).end(&[libc::SIGINT, libc::SIGTERM]);
-    // The system hands over two at once in an order of its own.
+    let (code, said) =
+        Run::begin(folder.path(), &["--resume", "run"]).end(&[libc::SIGSTOP, libc::SIGINT, libc::SIGTERM, libc::SIGCONT]);
+    // Stopped in between, so that no step ends before both are there. The system hands over two at once in an order of its own.
     assert!(matches!(code, Some(130 | 143)), "{code:?}: {said}");
     assert!(!said.contains("stopped at"), "{said}");
     assert!(saved(second).is_dir(), "the checkpoint is gone: {said}");

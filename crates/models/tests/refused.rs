@@ -34,7 +34,7 @@ fn what_is_refused_is_named() {
         let error = Model::open(folder.path(), &Device::flex()).err().expect("refused").to_string();
         assert!(error.contains(says) && error.contains(&*folder.path().to_string_lossy()), "{key}: {error}");
     }
-    for (key, value) in [("eos_token_id", Value::Null), ("eos_token_id", json!([2, 95]))] {
+    for (key, value) in [("eos_token_id", Value::Null), ("eos_token_id", json!([2, 95])), ("eos_token_id", json!(-1))] {
         let folder = changed(|config| config[key] = value.clone());
         assert!(Model::open(folder.path(), &Device::flex()).is_ok(), "{key}: {value}");
     }

@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, watch};
 
 /// How often it is looked whether the last request has ended.
 const POLL: Duration = Duration::from_millis(20);
+/// How long a pass of a model is waited for in the end.
+const PASS: Duration = Duration::from_secs(10);
 /// How long connections get to close: idle ones after the last answer, the others after the error that ends theirs.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -96,6 +98,13 @@ impl Server {
         };
         if ended == Ended::Cut {
             self.app.cut();
+            // A pass under way is not broken off: whoever waits hears of the end behind it.
+            let ending = async {
+                while !self.app.models.iter().all(|model| model.engine.is_idle()) {
+                    tokio::time::sleep(POLL).await;
+                }
+            };
+            let _ = tokio::time::timeout(PASS, ending).await;
         }
         // Nobody listens any more only if serving ended, which is what is wanted.
         let _ = close.send(true);

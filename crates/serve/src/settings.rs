@@ -99,7 +99,7 @@ impl Settings {
         if self.api_keys.iter().any(|key| key.trim().is_empty()) {
             return Err(ServeError::Setting { name: "API key", expected: "some characters", found: "none".into() });
         }
-        match self.cors_origins.iter().find(|origin| *origin != "*" && !is_origin(origin)) {
+        match self.cors_origins.iter().find(|origin| !["*", "null"].contains(&origin.as_str()) && !is_origin(origin)) {
             Some(origin) => {
                 let expected = "* or scheme://host[:port] in small letters and with nothing behind, as in https://example.org";
                 Err(ServeError::Setting { name: "CORS origin", expected, found: format!("{origin:?}") })
@@ -129,7 +129,7 @@ mod tests {
             let cors_origins = origins.iter().map(|&origin| origin.into()).collect();
             Settings { cors_origins, ..Settings::default() }.check()
         };
-        let good = ["*", "https://a.b", "http://localhost:3000", "http://[::1]:8080", "chrome-extension://abcdefgh"];
+        let good = ["*", "null", "https://a.b", "http://localhost:3000", "http://[::1]:8080", "chrome-extension://abcdefgh"];
         assert!(check(&good).is_ok());
         let wrong =
             ["", "foo", "a\nb", "https://a.b/", "https://a.b/c", "https://a.b?c", "https://u@a.b", "https://A.b", "a.b:80"];

@@ -86,7 +86,13 @@ impl Position {
             });
         }
         if self.step > 0 && !then.pairs.is_empty() && then.pairs.get(self.stage) != now.pairs.get(self.stage) {
-            return Err("its pairs were changed since the checkpoint was written; put them back, or start a new run");
+            return Err(match then.layout == now.layout {
+                true => "its pairs were changed since the checkpoint was written; put them back, or start a new run",
+                false => {
+                    "another version of the program wrote the checkpoint, which made other tokens of the same pairs (or they \
+                     were changed as well); go on with that version, or start a new run"
+                }
+            });
         }
         if !then.teacher.is_empty() && then.teacher != now.teacher {
             return Err("the teacher is another one than before; put it back, or start a new run");

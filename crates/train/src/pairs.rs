@@ -190,7 +190,8 @@ impl Reader<'_> {
                 response.push(self.end);
                 Ok(vec![Pair { prompt, response }])
             }
-            (None, None, Some(messages)) => {
+            // Some sets repeat the first question, or the last answer, beside the conversation.
+            (None, _, Some(messages)) | (_, None, Some(messages)) => {
                 let said = messages.iter().enumerate().filter(|(at, message)| *at > 0 && message.role == "assistant");
                 let answers = said.map(|(at, _)| self.answer(messages, at)).collect::<Result<Vec<_>, _>>()?;
                 match answers.is_empty() {
@@ -265,6 +266,10 @@ mod tests {
         let first = "<|im_start|>user:hi<|im_end|>\n<|im_start|>assistant:";
         let second = format!("{first}ho<|im_end|>\n<|im_start|>user:so<|im_end|>\n<|im_start|>assistant:");
         assert_eq!(told, [[first, "ho<|im_end|>"], [second.as_str(), "no<|im_end|>"]].map(|pair| pair.map(String::from)));
+        // Published sets repeat the first question beside the conversation.
+        let mut with_question = talk.clone();
+        with_question["prompt"] = json!("hi");
+        assert_eq!(read(&with_question, &tokenizer, 200).expect("pairs").fingerprint(), pairs.fingerprint());
         // Either is drawn, as the seed and the place say.
         let drawn: Vec<&Pair> = (0..32).map(|place| pairs.at(5, place)).collect();
         assert!(pairs.all[0].iter().all(|pair| drawn.contains(&pair)) && (0..32).all(|i| pairs.at(5, i) == drawn[i as usize]));

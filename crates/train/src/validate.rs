@@ -154,15 +154,16 @@ impl Batch {
 }
 
 impl HeldOut {
-    /// The first windows of the held-out stream, none longer than the tokens asked for. `next_token` says whether a diffusion model is trained to say the
-    /// next token under a causal mask as well, whatever its logits speak of when it denoises; `reset`, whether documents
-    /// are read one by one, as stages with `reset_documents` read them, and not one behind the other.
+    /// The first windows of the held-out stream, none longer than the tokens asked for. `next_token` says whether a
+    /// diffusion model is trained to say the next token under a causal mask as well, whatever its logits speak of when it
+    /// denoises; `reset`, whether documents are read one by one, as stages with `reset_documents` read them, and not one
+    /// behind the other.
     ///
     /// # Errors
     /// When the stream is too short for a window.
     pub fn new(stream: &TokenStream, options: &Validation, next_token: bool, reset: bool) -> Result<Self, TrainError> {
-        // A window is read whole, however few tokens are asked for.
-        let most = usize::try_from(options.tokens).unwrap_or(usize::MAX);
+        // A window is read whole, however few tokens are asked for; nothing says the first token of a shifted bound's.
+        let most = usize::try_from(options.tokens).unwrap_or(usize::MAX).max(2);
         let context = options.context.min(most).min(stream.len().saturating_sub(1)).max(1);
         let packing = Packing::new(stream.clone(), PackingOptions { context, batch: BATCH, seed: 0, shuffle: Shuffle::None })?;
         let (mut batches, mut tokens) = (Vec::new(), 0u64);

@@ -73,6 +73,9 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     }
     // What is out of range is said before a model is opened.
     args.sampling.sampling()?;
+    if let Some(path) = &args.load {
+        std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    }
     let device = global.device()?;
     let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(&args.model)?, &device)?;
     let template = tokenizer.chat_template()?.with_context(|| {

@@ -9,6 +9,7 @@ use recast_infer::{Engine, Loaded};
 use recast_serve::{Ended, LogFormat, ServeError, Server, Settings, signals, start_logging};
 use std::collections::HashSet;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -137,9 +138,13 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the server's threads")?;
+    let places: Vec<SocketAddr> = runtime
+        .block_on(tokio::net::lookup_host((args.host.as_str(), args.port)))
+        .map_err(|error| wrong("--host", "an address, or a name that leads to one", format!("{} ({error})", args.host)))?
+        .collect();
     // Before large models are read.
     let listener = runtime
-        .block_on(tokio::net::TcpListener::bind((args.host.as_str(), args.port)))
+        .block_on(tokio::net::TcpListener::bind(&places[..]))
         .with_context(|| format!("cannot listen on {}, port {}", args.host, args.port))?;
     let address = listener.local_addr()?;
     let device = global.device()?;

@@ -78,7 +78,8 @@ fn every_layer(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> Result<(), 
 
 /// Refuses an `eos_token_id` that is no token, nor a list of tokens.
 fn end_tokens(config: &ModelConfig) -> Result<(), ModelError> {
-    let is_token = |id: &Value| id.as_u64().is_some_and(|id| id < config.vocabulary as u64);
+    // Below 0 is none, as some write it.
+    let is_token = |id: &Value| id.as_i64().is_some_and(|id| id < config.vocabulary as i64);
     match config.raw.get("eos_token_id") {
         None | Some(Value::Null) => Ok(()),
         Some(Value::Array(ids)) if ids.iter().all(is_token) => Ok(()),

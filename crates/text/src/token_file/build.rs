@@ -123,6 +123,8 @@ fn key(files: &[PathBuf], tokenizer: &Tokenizer, options: &TokenFileOptions) -> 
     // Where large texts are cut decides their tokens, and any file may expand to one: a small one
     // can be compressed, or have a template put text around it.
     add(&(PIECE_BYTES as u64).to_le_bytes());
+    // Raised when the same file is read as other text.
+    add(b"reading 2");
     add(tokenizer.fingerprint().as_bytes());
     if let Some(begin) = tokenizer.begins_with() {
         add(&begin.to_le_bytes());

@@ -67,15 +67,20 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the run's files, keeping the first `lines` lines: what came after the checkpoint will
-    /// be done again. Says how many of them are gone or damaged: they are history, which a run does not go on from.
+    /// Opens the run's files, keeping of the first `lines` lines those up to `tokens` trained on: what came after the
+    /// checkpoint will be done again. Says how many of them are gone or damaged: they are history, which a run does not go
+    /// on from.
     ///
     /// # Errors
-    /// When the disk refuses to write.
-    pub fn open(folder: &Path, lines: u64) -> Result<(Self, u64), TrainError> {
+    /// When the disk refuses.
+    pub fn open(folder: &Path, lines: u64, tokens: u64) -> Result<(Self, u64), TrainError> {
         let path = folder.join(FILE);
-        let old = if lines > 0 { std::fs::read(&path).unwrap_or_default() } else { Vec::new() };
-        let (kept, count) = whole_lines(&old, lines);
+        let old = match std::fs::read(&path) {
+            _ if lines == 0 => Vec::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            old => old.map_err(TrainError::io(&path))?,
+        };
+        let (kept, count) = whole_lines(&old, lines, tokens);
         crate::trainer::write(&path, &kept)?;
         let file = File::options().append(true).open(&path).map_err(TrainError::io(&path))?;
         let events = EventWriter::create(folder).map_err(TrainError::io(folder))?;
@@ -162,11 +167,11 @@ impl Metrics {
     }
 }
 
-/// Of the first so many lines those that are what was written, and their number.
-fn whole_lines(bytes: &[u8], lines: u64) -> (Vec<u8>, u64) {
+/// Of the first so many lines those that are what was written, up to so many tokens, and their number.
+fn whole_lines(bytes: &[u8], lines: u64, tokens: u64) -> (Vec<u8>, u64) {
     let (mut kept, mut count) = (Vec::new(), 0);
     let all = bytes.split(|&byte| byte == b'\n').take(usize::try_from(lines).unwrap_or(usize::MAX));
-    for line in all.filter(|line| serde_json::from_slice::<Line>(line).is_ok()) {
+    for line in all.filter(|line| serde_json::from_slice::<Line>(line).is_ok_and(|line| line.tokens <= tokens)) {
         kept.extend_from_slice(line);
         kept.push(b'\n');
         count += 1;
@@ -190,15 +195,16 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_history_is_kept_and_what_is_gone_is_counted() {
-        let line = |step: u64| format!("{{\"stage\":\"a\",\"step\":{step},\"tokens\":8}}\n").into_bytes();
+        let line = |step: u64| format!("{{\"stage\":\"a\",\"step\":{step},\"tokens\":{step}}}\n").into_bytes();
         let all = [line(1), line(2), line(3)].concat();
-        assert_eq!(whole_lines(&all, 3), (all.clone(), 3));
-        assert_eq!(whole_lines(&all, 2), ([line(1), line(2)].concat(), 2), "what came after the checkpoint");
-        assert_eq!(whole_lines(&all[..all.len() - 5], 3).1, 2, "a torn end");
-        assert_eq!(whole_lines(b"", 3), (Vec::new(), 0));
-        assert_eq!(whole_lines(&[line(1), b"\xff\xfe\0\n".to_vec(), line(3)].concat(), 3), ([line(1), line(3)].concat(), 2));
+        assert_eq!(whole_lines(&all, 3, 3), (all.clone(), 3));
+        assert_eq!(whole_lines(&all, 2, 3), ([line(1), line(2)].concat(), 2), "what came after the checkpoint");
+        assert_eq!(whole_lines(&all, 3, 2), whole_lines(&all, 2, 3), "the same, of a history that had lost a line");
+        assert_eq!(whole_lines(&all[..all.len() - 5], 3, 3).1, 2, "a torn end");
+        assert_eq!(whole_lines(b"", 3, 3), (Vec::new(), 0));
+        assert_eq!(whole_lines(&[line(1), b"\xff\xfe\0\n".to_vec(), line(3)].concat(), 3, 3), ([line(1), line(3)].concat(), 2));
         let folder = tempfile::tempdir().expect("folder");
-        let opened = |lines| Metrics::open(folder.path(), lines).expect("opens").1;
+        let opened = |lines| Metrics::open(folder.path(), lines, 9).expect("opens").1;
         assert_eq!((opened(3), opened(0)), (3, 0), "nothing is there");
         std::fs::write(folder.path().join(FILE), &all).expect("writes");
         assert_eq!((opened(4), read(folder.path()).expect("reads").len()), (1, 3));

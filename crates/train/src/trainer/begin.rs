@@ -113,6 +113,19 @@ impl Trainer {
                 let what = "--set changes what the checkpoint was built on";
                 return refuse(folder, format!("{what}: {changed}; {MAY_CHANGE}; leave the rest out, or start a new run"));
             }
+            let judged = |recipe: &Recipe| (recipe.says_next(), recipe.stages.last().is_some_and(|stage| stage.reset_documents));
+            if crate::recipe::load(&path, &[]).is_ok_and(|kept| judged(&kept) != judged(&trainer.recipe)) {
+                let what = "--set changes how held-out text is measured (reset_documents of the last stage, or whether the next \
+                            token is trained), and the teacher was measured before";
+                return refuse(folder, format!("{what}; leave it out, or start a new run"));
+            }
+            // Where nothing was said the first layout's programs wrote `false`, and meant what the teacher has.
+            let known = trainer.teacher.as_ref().and_then(|teacher| teacher.model.config.diffusion.as_ref());
+            let unsaid = trainer.recipe.student.diffusion.as_ref().is_some_and(|wanted| wanted.shift == Some(false));
+            if position.sources.layout < 2 && unsaid && known.is_some_and(|known| known.shift) {
+                let what = "another version of the program began this run, to which `shift = false` meant as the teacher has it";
+                return refuse(&path, format!("{what}; go on with that version, or start a new run"));
+            }
             if position.sources.text.is_empty() {
                 observer.tell(&format!(
                     "{}: the checkpoint is too old to know its text, and this version of the program may make other documents \

@@ -6,7 +6,7 @@ mod begin;
 use crate::checkpoint::{Position, Store};
 use crate::error::TrainError;
 use crate::metrics::Metrics;
-use crate::objectives::Loss;
+use crate::objectives::{Loss, Objective};
 use crate::optimizer::{Gradients, Optimizer};
 use crate::pairs::Pairs;
 use crate::plan::Plan;
@@ -148,7 +148,7 @@ impl Trainer {
     /// When a loss is not finite, the teacher's included, the disk is full, the observer wants to stop, or something was
     /// put where the result is to stand. The newest checkpoint is intact in every case.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let (mut metrics, lost) = Metrics::open(&self.folder, self.position.metrics)?;
+        let (mut metrics, lost) = Metrics::open(&self.folder, self.position.metrics, self.position.tokens)?;
         if lost > 0 {
             observer.tell(&format!(
                 "{}: {lost} of the {} lines from before the checkpoint are gone; the report's curves lack those steps",
@@ -282,7 +282,12 @@ impl Trainer {
             return Err(self.not_finite(stage.name, steps, "held-out loss", value));
         }
         metrics.held_out(&stage.name, &self.position, &loss)?;
-        let before = self.position.held_out.last().map(|(_, before)| before.loss);
+        // What this stage works on: denoising costs the next token, by design.
+        let judged = |held: &HeldOutLoss| match (stage.objective, held.bound) {
+            (Objective::MaskedDiffusion, Some(bound)) => bound.loss,
+            _ => held.loss,
+        };
+        let (before, after) = (self.position.held_out.last().map(|(_, before)| judged(before)), judged(&loss));
         self.position.held_out.push((stage.name.clone(), loss));
         observer.event(&Event::HeldOut { stage: &stage, step: steps, loss })?;
         observer.event(&Event::Snapshot { name: &stage.name, model: &self.student, loss })?;
@@ -290,8 +295,8 @@ impl Trainer {
         self.position.step = 0;
         // The next stage begins without moments.
         self.save(params, &Optimizer::new(AdamW::default(), 0.0, Vec::new()), metrics, observer)?;
-        if let Some(before) = before.filter(|before| loss.loss > before + DIVERGED) {
-            observer.tell(&self.diverged(&stage.name, index, before, loss.loss));
+        if let Some(before) = before.filter(|before| after > before + DIVERGED) {
+            observer.tell(&self.diverged(&stage.name, index, before, after));
         }
         Ok(())
     }

@@ -93,6 +93,9 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         stop: args.stop.clone(),
         ..Options::default()
     };
+    if let Some(path) = &args.load_state {
+        std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    }
     if let Some(path) = &args.save_state {
         crate::output::check_file("--save-state", path)?;
     }
