@@ -21,7 +21,7 @@ pub struct Options {
     /// way, and anything of later ones.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Folder of the run; default `runs/NAME`.
+    /// Folder of the run; default `runs/NAME`, or `runs/NAME-2` and so on where that is taken.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Go on with the run in this folder.

@@ -128,10 +128,11 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     }
     let seconds = started.elapsed().as_secs_f64();
     let scored = Report { results, teacher, comparisons, seconds };
-    if let (Some(run), Some(rows), Some(teacher)) = (&args.report, &scored.comparisons, &args.against)
-        && let Err(error) = report::add(run, &named(rows, &args.model, teacher))
-    {
-        ended = Err(error.into());
+    if let (Some(run), Some(rows), Some(teacher)) = (&args.report, &scored.comparisons, &args.against) {
+        match report::add(run, &named(rows, &args.model, teacher)) {
+            Ok(_) => tell(format_args!("report  {}", run.join("report.html").display())),
+            Err(error) => ended = Err(error.into()),
+        }
     }
     let told = if global.json { serde_json::to_string_pretty(&scored)? } else { text(&scored, args) };
     crate::output::print_what_there_is(told.trim_end_matches('\n'), ended)
@@ -211,9 +212,13 @@ fn score(
     };
     let costs = tasks.iter().map(|t| estimate(scorer.as_ref(), t, journal.as_deref())).collect::<Result<Vec<Cost>, _>>()?;
     for cost in &costs {
+        let answered = match cost.answered {
+            0 => String::new(),
+            some => format!(" ({some} answered)"),
+        };
         tell(format_args!(
-            "{name}: {} {} items ({} answered), {} requests, {} tokens",
-            cost.task, cost.items, cost.answered, cost.requests, cost.tokens
+            "{name}: {} {} items{answered}, {} requests, {} tokens",
+            cost.task, cost.items, cost.requests, cost.tokens
         ));
     }
     let mut talk = Talk::new(costs.iter().map(|c| c.tokens).sum(), global);

@@ -195,8 +195,9 @@ impl Screen {
         let [train, held_out] = trainer.text_tokens();
         tell(crate::commands::plan::table(&trainer.recipe, &trainer.plan));
         tell(format_args!("text: {train} tokens to train on, {held_out} held out"));
+        tell(format_args!("run: {}", self.folder.display()));
         if trainer.position.stage > 0 || trainer.position.step > 0 {
-            tell(format_args!("going on at stage {}, step {}\n", self.stage, self.step));
+            tell(format_args!("going on at stage {}, step {}", self.stage, self.step));
         }
     }
 

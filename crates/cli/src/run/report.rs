@@ -205,9 +205,9 @@ fn samples(summary: &Summary) -> Vec<Sample> {
 fn memory(summary: &Summary) -> Vec<MemoryCurve> {
     let student = summary.memory.iter().map(|m| (m.context as u64, m.student as u64)).collect();
     let teacher: Vec<(u64, u64)> = summary.memory.iter().filter_map(|m| Some((m.context as u64, m.teacher? as u64))).collect();
-    let mut out = vec![MemoryCurve { label: "student's state, f32".into(), role: Role::Student, points: student }];
+    let mut out = vec![MemoryCurve { label: "student's state".into(), role: Role::Student, points: student }];
     if !teacher.is_empty() {
-        out.push(MemoryCurve { label: "teacher's KV cache, f32".into(), role: Role::Teacher, points: teacher });
+        out.push(MemoryCurve { label: "teacher's KV cache".into(), role: Role::Teacher, points: teacher });
     }
     out
 }

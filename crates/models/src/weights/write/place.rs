@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempDir};
 
+use recast_text::files::folder_of;
+
 use crate::weights::WeightsError;
 use crate::weights::folder::INDEX;
 
@@ -14,14 +16,6 @@ pub(super) fn io_or_full(path: &Path, action: &'static str, needed: u64, source:
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WeightsError::StorageFull { path: path.to_owned(), needed },
         _ => WeightsError::Io { path: path.to_owned(), action, source },
-    }
-}
-
-/// The folder that `path` is in.
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }
 
@@ -37,7 +31,7 @@ fn resolve(path: &Path) -> Result<PathBuf, WeightsError> {
                     reason: "it is a link that leads nowhere, or not a name".into(),
                 });
             }
-            fs::create_dir_all(parent(path)).map_err(WeightsError::io(parent(path), "create it"))?;
+            fs::create_dir_all(folder_of(path)).map_err(WeightsError::io(folder_of(path), "create it"))?;
             Ok(path.to_owned())
         }
         Err(e) => Err(WeightsError::Io { path: path.to_owned(), action: "resolve it", source: e }),
@@ -119,14 +113,14 @@ fn builder<'a, 'b>(prefix: &'a str, mode: u32) -> tempfile::Builder<'a, 'b> {
 
 pub(super) fn temporary_file(path: &Path) -> Result<NamedTempFile, WeightsError> {
     let prefix = prefix(path);
-    let made = builder(&prefix, 0o666).tempfile_in(parent(path));
-    made.map_err(WeightsError::io(parent(path), "create a file in it"))
+    let made = builder(&prefix, 0o666).tempfile_in(folder_of(path));
+    made.map_err(WeightsError::io(folder_of(path), "create a file in it"))
 }
 
 pub(super) fn temporary_folder(path: &Path) -> Result<TempDir, WeightsError> {
     let prefix = prefix(path);
-    let made = builder(&prefix, 0o777).tempdir_in(parent(path));
-    made.map_err(WeightsError::io(parent(path), "create a folder in it"))
+    let made = builder(&prefix, 0o777).tempdir_in(folder_of(path));
+    made.map_err(WeightsError::io(folder_of(path), "create a folder in it"))
 }
 
 /// Waits until a file is on the disk. Some file systems only find out here that they are full.
@@ -148,7 +142,7 @@ pub(super) fn persist_file(temporary: NamedTempFile, path: &Path) -> Result<(), 
         action: "put the finished file there",
         source: e.error,
     })?;
-    sync_folder(parent(path))
+    sync_folder(folder_of(path))
 }
 
 /// Puts a finished folder into its place, and removes the one that was there.
@@ -159,10 +153,10 @@ pub(super) fn persist_folder(temporary: TempDir, target: &Path) -> Result<(), We
         fs::rename(temporary.path(), target).map_err(failed)?;
         // Not there any more, so nothing may be removed when it is dropped.
         let _ = temporary.keep();
-        return sync_folder(parent(target));
+        return sync_folder(folder_of(target));
     }
     if exchange(temporary.path(), target) {
-        sync_folder(parent(target))?;
+        sync_folder(folder_of(target))?;
         // What is now at the temporary path is the old model. The new one stands whether or not
         // the old one can be removed.
         let _ = temporary.close();
@@ -186,7 +180,7 @@ fn replace_in_two_steps(temporary: TempDir, target: &Path) -> Result<(), Weights
         return Err(failed(error));
     }
     let _ = temporary.keep();
-    sync_folder(parent(target))?;
+    sync_folder(folder_of(target))?;
     let _ = aside.close();
     Ok(())
 }
