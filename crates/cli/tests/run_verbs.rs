@@ -126,24 +126,12 @@ fn a_text_is_told_before_its_state_is_written() {
 #[test]
 fn a_recipe_that_names_nothing_embedded_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
-    let recipe = r#"
-name = "small"
-teacher.path = "no-model"
-student.mixer = { kind = "rwkv7" }
-text.train = ["no-text"]
-[[stages]]
-name = "distil"
-objective = "logit-kl"
-tokens = 512
-context = 64
-batch = 2
-learning_rate = 1e-3
-"#;
+    let recipe = RECIPE.replace("\"embedded\"", "\"nowhere\"");
     std::fs::write(folder.path().join("r.toml"), recipe).expect("writes");
     let output =
         Command::new(env!("CARGO_BIN_EXE_recast")).current_dir(folder.path()).args(["plan", "r.toml"]).output().expect("runs");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && error.contains("no-text"), "{error}");
+    assert!(!output.status.success() && error.contains("nowhere"), "{error}");
     assert!(!folder.path().join("runs").exists(), "files that nobody named were written");
 }
 
