@@ -21,7 +21,7 @@ const MASK: u32 = 0;
 
 impl Toy {
     fn new(vocabulary: usize, logits: fn(&[u32], usize, usize) -> Vec<f32>) -> Self {
-        Self { shape: Shape { vocabulary, mask_token: MASK, block: None }, logits }
+        Self { shape: Shape { vocabulary, mask_token: MASK, uniform: false, block: None }, logits }
     }
 }
 

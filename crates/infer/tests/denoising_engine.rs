@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{endless, masked, model, unmasked_prompt};
+use common::{endless, masked, model, scattered, unmasked_prompt};
 use recast_infer::engine::{Constraint, Limits, Message, Refused, Request, Summary};
 use recast_infer::samplers::denoising::{Canvas, Denoising, Filler, Keep, Masked, Rule};
 use recast_infer::samplers::{Event, Finish};
@@ -50,17 +50,20 @@ fn collect(messages: &Receiver<Message>) -> (Vec<u32>, String, usize, Summary) {
 
 #[test]
 fn many_requests_are_each_what_they_are_alone() {
+    type Make = fn(&str, Option<usize>, bool) -> Model;
     let cases = [
-        ("families/llama_gqa", Some(8), true),
-        ("families/llama_gqa", None, false),
-        ("released/rwkv7_hybrid", Some(8), true),
-        ("released/rwkv6_rope_gate2", Some(8), false),
+        ("families/llama_gqa", Some(8), true, masked as Make),
+        ("families/llama_gqa", None, false, masked),
+        ("families/llama_gqa", None, false, scattered),
+        ("released/rwkv7_hybrid", Some(8), true, masked),
+        ("released/rwkv7_hybrid", Some(8), true, scattered),
+        ("released/rwkv6_rope_gate2", Some(8), false, masked),
     ];
-    for (name, block, shift) in cases {
-        let reference = masked(name, block, shift);
+    for (name, block, shift, make) in cases {
+        let reference = make(name, block, shift);
         let denoiser = Masked::new(&reference).expect("masked");
         let tokenizer = endless(reference.config.vocabulary);
-        let engine = engine(masked(name, block, shift));
+        let engine = engine(make(name, block, shift));
         let all = unmasked_prompt(&reference, 100);
         // Twice the same, so that the second round finds states.
         for round in 0..2 {

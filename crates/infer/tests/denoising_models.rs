@@ -2,16 +2,14 @@
 
 mod common;
 
-use common::{MODELS, by, endless, fill, largest_difference, masked, model, quiet, unmasked_prompt};
-use recast_infer::engine::Limits;
+use common::{MODELS, by, endless, fill, largest_difference, masked, model, quiet, scattered, unmasked_prompt};
 use recast_infer::samplers::denoising::{
     Candidate, Canvas, Carried, Denoised, Denoiser, Denoising, Filler, Keep, Masked, Read, Row, Rule, Shape, View, step,
 };
-use recast_infer::{Engine, Generator, InferError, Options, Sampling};
+use recast_infer::{Generator, InferError, Options, Sampling};
 use recast_models::param::values;
 use recast_models::{Diffusion, Model, Sight};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 /// What the cached way must come to: everything computed anew in every step.
 struct Uncached<'a>(&'a Model, Diffusion);
@@ -20,7 +18,8 @@ impl Denoiser for Uncached<'_> {
     type State = Vec<u32>;
 
     fn shape(&self) -> Shape {
-        Shape { vocabulary: self.0.config.vocabulary, mask_token: self.1.mask_token, block: self.1.block }
+        let Diffusion { mask_token, block, uniform, .. } = self.1;
+        Shape { vocabulary: self.0.config.vocabulary, mask_token, uniform, block }
     }
 
     fn begin(&self) -> Vec<u32> {
@@ -65,8 +64,7 @@ impl Denoiser for Uncached<'_> {
 #[test]
 fn a_cached_prefix_is_exact_for_models_with_blocks() {
     // Oracle (v).
-    for name in MODELS {
-        let model = masked(name, Some(8), false);
+    for (name, model) in MODELS.iter().flat_map(|name| [masked, scattered].map(|of| (name, of(name, Some(8), false)))) {
         let diffusion = model.config.diffusion.clone().expect("set above");
         for rule in [Rule::Fixed { steps: 15 }, Rule::Threshold { at: 0.05 }] {
             // A prompt that ends within a block, and an end that does.
@@ -123,8 +121,8 @@ fn a_batch_is_its_rows_in_any_order() {
     let mut cases: Vec<(&str, Option<usize>)> = MODELS.iter().map(|name| (*name, Some(8))).collect();
     cases.push(("families/llama_gqa", None));
     cases.push(("released/rwkv7_hybrid", None));
-    for (name, block) in cases {
-        let model = masked(name, block, false);
+    let models = cases.into_iter().flat_map(|(name, block)| [masked, scattered].map(|of| (name, block, of(name, block, false))));
+    for (name, block, model) in models {
         let denoiser = Masked::new(&model).expect("masked");
         let tokenizer = endless(model.config.vocabulary);
         let all = unmasked_prompt(&model, 60);
@@ -185,6 +183,7 @@ fn what_is_kept_of_a_sequence_is_exact_in_a_blocks_first_step() {
         ("families/llama_gqa", true, 0),
     ] {
         let model = masked(family, None, shift);
+        let noisy = scattered(family, None, shift);
         let denoiser = Masked::new(&model).expect("masked");
         // Text behind the holes, and before them or not.
         let mut canvas = Canvas::after(&unmasked_prompt(&model, prompt), 24);
@@ -193,6 +192,17 @@ fn what_is_kept_of_a_sequence_is_exact_in_a_blocks_first_step() {
             let settings = Denoising { keep, guidance, ahead, block: Some(8), ..by(Rule::Fixed { steps }) };
             fill(&denoiser, settings, &canvas)
         };
+        // Random tokens around the block are what they were when it began.
+        let plain = |keep| {
+            fill(
+                &Masked::new(&noisy).expect("noisy"),
+                Denoising { keep, block: Some(8), ..by(Rule::Fixed { steps: 3 }) },
+                &canvas,
+            )
+            .tokens
+        };
+        assert_eq!(plain(Keep::Nothing), plain(Keep::Around), "{family}");
+        assert_eq!(plain(Keep::Nothing), plain(Keep::Prefix), "{family}");
         for (guidance, ahead) in [(0.0, None), (0.0, Some(3)), (0.5, None)] {
             // One step a block: each is the block's first.
             let plain = with(Keep::Nothing, 3, guidance, ahead);
@@ -219,17 +229,6 @@ fn what_is_kept_of_a_sequence_is_exact_in_a_blocks_first_step() {
         let error = step(&denoiser, &mut [&mut row]).expect_err("refused").to_string();
         assert!(error.contains("keep nothing"), "{error}");
     }
-}
-
-#[test]
-fn models_of_uniform_noise_are_refused() {
-    let mut model = masked("families/llama_gqa", Some(8), false);
-    model.config.diffusion.as_mut().expect("set").uniform = true;
-    let error = Masked::new(&model).err().expect("refused").to_string();
-    assert!(error.contains("uniform noise") && error.contains("source = \"mask\""), "{error}");
-    let tokenizer = endless(model.config.vocabulary.min(90));
-    let error = Engine::start(Arc::new(model), Arc::new(tokenizer), Limits::default()).err().expect("refused").to_string();
-    assert!(error.contains("uniform noise"), "{error}");
 }
 
 #[test]

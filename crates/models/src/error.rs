@@ -140,7 +140,7 @@ pub enum ModelError {
     /// A model of uniform noise where one of masks is needed.
     #[error(
         "this model was trained on uniform noise (`uniform` under `diffusion` in its config.json), for which there is \
-             neither a sampler nor a likelihood; train one with `source = \"mask\"`"
+             no likelihood of a text here; train one with `source = \"mask\"` to score texts"
     )]
     UniformNoise,
     /// More samples than an estimate can be made of.

@@ -11,10 +11,10 @@ use burn::tensor::Tensor;
 use std::ops::Range;
 
 impl Model {
-    /// How the model denoises.
+    /// How a model of masks denoises.
     ///
     /// # Errors
-    /// When it is a next-token model, or one of uniform noise, which no sampler and no likelihood here knows.
+    /// When it is a next-token model or one of uniform noise, whose texts no estimate of masks judges.
     pub fn masked_diffusion(&self) -> Result<&Diffusion, ModelError> {
         match &self.config.diffusion {
             None => Err(ModelError::NoDiffusion),

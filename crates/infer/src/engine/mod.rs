@@ -88,12 +88,8 @@ impl Engine {
     /// Starts the loop.
     ///
     /// # Errors
-    /// When a limit is zero that may not be, the model denoises in a way that no sampler knows, or the system gives no
-    /// thread.
+    /// When a limit is zero that may not be, or the system gives no thread.
     pub fn start(model: Arc<Model>, tokenizer: Arc<Tokenizer>, limits: Limits) -> Result<Self, InferError> {
-        if model.config.diffusion.is_some() {
-            model.masked_diffusion()?;
-        }
         for (name, value) in [("slots", limits.slots), ("chunk", limits.chunk), ("state bytes", limits.state_bytes)] {
             if value == 0 {
                 return Err(InferError::Option { name, expected: "at least 1", found: "0".into() });

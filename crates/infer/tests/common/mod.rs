@@ -100,6 +100,13 @@ pub fn masked(folder: &str, block: Option<usize>, shift: bool) -> Model {
     model
 }
 
+/// The same of uniform noise.
+pub fn scattered(folder: &str, block: Option<usize>, shift: bool) -> Model {
+    let mut model = masked(folder, block, shift);
+    model.config.diffusion.as_mut().expect("set").uniform = true;
+    model
+}
+
 /// Tokens that follow from the length alone, the mask token not among them.
 pub fn unmasked_prompt(model: &Model, length: usize) -> Vec<u32> {
     let last = model.config.vocabulary as u32 - 1;

@@ -49,7 +49,7 @@ pub struct DenoisingArgs {
     #[arg(long)]
     fill_all: bool,
     /// Replace a committed token of the block when another becomes so probable (LLaDA2.1). Asks for
-    /// tokens the model sees, which no objective here trains.
+    /// tokens the model sees, which uniform noise alone trains here.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     edit: Option<f32>,
     /// Forward passes for that after the block's last mask.

@@ -1,7 +1,7 @@
 //! What there is to fill: fixed text anywhere, holes anywhere.
 
 use super::denoiser::Shape;
-use super::settings::Denoising;
+use super::settings::{Denoising, Remasking, Rule};
 use crate::error::InferError;
 
 /// The most positions of a text, prompt included: a longer one is refused, and not laid out.
@@ -48,10 +48,19 @@ impl Canvas {
     ///
     /// # Errors
     /// When it is longer than [`POSITIONS`], holds the mask token or an id outside the vocabulary, when the mask
-    /// token itself is outside, or the block is longer than what there is to fill.
+    /// token itself is outside, the block is longer than what there is to fill, or the settings need masks and the
+    /// model knows none.
     pub fn check(&self, shape: &Shape, settings: &Denoising) -> Result<(), InferError> {
         let refuse = |name, expected: String, found: String| Err(InferError::Setting { name, expected, found });
         settings.check()?;
+        if shape.uniform && settings.guidance != 0.0 {
+            let expected = "0 (off) of a model of uniform noise, which knows no mask to hide the prompt behind";
+            return refuse("guidance", expected.into(), settings.guidance.to_string());
+        }
+        if shape.uniform && matches!(settings.rule, Rule::Ancestral { remasking, .. } if remasking != Remasking::Never) {
+            let expected = "none of a model of uniform noise, any token of which may change in any step";
+            return refuse("remasking", expected.into(), "one that masks tokens again".into());
+        }
         if self.positions.len() > POSITIONS {
             let expected = format!("at most {POSITIONS} positions, prompt included; write fewer tokens");
             return refuse("text", expected, "more".into());

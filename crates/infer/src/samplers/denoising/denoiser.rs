@@ -9,8 +9,10 @@ use std::ops::Range;
 pub struct Shape {
     /// Number of logits.
     pub vocabulary: usize,
-    /// The token that stands for an unknown one.
+    /// The token that stands for an unknown one; no text holds it.
     pub mask_token: u32,
+    /// Whether unknown positions hold random tokens instead of it (uniform noise).
+    pub uniform: bool,
     /// Positions that are denoised together, behind a state of all before them; none: the whole
     /// sequence sees itself.
     pub block: Option<usize>,
@@ -18,7 +20,7 @@ pub struct Shape {
 
 /// One row of a forward pass.
 pub struct View<'a, S> {
-    /// The whole sequence; of a model with blocks, one block. Unknown positions hold the mask token.
+    /// The whole sequence; of a model with blocks, one block. Unknown positions hold the mask token, or random ones.
     pub tokens: &'a [u32],
     /// Places in `tokens`, rising, whose predictions are wanted.
     pub wanted: &'a [usize],

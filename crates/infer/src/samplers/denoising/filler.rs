@@ -1,4 +1,4 @@
-//! Texts from masks: many rows to their ends, without an engine.
+//! Texts from masks or noise: many rows to their ends, without an engine.
 
 use super::canvas::Canvas;
 use super::denoiser::Denoiser;
@@ -244,7 +244,7 @@ pub(crate) fn turn_ends(tokenizer: &Tokenizer) -> Vec<u32> {
 /// Tokens behind the prompt up to a stop string, where only filled positions stand before it and the
 /// text is over with it: the rest of the block need not be written.
 pub(crate) fn stop_within<S: Clone>(row: &Row<S>, tokenizer: &Tokenizer, stops: &[String]) -> Option<usize> {
-    if stops.is_empty() || row.is_over() || !row.settings.until_end || row.settings.revises() {
+    if stops.is_empty() || row.is_over() || !row.settings.until_end || row.revises() {
         return None;
     }
     let filled = row.filled();

@@ -1,5 +1,5 @@
 //! Denoising: a text begins as masks, a forward pass predicts all of them, and a rule commits those
-//! that are sure enough.
+//! that are sure enough. Of models of uniform noise it begins as random tokens (`row/uniform.rs`).
 //!
 //! [`Row`] is one text on its way: a [`Canvas`] of fixed text and holes, worked through block by
 //! block. [`step`] makes one forward pass for many rows, [`commit`] holds the rules, [`Draw`] draws a

@@ -5,7 +5,7 @@ use super::denoiser::{Denoiser, Read, Shape, View, guide};
 use crate::error::InferError;
 use burn::tensor::{Int, Tensor, TensorData};
 use recast_models::param::values;
-use recast_models::{Diffusion, Model, ModelError, ModelState, Sight};
+use recast_models::{Diffusion, Model, ModelState, Sight};
 use recast_ops::cpu::split_rows;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,19 +37,18 @@ pub struct Carried {
 }
 
 impl<'a> Masked<'a> {
-    /// A masked diffusion model.
+    /// A model of masks or of uniform noise.
     ///
     /// # Errors
-    /// When its config does not say that it is one, or says that its noise is uniform.
+    /// When its config does not say that it is one.
     pub fn new(model: &'a Model) -> Result<Self, InferError> {
-        match model.masked_diffusion() {
-            Ok(diffusion) => Ok(Self { model, diffusion: diffusion.clone() }),
-            Err(ModelError::NoDiffusion) => Err(InferError::Setting {
+        match &model.config.diffusion {
+            Some(diffusion) => Ok(Self { model, diffusion: diffusion.clone() }),
+            None => Err(InferError::Setting {
                 name: "model",
                 expected: "one that was trained to denoise (its config.json names a mask token); convert it by a recipe with a masked diffusion stage".into(),
                 found: format!("a next-token model ({})", model.config.family),
             }),
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -162,7 +161,8 @@ impl Denoiser for Masked<'_> {
     type State = Carried;
 
     fn shape(&self) -> Shape {
-        Shape { vocabulary: self.model.config.vocabulary, mask_token: self.diffusion.mask_token, block: self.diffusion.block }
+        let Diffusion { mask_token, block, uniform, .. } = self.diffusion;
+        Shape { vocabulary: self.model.config.vocabulary, mask_token, uniform, block }
     }
 
     fn begin(&self) -> Carried {

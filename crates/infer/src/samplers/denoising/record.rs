@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct Change {
     /// Which.
     pub index: usize,
-    /// What stood there; none: a mask.
+    /// What stood there; none: a mask, or noise.
     pub old: Option<u32>,
-    /// What stands there now; none: a mask again.
+    /// What stands there now; none: a mask again, or noise.
     pub new: Option<u32>,
     /// Probability of the token.
     pub confidence: f32,

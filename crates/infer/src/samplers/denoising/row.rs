@@ -1,4 +1,6 @@
-//! One text on its way from masks to words.
+//! One text on its way from masks, or random tokens, to words.
+
+mod uniform;
 
 use super::candidate::Candidate;
 use super::canvas::Canvas;
@@ -119,6 +121,7 @@ impl<S: Clone> Row<S> {
             ends: ends.to_vec(),
             turn_ends: Vec::new(),
             stream,
+            // Of uniform noise, until [`Row::scatter`].
             tokens: positions.iter().map(|p| p.unwrap_or(shape.mask_token)).collect(),
             open: positions.iter().map(Option::is_none).collect(),
             given: positions.iter().map(Option::is_some).collect(),
@@ -139,6 +142,7 @@ impl<S: Clone> Row<S> {
             end: positions.len(),
             over: false,
         };
+        row.scatter(0..positions.len());
         row.begin_block(start, true);
         Ok(row)
     }
@@ -277,7 +281,12 @@ impl<S: Clone> Row<S> {
         (&self.state, self.read)
     }
 
-    /// All tokens, with the mask where nothing is known.
+    /// Whether a token that is written may change before its block is done.
+    pub(super) fn revises(&self) -> bool {
+        self.shape.uniform || self.settings.revises()
+    }
+
+    /// All tokens, with the mask or a random one where nothing is known.
     pub(crate) fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -289,15 +298,15 @@ impl<S: Clone> Row<S> {
 
     /// Positions whose prediction is wanted.
     pub(super) fn wanted(&self) -> Vec<usize> {
-        let edits = self.settings.editing.is_some();
+        let again = self.shape.uniform || self.settings.editing.is_some();
         // Behind an end token nothing is read.
         let until = self.first_end().map_or(self.window.end, |end| end.min(self.window.end));
-        (self.window.start..until).filter(|&p| self.open[p] || (edits && !self.given[p])).collect()
+        (self.window.start..until).filter(|&p| self.open[p] || (again && !self.given[p])).collect()
     }
 
     /// Whether the token at a position is taken from the model's best, whatever the temperature.
     pub(super) fn is_settled_at(&self, position: usize) -> bool {
-        !self.open[position]
+        !self.is_undecided(position)
     }
 
     pub(super) fn step_number(&self) -> u64 {
@@ -307,7 +316,7 @@ impl<S: Clone> Row<S> {
     /// The first end token committed, where the text is over with it.
     fn first_end(&self) -> Option<usize> {
         let ends = |&p: &usize| !self.open[p] && !self.given[p] && self.ends.contains(&self.tokens[p]);
-        if self.settings.until_end { (self.start..self.end).find(ends) } else { None }
+        if self.settings.until_end && !self.flows() { (self.start..self.end).find(ends) } else { None }
     }
 
     /// Takes the candidates of [`Row::wanted`] and commits what the rule says.
@@ -321,22 +330,34 @@ impl<S: Clone> Row<S> {
         let places: Vec<Placed> = wanted
             .iter()
             .zip(candidates)
-            .filter(|(position, _)| self.open[**position])
+            .filter(|(position, _)| self.is_undecided(**position))
             .map(|(&position, &candidate)| Placed {
                 position,
                 candidate,
                 last: self.settings.ends == Ends::Last && is_end(&candidate.token),
-                random: decisions.unit(),
+                // In random order what is written stays written.
+                random: decisions.unit() + f64::from(u8::from(!self.open[position])),
             })
             .collect();
         let window = (self.window.start.saturating_sub(self.start), self.window.end - self.start);
         let mut step = Step { step: self.step, block: self.block, window, ..Step::default() };
-        self.edit(wanted, candidates, &mut step);
+        // While noise is left, all is decided anew in any case.
+        if !self.shape.uniform || places.is_empty() {
+            self.edit(wanted, candidates, &mut step);
+        }
         let taken = match self.settings.rule {
+            Rule::Ancestral { .. } if self.shape.uniform => self.jump(&places, &mut decisions),
             Rule::Ancestral { remasking, .. } => self.reverse(remasking, &places, &mut decisions, &mut step),
             rule => {
-                let quota = places.len().div_ceil(self.steps_left.max(1));
-                commit(rule, self.settings.order, &places, quota)
+                let written = places.iter().filter(|placed| !self.open[placed.position]).count();
+                let quota = written + (places.len() - written).div_ceil(self.steps_left.max(1));
+                let taken = commit(rule, self.settings.order, &places, quota);
+                // One more than before at least, so that it ends.
+                if taken.len() > written {
+                    taken
+                } else {
+                    commit(Rule::Fixed { steps: 1 }, self.settings.order, &places, written + 1)
+                }
             }
         };
         self.steps_left = self.steps_left.saturating_sub(1);
@@ -344,8 +365,9 @@ impl<S: Clone> Row<S> {
         for (index, placed) in places.iter().enumerate() {
             let Placed { position, candidate, .. } = *placed;
             if taken.next_if_eq(&index).is_some() {
-                self.put(position, Some(candidate.token), &candidate, &mut step);
+                self.write(position, &candidate, &mut step);
             } else {
+                self.leave(position, &candidate, &mut step);
                 step.ghosts.push(Ghost {
                     index: position - self.start,
                     token: candidate.token,
@@ -354,6 +376,7 @@ impl<S: Clone> Row<S> {
             }
         }
         self.step += 1;
+        self.scatter_again();
         self.conclude();
         step.changes.sort_by_key(|change| change.index);
         step.forwards = self.counters.forwards;
@@ -361,7 +384,7 @@ impl<S: Clone> Row<S> {
         step
     }
 
-    /// Writes a token, or masks a position again.
+    /// Writes a token, or takes it out again.
     fn put(&mut self, position: usize, token: Option<u32>, candidate: &Candidate, step: &mut Step) {
         let old = (!self.open[position]).then_some(self.tokens[position]);
         self.open[position] = token.is_none();
@@ -433,7 +456,7 @@ impl<S: Clone> Row<S> {
         {
             return self.cut(end + 1 - self.start);
         }
-        if self.window.clone().any(|p| self.open[p]) {
+        if self.flows() || self.window.clone().any(|p| self.open[p]) {
             return;
         }
         if let Some(editing) = self.settings.editing {

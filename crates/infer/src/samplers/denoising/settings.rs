@@ -48,7 +48,7 @@ pub enum Rule {
         low: f32,
     },
     /// The reverse process itself: every position is drawn with the probability that the schedule
-    /// gives it, and may be masked again.
+    /// gives it, and may be masked again. Of uniform noise, any position at any step (discrete flow matching).
     Ancestral {
         /// Steps for the whole text.
         steps: usize,
@@ -109,7 +109,7 @@ pub enum Order {
 }
 
 /// Changing what was committed, while its block is worked on (LLaDA2.1). It asks the model for tokens that it sees, of
-/// which no objective here trains it to say anything.
+/// which only uniform noise trains it to say anything: there, passes behind the last step mend what is left of it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Editing {
@@ -154,7 +154,7 @@ pub struct Denoising {
     /// crosses it is kept).
     pub top_p: Option<f32>,
     /// Weight w of unsupervised guidance: logits `u + (1 + w) (c - u)`, where u are those with the
-    /// prompt masked. 0 is off; otherwise a step costs two forward passes.
+    /// prompt masked. 0 is off; otherwise a step costs two forward passes. Not with uniform noise.
     pub guidance: f32,
     /// What becomes of end tokens.
     pub ends: Ends,
@@ -243,7 +243,7 @@ impl Denoising {
         Ok(())
     }
 
-    /// Whether a committed token may change before its block is done.
+    /// Whether a committed token may change before its block is done; with uniform noise any may.
     pub fn revises(&self) -> bool {
         let remasks = matches!(self.rule, Rule::Ancestral { remasking, .. } if remasking != Remasking::Never);
         remasks || self.editing.is_some()

@@ -57,7 +57,7 @@ pub struct Line {
     pub settled: usize,
     /// Since the first step began.
     pub seconds: f64,
-    /// Position, what stood there (null: a mask), what stands there now, probability, entropy (nats).
+    /// Position, what stood there (null: a mask, or noise), what stands there now, probability, entropy (nats).
     pub changes: Vec<(usize, Option<u32>, Option<u32>, f32, f32)>,
     /// Position, token, probability: predicted, not committed.
     pub ghosts: Vec<(usize, u32, f32)>,

@@ -105,8 +105,7 @@ pub enum Padding {
 pub enum Source {
     /// The mask token.
     Mask,
-    /// Any token of the vocabulary: discrete flow matching from uniform noise (arXiv 2407.15595). Nothing samples
-    /// from such a model yet.
+    /// Any token of the vocabulary: discrete flow matching from uniform noise (arXiv 2407.15595).
     Uniform,
 }
 
