@@ -56,7 +56,7 @@ fn a_text_is_written_watched_traced_and_replayed() {
     let (watched, talk) = ok(&[&base[..], &["--watch", "--trace", text(&trace)]].concat());
     assert_eq!(plain, watched, "watching and tracing change nothing");
     // Without a terminal, a line a step.
-    assert!(talk.contains("step 0, pass 1:") && talk.contains("░") && talk.contains("of 21 positions"), "{talk}");
+    assert!(talk.contains("step 1, pass 1:") && talk.contains("░") && talk.contains("of 21 positions"), "{talk}");
     assert!(talk.contains("forward passes") && talk.contains("tokens a pass"), "{talk}");
     let object: Value = serde_json::from_str(&ok(&[&["--json"], &base[..]].concat()).0).expect("one JSON object");
     assert_eq!(plain, format!("{}\n", object["text"].as_str().expect("a text")));

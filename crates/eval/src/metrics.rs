@@ -168,6 +168,9 @@ fn exp(estimate: Option<Estimate>) -> Option<Estimate> {
     estimate.map(|e| Estimate { value: e.value.exp(), std_error: e.std_error.filter(|s| *s <= 1.0).map(|s| s * e.value.exp()) })
 }
 
+/// What stands in the place of [`relative`] where there is chance and the teacher is not above it by enough.
+pub(crate) const NO_RELATIVE: &str = "teacher not clearly above chance";
+
 /// How much of the teacher's skill above guessing the student kept:
 /// `(student - chance) / (teacher - chance)`.
 ///

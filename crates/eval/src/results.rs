@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EvalError, Result};
-use crate::metrics::{Estimate, MetricKind, relative};
+use crate::metrics::{Estimate, MetricKind, NO_RELATIVE, relative};
 use crate::scorer::ModelCard;
 use crate::table::{Align, Table, fixed, with_error};
 use crate::tasks::Subset;
@@ -110,7 +110,7 @@ pub struct Comparison {
     pub teacher: Estimate,
     /// The student's score.
     pub student: Estimate,
-    /// `(student - chance) / (teacher - chance)`, where the teacher is above chance.
+    /// `(student - chance) / (teacher - chance)`, where the teacher is clearly above chance.
     pub relative: Option<Estimate>,
 }
 
@@ -224,7 +224,7 @@ pub fn comparison_table(rows: &[Comparison]) -> Table {
         let digits = digits(row.metric);
         let relative = match (row.relative, row.chance) {
             (Some(r), _) => with_error(r.value, r.std_error, 2),
-            (None, Some(_)) => "teacher at chance".into(),
+            (None, Some(_)) => NO_RELATIVE.into(),
             (None, None) => String::new(),
         };
         table.row([
@@ -305,6 +305,10 @@ mod tests {
         assert!((row.relative.unwrap().value - 0.5).abs() < 1e-12);
         let shown = comparison_table(&[row]).plain();
         assert!(shown.contains("0.50 ± 0.19"), "{shown}");
+        // 0.54, above chance by little more than its standard error of 0.0332.
+        let row = Comparison::new(&sample("teacher", 0.53), &student).unwrap();
+        let shown = comparison_table(&[row]).plain();
+        assert!(shown.contains("teacher not clearly above chance") && !shown.contains("at chance"), "{shown}");
     }
 
     #[test]

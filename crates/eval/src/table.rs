@@ -1,5 +1,5 @@
 //! Plain-text tables for a terminal: columns wide enough for every cell as the terminal draws it
-//! (wide and combining characters counted), numbers to the right, no colour unless asked for.
+//! (wide and combining characters counted), numbers to the right, no colour unless asked for. The same as Markdown.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -31,6 +31,55 @@ impl Table {
         let mut cells: Vec<String> = cells.into_iter().map(|c| clean(&c)).collect();
         cells.resize(self.columns.len(), String::new());
         self.rows.push(cells);
+    }
+
+    /// Adds a column at the right; missing cells are empty, cells beyond the rows are left out.
+    pub fn column(&mut self, name: &str, align: Align, cells: impl IntoIterator<Item = String>) {
+        let mut cells = cells.into_iter();
+        for row in &mut self.rows {
+            row.push(cells.next().map(|cell| clean(&cell)).unwrap_or_default());
+        }
+        self.columns.push((clean(name), align));
+    }
+
+    /// The table without the columns in which no row has anything; one without rows stays as it is.
+    #[must_use]
+    pub fn without_empty(mut self) -> Self {
+        if self.rows.is_empty() {
+            return self;
+        }
+        for index in (0..self.columns.len()).rev() {
+            if self.rows.iter().all(|row| row[index].is_empty()) {
+                self.columns.remove(index);
+                for row in &mut self.rows {
+                    row.remove(index);
+                }
+            }
+        }
+        self
+    }
+
+    /// Columns of the terminal that it takes.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.plain().lines().map(|line| line.width()).max().unwrap_or(0)
+    }
+
+    /// The table as Markdown.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let line = |cells: &mut dyn Iterator<Item = String>| format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "));
+        let cell = |text: &String| text.replace('|', "\\|");
+        let mut text = line(&mut self.columns.iter().map(|(name, _)| cell(name)));
+        let mut sides = self.columns.iter().map(|(_, align)| match align {
+            Align::Left => String::from("---"),
+            Align::Right => String::from("---:"),
+        });
+        text.push_str(&line(&mut sides));
+        for row in &self.rows {
+            text.push_str(&line(&mut row.iter().map(cell)));
+        }
+        text
     }
 
     /// The table as text without any escape sequence.
@@ -119,6 +168,32 @@ mod tests {
         );
         assert!(table.render(true).starts_with("\u{1b}[1mname"));
         assert!(!table.plain().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn columns_without_anything_are_left_out() {
+        let columns = [("context", Align::Right), ("student", Align::Right), ("teacher", Align::Right), ("note", Align::Left)];
+        let mut table = Table::new(&columns);
+        assert_eq!(table.clone().without_empty(), table, "one without rows");
+        table.row(["1024".into(), "7".into()]);
+        table.row(["8192".into(), String::new(), String::new(), "a|b".into()]);
+        table.column("more", Align::Left, ["日本".into()]);
+        let table = table.without_empty();
+        assert_eq!(
+            table.plain(),
+            "context  student  note  more\n\
+             ───────  ───────  ────  ────\n   \
+             1024        7        日本\n   \
+             8192           a|b\n"
+        );
+        assert_eq!(table.width(), 28);
+        assert_eq!(
+            table.markdown(),
+            "| context | student | note | more |\n\
+             | ---: | ---: | --- | --- |\n\
+             | 1024 | 7 |  | 日本 |\n\
+             | 8192 |  | a\\|b |  |\n"
+        );
     }
 
     #[test]

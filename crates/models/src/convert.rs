@@ -5,10 +5,13 @@
 
 use crate::config::{Diffusion, MixerSpec, ModelConfig};
 use crate::error::ModelError;
+use crate::families::llada;
 use crate::model::Model;
+use crate::rope::{RopeConfig, Scaling};
 use crate::source::{Missing, Source};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What happens to a head that is the embedding (RADLADS unties it while it distils).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
@@ -32,6 +35,21 @@ pub fn student_config(teacher: &ModelConfig, mixers: Vec<MixerSpec>, tied: TiedE
         ModelConfig { family: "recast".into(), tied: teacher.tied && tied == TiedEmbeddings::Tie, mixers, ..teacher.clone() };
     config.check()?;
     Ok(config)
+}
+
+/// Notes that a model is trained on sequences of so many tokens, where that is more than its config says: programs decide by
+/// that number how much they read, and when they warn. It stays where rotations follow from it and would be others: those of
+/// dynamic scaling, and of YaRN in the versions of transformers that take its factor from it.
+pub fn trained_at(config: &mut ModelConfig, context: usize) {
+    let mut raw = config.raw.clone();
+    let family = raw.get("base_model_type").or_else(|| raw.get("model_type")).and_then(Value::as_str);
+    let key = if family == Some(llada::MODEL_TYPE) { llada::POSITIONS } else { "max_position_embeddings" };
+    raw.insert(key.into(), context.into());
+    let follow = matches!(config.rope.scaling, Scaling::Dynamic { .. } | Scaling::Yarn { .. });
+    let same = RopeConfig::parse(&raw, config.head_size, context).is_ok_and(|rope| rope == config.rope);
+    if context > config.max_positions && same && !follow {
+        (config.max_positions, config.raw) = (context, raw);
+    }
 }
 
 /// Builds the student from the teacher's tensors; what they lack starts from `seed`.
@@ -107,5 +125,72 @@ impl Source for WithMaskRow<'_> {
 
     fn names(&self) -> Vec<String> {
         self.source.names()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::config_json;
+    use crate::families;
+    use serde_json::json;
+
+    fn llama() -> Value {
+        json!({
+            "model_type": "llama", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 32,
+        })
+    }
+
+    /// What stands in config.json, and is read from it again.
+    fn written(config: &ModelConfig) -> (Value, ModelConfig) {
+        let written = Value::Object(config_json(config));
+        let again = families::parse(&written).expect("reads back");
+        (written, again)
+    }
+
+    /// In every form that a model is written in.
+    #[test]
+    fn the_longest_context_that_was_trained_is_written() {
+        let llada = json!({
+            "model_type": "llada", "vocab_size": 16, "d_model": 8, "mlp_hidden_size": 8, "n_layers": 1, "n_heads": 2,
+            "mask_token_id": 3, "max_sequence_length": 32,
+        });
+        for (raw, mixer, model_type, key) in [
+            (llama(), None, "llama", "max_position_embeddings"),
+            (llama(), Some("rwkv7"), "rwkv7qwen2", "max_position_embeddings"),
+            (llama(), Some("gated_deltanet"), "recast", "max_position_embeddings"),
+            (llada, Some("rwkv7"), "recast", "max_sequence_length"),
+        ] {
+            let mut config = families::parse(&raw).expect("a config");
+            if let Some(mixer) = mixer {
+                config = student_config(&config, vec![MixerSpec::new(mixer)], TiedEmbeddings::Tie).expect("a student");
+            }
+            for (context, longest) in [(16, 32), (48, 48), (40, 48)] {
+                trained_at(&mut config, context);
+                let (written, again) = written(&config);
+                assert_eq!((&written["model_type"], &written[key]), (&json!(model_type), &json!(longest)), "{written}");
+                assert_eq!((config.max_positions, again.max_positions), (longest, longest), "{model_type}");
+            }
+        }
+    }
+
+    #[test]
+    fn rotations_stay_what_they_were_trained_with() {
+        for (scaling, longest) in [
+            (json!({"rope_type": "linear", "factor": 2.0}), 64),
+            (json!({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}), 64),
+            (json!({"rope_type": "llama3", "factor": 8.0}), 32),
+            (json!({"rope_type": "dynamic", "factor": 2.0}), 32),
+            (json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16}), 32),
+        ] {
+            let mut raw = llama();
+            raw["rope_scaling"] = scaling.clone();
+            let mut config = families::parse(&raw).expect("a config");
+            let rope = config.rope.clone();
+            trained_at(&mut config, 64);
+            let (_, again) = written(&config);
+            assert_eq!((config.max_positions, again.max_positions, again.rope), (longest, longest, rope), "{scaling}");
+        }
     }
 }

@@ -12,6 +12,9 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use cubecl::prelude::*;
 
+/// burn's own operations on a [`CubeTensor`], short to write.
+pub type Gpu = CubeBackend;
+
 /// Units of a cube that works on one row: a power of two that every device has.
 pub const UNITS: u32 = 256;
 /// Most cubes in one dimension of a launch (Vulkan's and WebGPU's limit).
@@ -78,6 +81,21 @@ pub fn reshaped(tensor: CubeTensor, shape: &[usize]) -> CubeTensor {
     CubeTensor::new_contiguous(tensor.client, tensor.device, shape.to_vec().into(), tensor.handle, tensor.dtype)
 }
 
+/// Rows of the innermost dimension, and how wide they are.
+pub fn rows(tensor: &CubeTensor) -> (usize, usize) {
+    let width = tensor.meta.shape().last().copied().unwrap_or(1).max(1);
+    (tensor.meta.num_elements() / width, width)
+}
+
+/// Gradients in the shapes of the inputs that they are of.
+pub fn in_shapes<const N: usize>(gradients: [Option<CubeTensor>; N], shapes: [Vec<usize>; N]) -> [Option<CubeTensor>; N] {
+    let mut shapes = shapes.into_iter();
+    gradients.map(|gradient| {
+        let shape = shapes.next().expect("one shape for every gradient");
+        gradient.map(|x| reshaped(x, &shape))
+    })
+}
+
 /// `[.., heads, N]` of `groups` heads repeated for the query heads that share each, as `shape` `[B, T, H, N]`.
 pub fn repeat_heads(tensor: CubeTensor, groups: usize, shape: &[usize; 4]) -> CubeTensor {
     use burn::backend::ops::FloatTensorOps;
@@ -134,6 +152,12 @@ impl Together {
             let handle = all.handle.clone().offset_start(start).offset_end(behind);
             CubeTensor::new_contiguous(all.client.clone(), all.device.clone(), shape.into(), handle, all.dtype)
         })
+    }
+
+    /// The first `N` of [`Self::parts`].
+    pub fn first<const N: usize>(self, all: &CubeTensor) -> [CubeTensor; N] {
+        let mut parts = self.parts(all);
+        std::array::from_fn(|_| parts.next().expect("one part for every array that was added"))
     }
 }
 
@@ -231,10 +255,7 @@ fn column_sums(x: &Tensor<f32>, sums: &mut Tensor<f32>, rows: u32, width: u32, b
     let (rows, width, block) = (rows as usize, width as usize, block as usize);
     let (part, column) = (ABSOLUTE_POS / width, ABSOLUTE_POS % width);
     if part * block < rows {
-        let mut end = (part + 1) * block;
-        if end > rows {
-            end = rows;
-        }
+        let end = ((part + 1) * block).min(rows);
         let mut total = 0.0f32;
         for row in part * block..end {
             total += x[row * width + column];
@@ -257,10 +278,7 @@ fn block_sums(
     if first < elements as usize || CUBE_POS == 0 {
         let mut own = 0.0f32;
         let mut i = first + UNIT_POS as usize;
-        let mut end = first + (block * UNITS) as usize;
-        if end > elements as usize {
-            end = elements as usize;
-        }
+        let end = (first + (block * UNITS) as usize).min(elements as usize);
         while i < end {
             if comptime!(squares) {
                 own += x[i] * x[i];
@@ -280,9 +298,9 @@ fn block_sums(
     }
 }
 
-/// The sum over the lanes of a row, known to all of them; every unit of a cube of [`UNITS`] takes part.
+/// The sum over the lanes of a row, or the largest of their values, known to all of them.
 #[cube]
-pub fn sum_lanes(value: f32, shared: &mut Shared<[f32]>, #[comptime] lanes: usize) -> f32 {
+fn gathered(value: f32, shared: &mut Shared<[f32]>, #[comptime] lanes: usize, #[comptime] most: bool) -> f32 {
     let unit = UNIT_POS as usize;
     let lane = unit % lanes;
     sync_cube();
@@ -292,52 +310,112 @@ pub fn sum_lanes(value: f32, shared: &mut Shared<[f32]>, #[comptime] lanes: usiz
     while stride > 0 {
         if lane < stride {
             let other = shared[unit + stride];
-            shared[unit] += other;
+            if comptime!(most) {
+                if other > shared[unit] {
+                    shared[unit] = other;
+                }
+            } else {
+                shared[unit] += other;
+            }
         }
         sync_cube();
         stride /= 2;
     }
     shared[unit - lane]
 }
-/// burn's own operations on a [`CubeTensor`], short to write.
-pub type Gpu = CubeBackend;
+
+/// The sum over the lanes of a row, known to all of them; every unit of a cube of [`UNITS`] takes part.
+#[cube]
+pub fn sum_lanes(value: f32, shared: &mut Shared<[f32]>, #[comptime] lanes: usize) -> f32 {
+    gathered(value, shared, lanes, false)
+}
 
 /// The sum of every unit's value, known to all units of a cube of [`UNITS`].
 #[cube]
 pub fn sum(value: f32, shared: &mut Shared<[f32]>) -> f32 {
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    shared[unit] = value;
-    sync_cube();
-    let mut stride = comptime!(UNITS as usize / 2).runtime();
-    while stride > 0 {
-        if unit < stride {
-            let other = shared[unit + stride];
-            shared[unit] += other;
-        }
-        sync_cube();
-        stride /= 2;
-    }
-    shared[0]
+    gathered(value, shared, UNITS as usize, false)
 }
 
 /// The largest of every unit's value, known to all units of a cube of [`UNITS`].
 #[cube]
 pub fn largest(value: f32, shared: &mut Shared<[f32]>) -> f32 {
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    shared[unit] = value;
-    sync_cube();
-    let mut stride = comptime!(UNITS as usize / 2).runtime();
-    while stride > 0 {
-        if unit < stride {
-            let other = shared[unit + stride];
-            if other > shared[unit] {
-                shared[unit] = other;
-            }
-        }
-        sync_cube();
-        stride /= 2;
+    gathered(value, shared, UNITS as usize, true)
+}
+
+/// What a unit works on in a kernel of a few lanes a row ([`by_lanes`]): elements `start + i` of `row`, with `i`
+/// from `lane` in steps of as many as there are lanes to before `end`. The last cube may have units of rows behind
+/// the last one, which do nothing but take part in sums: their `end` is 0.
+#[derive(CubeType)]
+pub struct Row {
+    pub row: usize,
+    pub start: usize,
+    pub lane: usize,
+    pub end: usize,
+}
+
+/// The [`Row`] of a unit.
+#[cube]
+pub fn own_row(rows: usize, width: usize, #[comptime] lanes: usize) -> Row {
+    let (row, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
+    let mut end = width;
+    if row >= rows {
+        end = 0;
     }
-    shared[0]
+    Row { row, start: row * width, lane, end }
+}
+
+/// The row of `[B, T, groups, N]` that row `row` of `[B, T, heads, N]` shares with other query heads.
+#[cube]
+pub fn shared_row(row: usize, heads: usize, groups: usize) -> usize {
+    row / heads * groups + row % heads / (heads / groups)
+}
+
+/// A value that passes from one token to the next, to `token`: zero where a document starts.
+#[cube]
+pub fn passed(value: f32, starts: &Tensor<u32>, token: usize, #[comptime] documents: bool) -> f32 {
+    let mut passed = value;
+    if comptime!(documents) {
+        if starts[token] != 0 {
+            passed = 0.0f32.runtime();
+        }
+    }
+    passed
+}
+
+/// The logistic function.
+#[cube]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// The length of a row, no less than `shortest`, from every lane's sum of squares.
+#[cube]
+pub fn length_of(squares: f32, shortest: f32, shared: &mut Shared<[f32]>, #[comptime] lanes: usize) -> f32 {
+    let mut length = sum_lanes(squares, shared, lanes).sqrt();
+    if length < shortest {
+        length = shortest;
+    }
+    length
+}
+
+/// From every lane's sums of x^2 and x dy, for a row divided by its length: `inverse` and `along` of
+/// `dx = inverse (dy - x along)`, with 1 / |x| and x . dy / |x|^2, or 1 / shortest and 0 where that is what divides.
+#[cube]
+pub fn length_backward(
+    squares: f32,
+    along: f32,
+    shortest: f32,
+    shared: &mut Shared<[f32]>,
+    #[comptime] lanes: usize,
+) -> (f32, f32) {
+    let length = sum_lanes(squares, shared, lanes).sqrt();
+    let mut along = sum_lanes(along, shared, lanes);
+    let mut inverse = 1.0 / shortest;
+    if length > shortest {
+        inverse = 1.0 / length;
+        along *= inverse * inverse;
+    } else {
+        along = 0.0f32.runtime();
+    }
+    (inverse, along)
 }

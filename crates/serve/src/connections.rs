@@ -1,6 +1,7 @@
-//! Connections: so many at a time, and none kept whose client has stopped taking its answer or asks for nothing.
+//! Connections: so many at a time, and none kept whose client is gone, has stopped taking its answer or asks for nothing.
 
 use axum::serve::Listener;
+use socket2::{SockRef, TcpKeepalive};
 use std::io::{Error, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,6 +18,9 @@ use tokio::time::{Instant, Sleep, sleep};
 const IDLE: Duration = Duration::from_secs(75);
 /// What a request may take beyond the time for its body and its answer.
 const SLACK: Duration = Duration::from_secs(75);
+/// When the system asks a client of whom nothing is heard whether it is there, and how often after that: one that is gone
+/// without a word is given up after two minutes or so, and its answer with it.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
 
 /// A listener with a bound on its connections.
 pub(crate) struct Connections {
@@ -50,6 +54,7 @@ impl Listener for Connections {
                 Ok((stream, address)) => {
                     // Tokens are small and shall not wait for each other.
                     let _ = stream.set_nodelay(true);
+                    let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
                     let connection = Connection {
                         stream,
                         timer: Box::pin(sleep(self.patience)),
@@ -193,6 +198,16 @@ mod tests {
     async fn is_closed(stream: &mut TcpStream) {
         let read = timeout(LONG, stream.read(&mut [0; 10])).await.expect("in time").expect("an end");
         assert_eq!(read, 0, "nothing more comes");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_answer_is_asked_whether_it_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut connections = Connections::new(listener, 1, LONG, LONG);
+        let _client = TcpStream::connect(address).await.expect("connected");
+        let (connection, _) = connections.accept().await;
+        assert!(SockRef::from(&connection.stream).keepalive().expect("an option of every socket"));
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ mod token_stream;
 mod tokenizer;
 
 pub use chat_template::{ChatTemplate, Message};
-pub use corpus::{Binidx, BinidxWriter, Content, Corpus, CorpusOptions, Document, expand, open};
+pub use corpus::{Binidx, BinidxWriter, Content, Corpus, CorpusOptions, Document, FileSize, expand, file_size, open};
 pub use error::{Result, TextError};
 pub use held_out::{HeldOut, Split};
 pub use packing::{Batch, Packing, PackingOptions, Shuffle};

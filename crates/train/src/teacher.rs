@@ -5,7 +5,7 @@ use crate::objectives::Objective;
 use crate::objectives::masked_diffusion::Source as Noisy;
 use crate::recipe::{Embedded, Recipe, Scratch, ToDiffusion};
 use burn::tensor::Device;
-use recast_models::convert::{WithMaskRow, mask_row, student, student_config};
+use recast_models::convert::{WithMaskRow, mask_row, student, student_config, trained_at};
 use recast_models::source::{FromCheckpoint, FromParams, Missing, Source};
 use recast_models::weights::{self, Checkpoint};
 use recast_models::{Diffusion, Model, ModelConfig, families, tokenizer};
@@ -51,6 +51,7 @@ impl Teacher {
         let source = FromCheckpoint(self.checkpoint.as_ref());
         let build = |mut config: ModelConfig, source: &dyn Source| -> Result<Model, TrainError> {
             note_noise(&mut config, recipe);
+            note_context(&mut config, recipe);
             Ok(student(config, source, recipe.seed, device)?)
         };
         let Some(wanted) = &recipe.student.diffusion else {
@@ -73,6 +74,14 @@ fn note_noise(config: &mut ModelConfig, recipe: &Recipe) {
     let last = recipe.stages.iter().rfind(|stage| stage.objective == Objective::MaskedDiffusion);
     if let (Some(diffusion), Some(stage)) = (&mut config.diffusion, last) {
         diffusion.uniform = stage.diffusion.as_ref().is_some_and(|noise| noise.source == Noisy::Uniform);
+    }
+}
+
+/// Writes down the longest context that the recipe trains at, where that is more than is said already. Rows of pairs are as
+/// long as their texts, so that nothing is known of them here.
+fn note_context(config: &mut ModelConfig, recipe: &Recipe) {
+    if let Some(longest) = recipe.longest_context() {
+        trained_at(config, longest);
     }
 }
 
@@ -108,13 +117,16 @@ const TOKENIZER_BYTES: usize = 20_000_000;
 /// A model that starts from nothing, with its tokenizer.
 ///
 /// # Errors
-/// When the config is not complete, or the text cannot be read or is none.
+/// When the config is not complete or has a key that nothing reads, or the text cannot be read or is none.
 pub fn from_scratch(
     scratch: &Scratch,
     recipe: &Recipe,
     embedded: &Embedded,
     device: &Device,
 ) -> Result<(Model, Tokenizer), TrainError> {
+    if let Some(what) = families::unread(&scratch.config, "scratch.config") {
+        return Err(TrainError::Recipe(what));
+    }
     let tokenizer = match (&scratch.tokenizer, scratch.vocabulary) {
         (Some(folder), _) => Tokenizer::from_dir(folder)?,
         (None, Some(size)) => {
@@ -154,6 +166,7 @@ pub fn from_scratch(
         to_diffusion(&mut config, wanted, tokenizer.vocab_size())?;
     }
     note_noise(&mut config, recipe);
+    note_context(&mut config, recipe);
     let model = Model::build(config, &FromParams::default(), Missing::Initialise { seed: recipe.seed }, device)?;
     Ok((model, tokenizer))
 }
@@ -181,6 +194,7 @@ mod tests {
     use super::*;
     use crate::recipe::load_text;
     use recast_text::BinidxWriter;
+    use std::path::PathBuf;
 
     #[test]
     fn what_is_left_out_of_a_denoiser_stays_and_the_rest_is_as_asked() {
@@ -199,6 +213,77 @@ mod tests {
             let found = to_diffusion(&mut config, &asked, 8).expect("a diffusion model");
             assert_eq!((found.mask_token, found.block, found.shift), wanted);
         }
+    }
+
+    /// The model inside the program, whose config says 1024 tokens.
+    fn tiny() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny/model")
+    }
+
+    #[test]
+    fn a_student_says_the_longest_context_that_it_is_trained_at() {
+        let recipe = r#"
+            name = "t"
+            teacher.path = "embedded"
+            student.mixer = "rwkv7"
+            text.train = ["embedded"]
+            [[stages]]
+            name = "align"
+            objective = "output-alignment"
+            tokens = 1000
+            context = 64
+            batch = 2
+            learning_rate = 1e-3
+            [[stages]]
+            name = "extend"
+            objective = "next-token"
+            tokens = 9000
+            context = 4096
+            batch = 1
+            learning_rate = 1e-3
+        "#;
+        let device = Device::flex();
+        let teacher = Teacher::open(&tiny(), &device).expect("the teacher");
+        let pairs = "student.diffusion={} stages.extend.objective=masked-diffusion stages.extend.pairs=a.jsonl";
+        for (sets, longest) in [("", 4096), ("stages.extend.context=512", 1024), (pairs, 1024)] {
+            let sets: Vec<String> = sets.split_whitespace().map(String::from).collect();
+            let recipe = load_text(recipe, &sets).expect("loads");
+            let config = teacher.student(&recipe, &device).expect("a student").config;
+            let written = &config.raw["max_position_embeddings"];
+            assert_eq!((config.max_positions, written), (longest, &serde_json::json!(longest)), "{sets:?}");
+        }
+    }
+
+    #[test]
+    fn a_config_from_nothing_says_what_it_is_trained_at_and_nothing_that_is_not_read() {
+        let recipe = r#"
+            name = "t"
+            scratch.tokenizer = "tiny"
+            scratch.config = { model_type = "llama", architectures = ["LlamaForCausalLM"], hidden_size = 8, intermediate_size = 8, num_hidden_layers = 1, num_attention_heads = 2, max_position_embeddings = 16 }
+            text.train = ["t.txt"]
+            [[stages]]
+            name = "pretrain"
+            objective = "next-token"
+            tokens = 1000
+            context = 24
+            batch = 3
+            learning_rate = 1e-3
+        "#;
+        let made = |sets: &[String]| {
+            let recipe = load_text(recipe, sets).expect("loads");
+            let mut scratch = recipe.scratch.clone().expect("from nothing");
+            scratch.tokenizer = Some(tiny());
+            from_scratch(&scratch, &recipe, &Embedded::default(), &Device::flex())
+        };
+        let config = made(&[]).expect("a model").0.config;
+        assert_eq!((config.max_positions, &config.raw["max_position_embeddings"]), (24, &serde_json::json!(24)));
+        let refused = made(&["scratch.config.num_hiden_layers=2".into()]).err().expect("refused");
+        assert!(matches!(refused, TrainError::Recipe(_)), "asked wrongly");
+        let message = refused.to_string();
+        assert!(
+            message.contains("unknown key `scratch.config.num_hiden_layers`; did you mean `num_hidden_layers`?"),
+            "{message}"
+        );
     }
 
     #[test]

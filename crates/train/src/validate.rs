@@ -1,4 +1,8 @@
-//! Loss on held-out text.
+//! Loss on held-out text. `positions.rs` measures it by position in longer windows than stages are judged in.
+
+mod positions;
+
+pub use positions::{LongLoss, Positions};
 
 use crate::error::TrainError;
 use crate::objectives::masked_diffusion::{Draw, Noise, Source};
@@ -71,14 +75,6 @@ fn or_nan<'de, D: Deserializer<'de>>(value: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(value)?.unwrap_or(f64::NAN))
 }
 
-impl Bound {
-    /// [`Bound::by_share`] as a text.
-    fn shares_text(&self) -> String {
-        let text = |nats: &Option<f64>| nats.map_or("none".into(), |nats| format!("{nats:.2}"));
-        self.by_share.iter().map(text).collect::<Vec<String>>().join(", ")
-    }
-}
-
 impl HeldOutLoss {
     /// exp(loss).
     pub fn perplexity(&self) -> f64 {
@@ -89,32 +85,6 @@ impl HeldOutLoss {
     pub fn not_finite(&self) -> Option<f64> {
         let bound = self.bound.map(|bound| bound.loss);
         std::iter::once(self.loss).chain(bound).find(|value| !value.is_finite())
-    }
-
-    /// The bound with what has to be said beside it; nothing for a next-token model.
-    pub fn bound_text(&self) -> String {
-        match self.bound {
-            None => String::new(),
-            Some(bound) if bound.exact && bound.alone => {
-                format!(", likelihood of its own order {:.4} nats a token, which the perplexity is of", bound.loss)
-            }
-            Some(bound) if bound.exact => format!(", likelihood of its own order {:.4} nats a token", bound.loss),
-            Some(bound) => {
-                let next = match bound.alone {
-                    true => "the perplexity is of this, as it says no next token".to_owned(),
-                    false => format!("next token {:.4}", self.loss),
-                };
-                let how = match bound.uniform {
-                    true => format!("generalised KL of uniform noise, {} noises a window", bound.samples),
-                    false => format!(
-                        "exact-count form, {} masks a window; a masked token, by the quarter masked: {}",
-                        bound.samples,
-                        bound.shares_text()
-                    ),
-                };
-                format!(", diffusion bound {:.4} +- {:.4} nats a token ({next}; {how})", bound.loss, bound.error)
-            }
-        }
     }
 }
 
@@ -127,6 +97,10 @@ pub struct HeldOut {
     /// Whether diffusion models are trained to say the next token as well.
     next_token: bool,
     teacher: RefCell<Vec<Tensor<2>>>,
+    /// What other windows are made of, and how: the text, the tokens asked for, whether documents are read one by one.
+    stream: TokenStream,
+    tokens: u64,
+    reset: bool,
 }
 
 struct Batch {
@@ -165,36 +139,24 @@ impl HeldOut {
         // A window is read whole, however few tokens are asked for; nothing says the first token of a shifted bound's.
         let most = usize::try_from(options.tokens).unwrap_or(usize::MAX).max(2);
         let context = options.context.min(most).min(stream.len().saturating_sub(1)).max(1);
-        let packing = Packing::new(stream.clone(), PackingOptions { context, batch: BATCH, seed: 0, shuffle: Shuffle::None })?;
-        let (mut batches, mut tokens) = (Vec::new(), 0u64);
-        for batch in packing.sequential() {
-            let rows = batch.rows;
-            let pick = |shift: usize| -> Vec<u32> {
-                (0..rows).flat_map(|r| batch.tokens[r * batch.columns + shift..][..context].iter().copied()).collect()
-            };
-            let starts = |shift: usize| -> Vec<bool> {
-                (0..rows).flat_map(|r| batch.document_starts[r * batch.columns + shift..][..context].iter().copied()).collect()
-            };
-            let inputs = pick(0);
-            // Nothing of a document before speaks of the first token of the next.
-            let counts: Vec<bool> = starts(1).into_iter().map(|begins| !(reset && begins)).collect();
-            tokens += inputs.len() as u64;
-            batches.push(Batch {
-                rows,
-                inputs,
-                targets: pick(1).into(),
-                documents: reset.then(|| Documents::new(rows, context, starts(0))),
-                count: counts.iter().filter(|&&counts| counts).count() as u64,
-                weights: reset.then(|| counts.iter().map(|&counts| f32::from(u8::from(counts))).collect()),
-            });
-            if tokens >= options.tokens {
-                break;
-            }
-        }
-        if tokens == 0 {
+        let batches = windows(stream, context, BATCH, options.tokens, reset)?;
+        if batches.is_empty() {
             return Err(TrainError::Recipe("there is no held-out text to measure on".into()));
         }
-        Ok(Self { batches, samples: options.samples, next_token, teacher: RefCell::default() })
+        Ok(Self {
+            batches,
+            samples: options.samples,
+            next_token,
+            teacher: RefCell::default(),
+            stream: stream.clone(),
+            tokens: options.tokens,
+            reset,
+        })
+    }
+
+    /// Whether a model has a next-token loss, and not a bound alone. `trained` is as [`HeldOut::loss`] has it.
+    pub fn speaks(&self, model: &Model, trained: bool) -> bool {
+        says_next(model) || (self.next_token && trained)
     }
 
     /// Mean next-token loss of `model` where tokens see what came before, its bound where it is a diffusion
@@ -205,8 +167,7 @@ impl HeldOut {
     /// When a token is outside a model's vocabulary.
     pub fn loss(&self, model: &Model, teacher: Option<&Model>, trained: bool) -> Result<HeldOutLoss, TrainError> {
         let bound = model.config.diffusion.is_some().then(|| self.bound(model)).transpose()?;
-        let speaks = says_next(model) || (self.next_token && trained);
-        if let (Some(bound), false) = (bound, speaks) {
+        if let (Some(bound), false) = (bound, self.speaks(model, trained)) {
             let tokens = self.batches.iter().map(|batch| batch.inputs.len() as u64).sum();
             return Ok(HeldOutLoss { loss: bound.loss, kl: None, tokens, bound: Some(Bound { alone: true, ..bound }) });
         }
@@ -269,6 +230,37 @@ impl HeldOut {
     }
 }
 
+/// The first windows of a stream, `rows` at a time, until so many tokens are in them or the stream ends.
+fn windows(stream: &TokenStream, context: usize, rows: usize, tokens: u64, reset: bool) -> Result<Vec<Batch>, TrainError> {
+    let packing = Packing::new(stream.clone(), PackingOptions { context, batch: rows, seed: 0, shuffle: Shuffle::None })?;
+    let (mut batches, mut read) = (Vec::new(), 0u64);
+    for batch in packing.sequential() {
+        let rows = batch.rows;
+        let pick = |shift: usize| -> Vec<u32> {
+            (0..rows).flat_map(|r| batch.tokens[r * batch.columns + shift..][..context].iter().copied()).collect()
+        };
+        let starts = |shift: usize| -> Vec<bool> {
+            (0..rows).flat_map(|r| batch.document_starts[r * batch.columns + shift..][..context].iter().copied()).collect()
+        };
+        let inputs = pick(0);
+        // Nothing of a document before speaks of the first token of the next.
+        let counts: Vec<bool> = starts(1).into_iter().map(|begins| !(reset && begins)).collect();
+        read += inputs.len() as u64;
+        batches.push(Batch {
+            rows,
+            inputs,
+            targets: pick(1).into(),
+            documents: reset.then(|| Documents::new(rows, context, starts(0))),
+            count: counts.iter().filter(|&&counts| counts).count() as u64,
+            weights: reset.then(|| counts.iter().map(|&counts| f32::from(u8::from(counts))).collect()),
+        });
+        if read >= tokens {
+            break;
+        }
+    }
+    Ok(batches)
+}
+
 /// The bound of a model of uniform noise: what its objective makes of a text, a pass at a time.
 fn generalised_kl(model: &Model, text: &[u32], options: likelihood::Options, shift: bool) -> Result<Estimate, TrainError> {
     let noise = Noise { source: Source::Uniform, random_length: 0.0, ..Noise::default() };
@@ -323,9 +315,9 @@ mod tests {
     use recast_models::{Diffusion, families};
     use recast_text::TokenFile;
 
-    const VOCABULARY: usize = 12;
+    pub(super) const VOCABULARY: usize = 12;
 
-    fn model(seed: u64, diffusion: Option<Diffusion>) -> Model {
+    pub(super) fn model(seed: u64, diffusion: Option<Diffusion>) -> Model {
         let config = serde_json::json!({
             "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 8, "intermediate_size": 8,
             "num_hidden_layers": 1, "num_attention_heads": 2, "tie_word_embeddings": false,
@@ -418,7 +410,6 @@ mod tests {
         let bound = found.bound.expect("a bound");
         assert!((bound.loss - wanted).abs() < 1e-4 * wanted, "{bound:?} against {wanted}");
         assert!(bound.uniform && bound.alone && bound.samples == 3 && bound.by_share == [None; 4], "{bound:?}");
-        assert!(found.bound_text().contains("generalised KL of uniform noise, 3 noises a window"), "{}", found.bound_text());
         assert_eq!(held_out(false).loss(&model, None, true).expect("loss"), found);
     }
 

@@ -1,13 +1,14 @@
 //! `recast plan`: what a recipe will cost.
 
 use crate::{Global, embedded, output};
-use anyhow::Context;
 use burn::tensor::Device;
 use recast_eval::table::{Align, Table};
+use recast_text::TextError;
 use recast_train::plan::Plan;
 use recast_train::recipe::{self, Embedded};
 use recast_train::teacher::{Teacher, from_scratch};
 use recast_train::{Recipe, TrainError};
+use serde_json::{Value, json};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -46,7 +47,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         (None, None) => unreachable!("recipes without teacher and scratch are refused on loading"),
     };
     if global.json {
-        return output::json(&Told { plan: &plan, text: &text });
+        return output::json(&Told { plan: &plan, text: text.json() });
     }
     output::print(format_args!("{}\n{text}", table(&recipe, &plan)))
 }
@@ -55,45 +56,89 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
 struct Told<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
-    text: &'a Text,
+    text: Value,
 }
 
 /// How much text a recipe names, by its files: they are not read.
-#[derive(serde::Serialize)]
 struct Text {
-    /// Bytes on disk of the files to train on.
-    train_bytes: u64,
-    /// Of those to measure on; none where some documents of the others are kept out.
-    held_out_bytes: Option<u64>,
+    /// The files to train on.
+    train: Files,
+    /// Those to measure on; none where some documents of the others are kept out.
+    held_out: Option<Files>,
     /// Tokens kept out then, if the recipe says.
     held_out_tokens: Option<u64>,
 }
 
+/// How large some files are together.
+#[derive(Clone, Copy)]
+struct Files {
+    /// Bytes on disk.
+    stored: u64,
+    /// Of those, in packed files.
+    packed: u64,
+    /// Bytes at least of all of them unpacked; none where a packed one does not say.
+    unpacked: Option<u64>,
+}
+
+impl Files {
+    fn of(paths: &[PathBuf]) -> Result<Self, TextError> {
+        let mut all = Self { stored: 0, packed: 0, unpacked: Some(0) };
+        for path in recast_text::expand(paths)? {
+            let file = recast_text::file_size(&path)?;
+            all.stored += file.stored;
+            all.packed += if file.packed { file.stored } else { 0 };
+            // A damaged header may say anything.
+            all.unpacked = all.unpacked.zip(file.unpacked).map(|(all, file)| all.saturating_add(file));
+        }
+        Ok(all)
+    }
+}
+
+impl fmt::Display for Files {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = |count: u64| crate::run::bytes(count as usize);
+        write!(out, "{}", bytes(self.stored))?;
+        if self.packed == 0 {
+            return Ok(());
+        }
+        let packed = if self.packed == self.stored { "packed".into() } else { format!("{} of it packed", bytes(self.packed)) };
+        match self.unpacked {
+            Some(unpacked) => write!(out, " ({packed}; at least {} unpacked)", bytes(unpacked)),
+            None => write!(out, " ({packed})"),
+        }
+    }
+}
+
 impl Text {
-    fn of(recipe: &Recipe, files: &Embedded) -> anyhow::Result<Self> {
+    fn of(recipe: &Recipe, files: &Embedded) -> Result<Self, TextError> {
         let (train, held_out) = files.text(&recipe.text);
-        let bytes = |paths: &[PathBuf]| -> anyhow::Result<u64> {
-            let length = |path: &PathBuf| {
-                let about = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()));
-                about.map(|about| about.len())
-            };
-            recast_text::expand(paths)?.iter().map(length).sum()
-        };
         let apart = !held_out.is_empty();
         Ok(Self {
-            train_bytes: bytes(&train)?,
-            held_out_bytes: apart.then(|| bytes(&held_out)).transpose()?,
+            train: Files::of(&train)?,
+            held_out: apart.then(|| Files::of(&held_out)).transpose()?,
             held_out_tokens: recipe.text.held_out_tokens.filter(|_| !apart),
+        })
+    }
+
+    /// As machines are told.
+    fn json(&self) -> Value {
+        json!({
+            "train_bytes": self.train.stored,
+            "train_packed_bytes": self.train.packed,
+            "train_unpacked_bytes": self.train.unpacked,
+            "held_out_bytes": self.held_out.map(|files| files.stored),
+            "held_out_packed_bytes": self.held_out.map(|files| files.packed),
+            "held_out_unpacked_bytes": self.held_out.and_then(|files| files.unpacked),
+            "held_out_tokens": self.held_out_tokens,
         })
     }
 }
 
 impl fmt::Display for Text {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = |count: u64| crate::run::bytes(count as usize);
-        let train = bytes(self.train_bytes);
-        match (self.held_out_bytes, self.held_out_tokens) {
-            (Some(held_out), _) => write!(out, "text: files of {train} to train on, and of {} held out", bytes(held_out)),
+        let train = self.train;
+        match (self.held_out, self.held_out_tokens) {
+            (Some(held_out), _) => write!(out, "text: files of {train} to train on, and of {held_out} held out"),
             (None, Some(tokens)) => write!(out, "text: files of {train} to train on, of which {tokens} tokens are held out"),
             (None, None) => write!(out, "text: files of {train} to train on, of which some is held out"),
         }
@@ -158,6 +203,15 @@ fn count(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    /// What is told of the text of a recipe with these keys set, of files in a folder.
+    fn told(folder: &Path, set: &[&str]) -> (Value, String) {
+        let set: Vec<String> = set.iter().map(|set| set.replace("FOLDER", &folder.display().to_string())).collect();
+        let recipe = load(None, &set).expect("a recipe");
+        let text = Text::of(&recipe, &Embedded::default()).expect("files");
+        (text.json(), text.to_string())
+    }
 
     #[test]
     fn text_is_told_by_its_files() {
@@ -165,19 +219,42 @@ mod tests {
         for (name, bytes) in [("a.txt", 3000), ("b.jsonl", 1000), ("notes.md", 500), ("held.txt", 700)] {
             std::fs::write(folder.path().join(name), "a".repeat(bytes)).expect("writes");
         }
-        let told = |set: &[&str]| {
-            let path = |name: &str| folder.path().join(name).display().to_string();
-            let all = [format!("text.train={:?}", [path("a.txt"), path("b.jsonl")])];
-            let set: Vec<String> = all.into_iter().chain(set.iter().map(|set| set.replace("HELD", &path("held.txt")))).collect();
-            let recipe = load(None, &set).expect("a recipe");
-            let text = Text::of(&recipe, &Embedded::default()).expect("files");
-            (serde_json::to_value(&text).expect("JSON"), text.to_string())
-        };
-        let (json, words) = told(&["text.held_out=[\"HELD\"]"]);
-        assert_eq!(json, serde_json::json!({"train_bytes": 4000, "held_out_bytes": 700, "held_out_tokens": null}));
-        assert!(words.contains(&crate::run::bytes(4000)) && words.contains(&crate::run::bytes(700)), "{words}");
-        let (json, words) = told(&["text.held_out=[]", "text.held_out_tokens=300"]);
-        assert_eq!(json, serde_json::json!({"train_bytes": 4000, "held_out_bytes": null, "held_out_tokens": 300}));
-        assert!(words.ends_with("of which 300 tokens are held out"), "{words}");
+        let bytes = crate::run::bytes;
+        let train = "text.train=['FOLDER/a.txt', 'FOLDER/b.jsonl']";
+        let (json, words) = told(folder.path(), &[train, "text.held_out=['FOLDER/held.txt']"]);
+        let wanted = json!({
+            "train_bytes": 4000, "train_packed_bytes": 0, "train_unpacked_bytes": 4000,
+            "held_out_bytes": 700, "held_out_packed_bytes": 0, "held_out_unpacked_bytes": 700, "held_out_tokens": null,
+        });
+        assert_eq!(json, wanted);
+        assert_eq!(words, format!("text: files of {} to train on, and of {} held out", bytes(4000), bytes(700)));
+        let (json, words) = told(folder.path(), &[train, "text.held_out=[]", "text.held_out_tokens=300"]);
+        assert_eq!((&json["train_bytes"], &json["held_out_bytes"]), (&json!(4000), &Value::Null));
+        assert!(json["held_out_tokens"] == 300 && words.ends_with("of which 300 tokens are held out"), "{words}");
+    }
+
+    #[test]
+    fn packed_files_are_not_told_as_if_they_were_text() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("a.txt"), "a".repeat(3000)).expect("writes");
+        // Headers of zstd frames: of one of 200 bytes, and of one that does not say how many.
+        for (name, header) in [("sized.jsonl.zst", [0x20_u8, 200]), ("piped.jsonl.zst", [0x00, 0x58])] {
+            let frame = [&[0x28, 0xb5, 0x2f, 0xfd][..], &header, &[0; 94]].concat();
+            std::fs::write(folder.path().join(name), frame).expect("writes");
+        }
+        let held_out = "text.held_out=['FOLDER/sized.jsonl.zst']";
+        let (json, words) = told(folder.path(), &["text.train=['FOLDER/sized.jsonl.zst', 'FOLDER/a.txt']", held_out]);
+        let sizes = ["train_bytes", "train_packed_bytes", "train_unpacked_bytes", "held_out_unpacked_bytes"];
+        assert_eq!(sizes.map(|key| json[key].as_u64()), [3100, 100, 3200, 200].map(Some));
+        let [all, packed, unpacked, held_out] = [3100, 100, 3200, 200].map(crate::run::bytes);
+        let wanted = format!(
+            "text: files of {all} ({packed} of it packed; at least {unpacked} unpacked) to train on, and of {packed} (packed; at \
+             least {held_out} unpacked) held out"
+        );
+        assert_eq!(words, wanted);
+        let piped = "text.train=['FOLDER/piped.jsonl.zst', 'FOLDER/sized.jsonl.zst']";
+        let (json, words) = told(folder.path(), &[piped, "text.held_out=[]"]);
+        assert_eq!((&json["train_packed_bytes"], &json["train_unpacked_bytes"]), (&json!(200), &Value::Null));
+        assert!(words.contains("files of 200 B (packed) to train on"), "{words}");
     }
 }

@@ -150,9 +150,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     let device = global.device()?;
     let mut models = Vec::new();
     for (name, path) in chosen {
-        let path = crate::embedded::resolve(&path)?;
-        let Loaded { model, tokenizer, .. } =
-            args.quantize.open(&path, &device).with_context(|| format!("cannot open {}", path.display()))?;
+        let Loaded { model, tokenizer, .. } = args.quantize.open(&crate::embedded::resolve(&path)?, &device)?;
         tell(format_args!(
             "{name}: {} layers, weights {}, state {} at 1024 tokens",
             model.config.layers,
@@ -228,6 +226,25 @@ fn named(argument: &str) -> (String, PathBuf) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    /// What stands behind the verb.
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        global: Global,
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_model_that_is_not_there_is_named_once() {
+        let Line { global, args } = Line::parse_from(["serve", "no-such-model", "--port", "0"]);
+        let error = run(&args, &global).expect_err("there is none");
+        let told = crate::output::message(&error);
+        assert_eq!(told.matches("no-such-model").count(), 1, "{told}");
+        assert_eq!(crate::output::exit_code(&error), 2, "{told}");
+    }
 
     #[test]
     fn models_are_named() {

@@ -1,6 +1,6 @@
 //! The model card (README.md) of an exported model.
 
-use recast_eval::table::fixed;
+use super::summary::held_out;
 use recast_models::export::Provenance;
 use recast_train::Trainer;
 use std::fmt::Write;
@@ -28,13 +28,9 @@ pub fn card(trainer: &Trainer, provenance: &Provenance) -> String {
         let stages = stages.collect::<Vec<_>>().join(", ");
         let _ = writeln!(out, "Made from `{teacher}`: {how} trained on {tokens} tokens in these stages: {stages}.\n");
     }
-    let _ = writeln!(out, "| held-out text | perplexity | KL from the teacher |\n|---|---|---|");
-    for (name, loss) in &trainer.position.held_out {
-        let kl = loss.kl.map_or_else(|| "-".into(), |kl| format!("{kl:.4}"));
-        let _ = writeln!(out, "| {} | {} | {kl} |", super::summary::label(name), fixed(loss.perplexity(), 3));
-    }
-    for (name, loss) in trainer.position.held_out.iter().filter(|(_, loss)| loss.bound.is_some()) {
-        let _ = writeln!(out, "\n{}{}.", super::summary::label(name), loss.bound_text());
+    out.push_str(&held_out::table(&trainer.position.held_out).markdown());
+    for note in held_out::notes(&trainer.position.held_out) {
+        let _ = writeln!(out, "\n{note}.");
     }
     let _ = writeln!(out, "\nRecipe {}, Recast {}.", &provenance.recipe_hash[..16], provenance.version);
     out

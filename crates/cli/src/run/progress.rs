@@ -1,11 +1,10 @@
 //! The screen of a run: bars on a terminal, plain lines elsewhere.
 
 use super::samples::{self, Written};
-use super::summary::label;
+use super::summary::{held_out::measured, label};
 use crate::Global;
 use crate::output::{redraws, tell};
 use indicatif::{ProgressBar, ProgressStyle};
-use recast_eval::table::fixed;
 use recast_train::trainer::{BEFORE, TEACHER};
 use recast_train::{Event, Observer, TrainError, Trainer};
 use std::path::{Path, PathBuf};
@@ -257,6 +256,7 @@ impl Observer for Screen {
             Event::Step { step, .. } => (self.step, self.unsaved) = (*step, true),
             Event::Saved(_) => self.unsaved = false,
             Event::Measuring(_) if self.unsaved => Phase::Measuring.begins(),
+            Event::Measuring(_) => Phase::Safe.begins(),
             Event::HeldOut { stage, step, .. } if *step < stage.steps() => Phase::Stepping.begins(),
             _ => {}
         }
@@ -316,21 +316,15 @@ impl Observer for Screen {
                 None => {}
             },
             Event::HeldOut { stage, step, loss } => {
-                let kl = loss.kl.map_or_else(String::new, |kl| format!(", KL from the teacher {kl:.4}"));
-                let bound = loss.bound_text();
-                self.say(&format!("{}: step {step}: held-out perplexity {}{kl}{bound}", stage.name, fixed(loss.perplexity(), 3)));
+                self.say(&format!("{}: step {step}: {}", stage.name, measured(loss)));
             }
             Event::Snapshot { name, model, loss } => {
                 if matches!(*name, TEACHER | BEFORE) {
                     self.finish();
                     let who = if *name == TEACHER { "teacher" } else { "student before training" };
-                    self.say(&format!("{who}: held-out perplexity {}{}", fixed(loss.perplexity(), 3), loss.bound_text()));
+                    self.say(&format!("{who}: {}", measured(loss)));
                 }
-                let uniform = model.config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform);
-                if uniform && !self.prompts.is_empty() {
-                    self.say(&format!("{}: no samples, as nothing samples from uniform noise", label(name)));
-                }
-                if let Some(tokenizer) = self.tokenizer.as_ref().filter(|_| !uniform) {
+                if let Some(tokenizer) = &self.tokenizer {
                     let written = samples::write(name, model, tokenizer, &self.prompts, self.sample_tokens)?;
                     self.samples.retain(|w| w.name != written.name);
                     self.samples.push(written);

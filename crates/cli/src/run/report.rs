@@ -1,18 +1,21 @@
 //! A run as the data of a report page.
 
 use super::conditions::Conditions;
+use super::summary::held_out::{form, judged, next_token};
 use super::summary::{Summary, label};
 use recast_eval::Comparison;
 use recast_eval::metrics::Estimate;
 use recast_eval::report::{
-    Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance, Report, Role, Sample, SampleText, Speed,
-    StageCurves, StagePlan,
+    BoundKind, BoundRow, BoundTable, Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, PositionRow,
+    PositionTable, Provenance, Report, Role, Sample, SampleText, Speed, StageCurves, StagePlan,
 };
+use recast_eval::table::fixed;
 use recast_train::Trainer;
 use recast_train::metrics::{self, Line};
 use recast_train::objectives::Objective;
-use recast_train::recipe::Stage;
-use recast_train::trainer::TEACHER;
+use recast_train::recipe::{Stage, Validation};
+use recast_train::trainer::{BEFORE, TEACHER};
+use recast_train::validate::{Bound, HeldOutLoss, LongLoss};
 use std::path::Path;
 
 /// Most points of a curve; more would not be seen.
@@ -30,6 +33,7 @@ pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path, conditions: &C
         format!("{computed} ({} was asked for: no instructions for it)", conditions.precision)
     };
     let teacher = recipe.teacher.as_ref().map_or_else(String::new, |t| t.path.display().to_string());
+    let perplexity = perplexity(trainer, summary);
     let mut report = Report {
         title: recipe.name.clone(),
         summary: recipe.about.clone(),
@@ -50,7 +54,9 @@ pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path, conditions: &C
         },
         plan: plan(trainer),
         curves: recipe.stages.iter().map(|stage| curves(stage, &lines)).collect(),
-        perplexity: perplexity(trainer, summary),
+        bound: bound(&summary.held_out, &perplexity, &lines),
+        perplexity,
+        positions: summary.held_out_long.as_ref().map(positions).unwrap_or_default(),
         tasks: compared(summary, folder),
         samples: samples(summary),
         memory: memory(summary),
@@ -179,12 +185,77 @@ fn perplexity(trainer: &Trainer, summary: &Summary) -> PerplexityTable {
             }
         })
         .collect();
-    let validation = &trainer.recipe.validation;
-    let width = validation.context.min(validation.tokens as usize);
-    let windows = format!("windows of {width} tokens, {} tokens in all", validation.tokens);
-    let bounds = summary.held_out.iter().filter(|(_, loss)| loss.bound.is_some());
-    let bounds = bounds.map(|(name, loss)| format!("; {}{}", label(name), loss.bound_text()));
-    PerplexityTable { sets: vec!["held-out text".into()], rows, conditions: std::iter::once(windows).chain(bounds).collect() }
+    let [_, held_out] = trainer.text_tokens();
+    let conditions = windows(&trainer.recipe.validation, held_out, &summary.held_out);
+    PerplexityTable { sets: vec!["held-out text".into()], rows, conditions }
+}
+
+/// The windows that were measured of a held-out text of so many tokens, which may be shorter than what was asked for;
+/// batches are measured whole, which may be more.
+fn windows(asked: &Validation, text: usize, held_out: &[(String, HeldOutLoss)]) -> String {
+    let most = usize::try_from(asked.tokens).unwrap_or(usize::MAX).max(2);
+    let width = asked.context.min(most).min(text.saturating_sub(1)).max(1);
+    let measured = || held_out.iter().map(|(_, loss)| loss.tokens);
+    let (least, most) = (measured().min().unwrap_or_default(), measured().max().unwrap_or_default());
+    // A bound counts tokens that no next-token loss does, and the other way round.
+    let tokens = if least == most { most.to_string() } else { format!("{least} to {most}") };
+    format!("windows of {width} tokens, {tokens} tokens measured")
+}
+
+/// What a student that denoises is judged by; empty where it does not.
+fn bound(held_out: &[(String, HeldOutLoss)], table: &PerplexityTable, lines: &[Line]) -> BoundTable {
+    let Some(bound) = held_out.last().and_then(|(_, loss)| loss.bound) else { return BoundTable::default() };
+    let rows = held_out.iter().zip(&table.rows).map(|((_, loss), row)| BoundRow {
+        label: row.label.clone(),
+        role: row.role,
+        tokens: row.tokens,
+        nats: judged(loss),
+        kind: loss.bound.as_ref().map(kind).unwrap_or_default(),
+        by_share: loss.bound.map(|bound| bound.by_share).unwrap_or_default(),
+        next_token: next_token(loss).map(|value| Estimate { value, std_error: None }),
+    });
+    // The history begins with the first step.
+    let before = held_out.iter().filter(|(name, _)| name == BEFORE);
+    let before = before.map(|(_, loss)| (0, loss.bound.map(|bound| bound.loss), Some(loss.loss)));
+    let after = lines.iter().map(|line| (line.tokens, line.held_out_bound, line.held_out_loss));
+    let (mut curve, mut next) = (Vec::new(), Vec::new());
+    for (tokens, nats, loss) in before.chain(after) {
+        let Some(value) = nats else { continue };
+        curve.push(Point { tokens, value });
+        next.extend(loss.filter(|_| !bound.alone).map(|value| Point { tokens, value }));
+    }
+    let conditions = format!("{}; {}", table.conditions, form(&bound));
+    BoundTable { rows: rows.collect(), curve, next_token: next, conditions }
+}
+
+fn kind(bound: &Bound) -> BoundKind {
+    match bound {
+        Bound { exact: true, .. } => BoundKind::Exact,
+        Bound { uniform: true, .. } => BoundKind::UniformNoise,
+        _ => BoundKind::Masked,
+    }
+}
+
+fn positions(long: &LongLoss) -> PositionTable {
+    let rows = long.by_position.iter().map(|at| PositionRow {
+        first: at.first as u64,
+        last: at.last as u64,
+        tokens: at.tokens,
+        student: at.student,
+        teacher: at.teacher,
+    });
+    PositionTable { rows: rows.collect(), conditions: long.conditions() }
+}
+
+/// The measurement in long windows as a line of the terminal's summary.
+pub fn long_line(long: &LongLoss) -> String {
+    let teacher = long.teacher.map_or_else(String::new, |loss| format!(" / teacher {}", fixed(loss.exp(), 3)));
+    let student = fixed(long.student.exp(), 3);
+    format!(
+        "held-out in windows of {} tokens: next-token perplexity student {student}{teacher}{}",
+        long.context,
+        long.beyond_text()
+    )
 }
 
 fn samples(summary: &Summary) -> Vec<Sample> {
@@ -234,6 +305,53 @@ fn speed(summary: &Summary) -> Vec<Speed> {
 mod tests {
     use super::*;
     use crate::run::summary::tests::summary;
+    use recast_train::validate::Positions;
+
+    #[test]
+    fn long_windows_are_told_in_a_line_and_by_position() {
+        let at = Positions { first: 64, last: 127, tokens: 640, student: 2.0, teacher: Some(1.5) };
+        let long = LongLoss { context: 2048, student: 2.0, teacher: Some(1.5), by_position: vec![at], ..LongLoss::default() };
+        let line = "held-out in windows of 2048 tokens: next-token perplexity student 7.389 / teacher 4.482";
+        assert_eq!(long_line(&long), line);
+        let beyond = LongLoss { teacher_trained: Some(1024), ..long.clone() };
+        assert!(long_line(&beyond).starts_with(line) && long_line(&beyond).contains("beyond the 1024 tokens"));
+        assert_eq!(long_line(&LongLoss { teacher: None, ..long.clone() }), &line[..line.len() - 16]);
+        let row = PositionRow { first: 64, last: 127, tokens: 640, student: 2.0, teacher: Some(1.5) };
+        assert_eq!(positions(&long), PositionTable { rows: vec![row], conditions: long.conditions() });
+    }
+
+    #[test]
+    fn what_a_student_that_denoises_is_judged_by_is_in_the_report() {
+        let of = |name: &str, loss, bound| (name.to_owned(), HeldOutLoss { loss, bound, tokens: 32, ..HeldOutLoss::default() });
+        let bound_of = |loss, alone| Some(Bound { loss, error: 0.25, samples: 8, alone, ..Bound::default() });
+        let run = |alone| [of(TEACHER, 1.5, None), of(BEFORE, 2.0, bound_of(6.0, alone)), of("a", 1.75, bound_of(2.5, alone))];
+        let row = |role, tokens| PerplexityRow { label: "m".into(), role, tokens, ..PerplexityRow::default() };
+        let rows = vec![row(Role::Teacher, None), row(Role::Student, Some(0)), row(Role::Student, Some(64))];
+        let table = PerplexityTable { rows, conditions: "windows".into(), ..PerplexityTable::default() };
+        let line = |tokens, loss, held_out_bound| Line { tokens, held_out_loss: loss, held_out_bound, ..Line::default() };
+        let lines = [line(32, None, None), line(64, Some(1.75), Some(2.5))];
+        let found = bound(&run(false), &table, &lines);
+        assert_eq!(found.conditions, "windows; exact-count form, 8 masks a window");
+        let nats: Vec<_> = found.rows.iter().map(|row| row.nats).collect();
+        assert_eq!(nats, [None, Some(6.0), Some(2.5)].map(|nats| nats.map(|value| Estimate { value, std_error: Some(0.25) })));
+        assert_eq!((found.rows[2].tokens, found.rows[2].next_token.map(|next| next.value)), (Some(64), Some(1.75)));
+        let point = |tokens, value| Point { tokens, value };
+        assert_eq!((found.curve, found.next_token), (vec![point(0, 6.0), point(64, 2.5)], vec![point(0, 2.0), point(64, 1.75)]));
+        // One that says no next token, and one that does nothing else.
+        let alone = bound(&run(true), &table, &lines);
+        assert!(alone.next_token.is_empty() && alone.rows[2].next_token.is_none() && alone.rows[0].next_token.is_some());
+        assert_eq!(bound(&[of("a", 1.0, None)], &table, &lines), BoundTable::default());
+        assert_eq!(kind(&Bound { uniform: true, ..Bound::default() }), BoundKind::UniformNoise);
+        assert_eq!(kind(&Bound { exact: true, ..Bound::default() }), BoundKind::Exact);
+    }
+
+    #[test]
+    fn conditions_tell_the_tokens_that_were_measured() {
+        let asked = Validation { tokens: 50_000, context: 512, samples: 1 };
+        let of = |tokens| (String::new(), HeldOutLoss { tokens, ..HeldOutLoss::default() });
+        assert_eq!(windows(&asked, 4001, &[of(3584), of(3584)]), "windows of 512 tokens, 3584 tokens measured");
+        assert_eq!(windows(&asked, 301, &[of(290), of(300)]), "windows of 300 tokens, 290 to 300 tokens measured");
+    }
 
     #[test]
     fn comparisons_stay_where_nothing_was_trained_since() {

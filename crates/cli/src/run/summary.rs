@@ -1,4 +1,6 @@
-//! The end of a run: perplexity from stage to stage, samples, memory, speed.
+//! The end of a run: what was measured from stage to stage (`held_out.rs`), samples, memory, speed.
+
+pub(super) mod held_out;
 
 use super::progress::Screen;
 use super::samples::{self, Written};
@@ -8,7 +10,7 @@ use recast_eval::table::{Align, Table, fixed};
 use recast_infer::speed::decode_speed;
 use recast_text::files;
 use recast_train::trainer::{BEFORE, TEACHER};
-use recast_train::validate::HeldOutLoss;
+use recast_train::validate::{HeldOutLoss, LongLoss};
 use recast_train::{Observer, Trainer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -35,7 +37,10 @@ pub struct Summary {
     pub tokens: u64,
     /// Held-out loss of teacher and student, from stage to stage.
     pub held_out: Vec<(String, HeldOutLoss)>,
-    /// Perplexity of the finished student over the teacher's, where both are of the same.
+    /// The same of both at the end in long windows, where a stage reads longer ones than these are measured in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_long: Option<LongLoss>,
+    /// Perplexity of the finished student over the teacher's, where both are judged by the same.
     pub ratio: Option<f64>,
     /// Bytes of state, and of KV cache where there is a teacher.
     pub memory: Vec<Memory>,
@@ -117,6 +122,7 @@ impl Summary {
             seconds: trainer.position.seconds,
             tokens: trainer.position.tokens,
             held_out,
+            held_out_long: trainer.long.clone(),
             ratio,
             memory,
             speed: speeds,
@@ -133,7 +139,9 @@ impl Summary {
     /// What was kept in the run's folder, if anything readable was.
     pub fn read(folder: &Path) -> Option<Self> {
         let bytes = std::fs::read(folder.join(FILE)).ok()?;
-        Some(Self { folder: folder.to_owned(), ..serde_json::from_slice(&bytes).ok()? })
+        let kept: Self = serde_json::from_slice(&bytes).ok()?;
+        // Of a student that denoises, earlier versions kept that of the next token.
+        Some(Self { folder: folder.to_owned(), ratio: ratio(&kept.held_out), ..kept })
     }
 
     /// For the terminal.
@@ -143,27 +151,21 @@ impl Summary {
 
     fn text(&self) -> String {
         let mut out = String::new();
+        let mut table = held_out::table(&self.held_out);
         // What the columns before leave of the terminal's width.
-        let room =
-            console::Term::stdout().size_checked().map_or(60, |(_, columns)| (columns as usize).saturating_sub(63).max(12));
-        let mut table = Table::new(&[
-            ("model", Align::Left),
-            ("held-out perplexity", Align::Right),
-            ("KL from teacher", Align::Right),
-            ("writes", Align::Left),
-        ]);
-        for (name, loss) in &self.held_out {
-            let kl = loss.kl.map_or_else(String::new, |kl| format!("{kl:.4}"));
-            let sample = self.samples.iter().find(|w| &w.name == name).and_then(|w| w.texts.first());
-            let sample = sample.map_or_else(String::new, |(_, text)| shorten(text, room));
-            table.row([label(name), fixed(loss.perplexity(), 3), kl, sample]);
-        }
-        let _ = writeln!(out, "{}", table.plain());
-        for (name, loss) in self.held_out.iter().filter(|(_, loss)| loss.bound.is_some()) {
-            let _ = writeln!(out, "{}{}", label(name), loss.bound_text());
-        }
+        let left = |(_, columns): (u16, u16)| usize::from(columns).saturating_sub(table.width() + 2).max(12);
+        let room = console::Term::stdout().size_checked().map_or(60, left);
+        let sample = |name: &String| self.samples.iter().find(|w| &w.name == name)?.texts.first();
+        let shown = |(name, _): &(String, HeldOutLoss)| sample(name).map_or_else(String::new, |(_, text)| shorten(text, room));
+        table.column("writes", Align::Left, self.held_out.iter().map(shown));
+        let _ = writeln!(out, "{}", table.without_empty().plain());
+        let mut notes = held_out::notes(&self.held_out);
+        notes.extend(self.held_out_long.as_ref().map(super::report::long_line));
         if let Some((prompt, _)) = self.samples.first().and_then(|w| w.texts.first()) {
-            let _ = writeln!(out, "each continues: {}\n", shorten(prompt, 100));
+            notes.push(format!("each continues: {}", shorten(prompt, 100)));
+        }
+        if !notes.is_empty() {
+            let _ = writeln!(out, "{}\n", notes.join("\n"));
         }
         let mut table = Table::new(&[
             ("context", Align::Right),
@@ -186,9 +188,12 @@ impl Summary {
                 text(speed.and_then(|s| s.teacher).map(|t| format!("{t:.0}"))),
             ]);
         }
-        let _ = writeln!(out, "{}", table.plain());
+        // Speed is not measured everywhere, and not every run has a teacher.
+        let _ = writeln!(out, "{}", table.without_empty().plain());
         let ratio = self.ratio.filter(|ratio| ratio.is_finite());
-        let ratio = ratio.map(|ratio| format!("; the student's perplexity is {} times the teacher's", fixed(ratio, 3)));
+        let denoises = self.held_out.last().is_some_and(|(_, loss)| loss.bound.is_some());
+        let what = if denoises { "the perplexity of the student's bound" } else { "the student's perplexity" };
+        let ratio = ratio.map(|ratio| format!("; {what} is {} times the teacher's", fixed(ratio, 3)));
         let time = super::progress::duration(self.seconds);
         let _ = writeln!(out, "{} tokens in {time}{}", self.tokens, ratio.unwrap_or_default());
         let _ = writeln!(out, "model   {}", self.folder.join("model").display());
@@ -197,13 +202,16 @@ impl Summary {
     }
 }
 
-/// Perplexity of the finished student over the teacher's: none where one is the next token's and the other that of a
-/// bound, as of a diffusion model whose logits do not speak of the next token.
+/// Perplexity of the finished student over the teacher's, of what both are judged by: none where one is judged by its
+/// bound and the other by the next token.
 fn ratio(held_out: &[(String, HeldOutLoss)]) -> Option<f64> {
     let (_, teacher) = held_out.iter().find(|(name, _)| name == TEACHER)?;
     let (_, student) = held_out.last()?;
-    let of_bound = |loss: &HeldOutLoss| loss.bound.is_some_and(|bound| bound.alone);
-    (of_bound(teacher) == of_bound(student)).then(|| student.perplexity() / teacher.perplexity())
+    match (teacher.bound, student.bound) {
+        (None, None) => Some(student.perplexity() / teacher.perplexity()),
+        (Some(teacher), Some(student)) => Some((student.loss - teacher.loss).exp()),
+        _ => None,
+    }
 }
 
 /// One line of at most so many characters.
@@ -231,6 +239,7 @@ pub(super) mod tests {
             tokens: 512,
             ratio: ratio(&held_out),
             held_out,
+            held_out_long: None,
             memory: Vec::new(),
             speed: Vec::new(),
             samples: Vec::new(),
@@ -239,23 +248,44 @@ pub(super) mod tests {
 
     #[test]
     fn a_perplexity_is_set_against_one_of_its_kind() {
+        // Of one that denoises and says the next token too, that is at 3.
         let of = |loss, alone: Option<bool>| {
-            let bound = alone.map(|alone| Bound { loss: 1.25, alone, ..Bound::default() });
-            HeldOutLoss { loss, bound, ..HeldOutLoss::default() }
+            let bound = alone.map(|alone| Bound { loss, alone, ..Bound::default() });
+            HeldOutLoss { loss: if alone == Some(false) { 3.0 } else { loss }, bound, ..HeldOutLoss::default() }
         };
         let told = |teacher, student| summary(1.0, vec![(TEACHER.into(), teacher), ("denoise".into(), student)]);
         let close = |found: Option<f64>| found.is_some_and(|ratio| (ratio - 0.25f64.exp()).abs() < 1e-9);
-        for (teacher, student) in [(None, None), (None, Some(false)), (Some(true), Some(true))] {
-            let summary = told(of(1.0, teacher), of(1.25, student));
+        for kinds in [None, Some(false), Some(true)] {
+            let summary = told(of(1.0, kinds), of(1.25, kinds));
             assert!(close(summary.ratio) && summary.text().contains("1.284 times the teacher's"), "{}", summary.text());
+            assert_eq!(summary.text().contains("perplexity of the student's bound"), kinds.is_some());
         }
-        // The bound of one that says no next token, beside a teacher's next token.
-        let summary = told(of(1.0, None), of(1.25, Some(true)));
-        assert_eq!(summary.ratio, None);
-        assert!(summary.text().contains("diffusion bound 1.25") && !summary.text().contains("times"), "{}", summary.text());
+        // A bound beside a teacher's next token, whether the student says that too or not.
+        for kind in [Some(false), Some(true)] {
+            let summary = told(of(1.0, None), of(1.25, kind));
+            assert_eq!(summary.ratio, None);
+            let text = summary.text();
+            assert!(text.contains("diffusion bound") && text.contains("no comparison") && !text.contains("times"), "{text}");
+        }
         assert_eq!(self::summary(1.0, vec![("denoise".into(), of(1.0, None))]).ratio, None);
         // Of a student that diverged.
         let text = told(of(1.0, None), of(171.0, None)).text();
         assert!(text.contains("1.8e74") && text.contains("perplexity is 6.8e73 times the teacher's"), "{text}");
+    }
+
+    #[test]
+    fn columns_of_what_was_not_measured_are_left_out() {
+        let losses = vec![(BEFORE.to_owned(), HeldOutLoss::default())];
+        let memory = |teacher| vec![Memory { context: 1024, student: 4096, teacher }];
+        let speed = |teacher| vec![Speed { context: 1024, student: 41.3, teacher }];
+        let told = |memory, speed| Summary { memory, speed, ..summary(1.0, losses.clone()) }.text();
+        let all = ["context", "student's state", "teacher's KV cache", "student tokens/s", "teacher tokens/s", "writes"];
+        for (text, there) in [
+            (told(memory(Some(8192)), Vec::new()), [true, true, true, false, false, false]),
+            (told(memory(None), speed(None)), [true, true, false, true, false, false]),
+            (told(memory(Some(8192)), speed(Some(38.0))), [true, true, true, true, true, false]),
+        ] {
+            assert_eq!(all.map(|column| text.contains(column)), there, "{text}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::positions::PositionTable;
 use crate::metrics::Estimate;
 use crate::results::Comparison;
 
@@ -28,6 +29,10 @@ pub struct Report {
     pub curves: Vec<StageCurves>,
     /// Held-out perplexity of the teacher and of the student from stage to stage.
     pub perplexity: PerplexityTable,
+    /// What a student that denoises is judged by, which the page shows in place of perplexity.
+    pub bound: BoundTable,
+    /// Held-out loss of student and teacher by position in long windows.
+    pub positions: PositionTable,
     /// Tasks, teacher and student on the same items.
     pub tasks: Vec<Comparison>,
     /// The same prompt continued by each model.
@@ -50,6 +55,8 @@ impl Default for Report {
             plan: Vec::new(),
             curves: Vec::new(),
             perplexity: PerplexityTable::default(),
+            bound: BoundTable::default(),
+            positions: PositionTable::default(),
             tasks: Vec::new(),
             samples: Vec::new(),
             memory: Vec::new(),
@@ -195,6 +202,54 @@ pub struct PerplexityRow {
     pub values: Vec<Option<Estimate>>,
     /// Whether they are of a diffusion bound, which is no perplexity of the next token and not compared with one.
     pub bound: bool,
+}
+
+/// Held-out text as a model that denoises is judged by it: by its own negative log-likelihood, or an upper bound of it.
+/// Empty where the student does not denoise.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BoundTable {
+    /// Teacher, student before, student after each stage.
+    pub rows: Vec<BoundRow>,
+    /// The student's, in nats a token, after so many tokens of the whole run.
+    pub curve: Vec<Point>,
+    /// Its next-token loss at the same places, in nats a token; empty where it is not trained to say the next token.
+    pub next_token: Vec<Point>,
+    /// How it was measured (windows, masks).
+    pub conditions: String,
+}
+
+/// One model, or one state of the student.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BoundRow {
+    /// "teacher", "student, after denoise".
+    pub label: String,
+    /// Whose.
+    pub role: Role,
+    /// Tokens the student had read.
+    pub tokens: Option<u64>,
+    /// Nats a token, its standard error over masks; absent of a next-token model, which has none.
+    pub nats: Option<Estimate>,
+    /// What that is.
+    pub kind: BoundKind,
+    /// Nats a masked token where up to a quarter of its sequence or block was masked, a half, three quarters, all.
+    pub by_share: [Option<f64>; 4],
+    /// Loss of the next token under a causal mask, in nats a token, where the model says one.
+    pub next_token: Option<Estimate>,
+}
+
+/// What a model that denoises is judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BoundKind {
+    /// A bound over masks.
+    #[default]
+    Masked,
+    /// The generalised KL divergence of uniform noise, a bound too.
+    UniformNoise,
+    /// The likelihood itself: blocks of one token.
+    Exact,
 }
 
 /// One prompt continued by several models.

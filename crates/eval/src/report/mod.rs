@@ -2,17 +2,19 @@
 //! numbers as JSON.
 //!
 //! [`Report`] is the data (`data.rs`, which is also `report.json`); `page.rs`,
-//! `serving.rs` and `training.rs` lay it out, one function a section; `chart.rs` draws;
+//! `bound.rs`, `positions.rs`, `serving.rs` and `training.rs` lay it out, one function a section; `chart.rs` draws;
 //! `number.rs` words numbers and finds round ticks; `style.css` holds light, dark and print. To
 //! add a section, add its data to [`Report`], a function, and its line to `render`. The tests at the end hold the page to: no
 //! outside resource, all text escaped, every drawing with title and description, any part of the
 //! data missing.
 
+mod bound;
 mod chart;
 mod data;
 mod html;
 mod number;
 mod page;
+mod positions;
 mod serving;
 mod training;
 
@@ -20,11 +22,12 @@ use std::path::Path;
 
 pub(crate) use data::null_is_nan;
 pub use data::{
-    FORMAT, Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance, Report, Role, Sample, SampleText,
-    Speed, StageCurves, StagePlan,
+    BoundKind, BoundRow, BoundTable, FORMAT, Fact, LayerCurve, MemoryCurve, PerplexityRow, PerplexityTable, Point, Provenance,
+    Report, Role, Sample, SampleText, Speed, StageCurves, StagePlan,
 };
 pub use number::bytes;
 pub use page::render;
+pub use positions::{PositionRow, PositionTable};
 
 use crate::error::{EvalError, Result};
 use crate::results::Comparison;

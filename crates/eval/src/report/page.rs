@@ -1,12 +1,14 @@
-//! The page: what came out first, what it costs (`serving.rs`) and how it was made (`training.rs`)
-//! after.
+//! The page: what came out first (of a student that denoises by `bound.rs`), what it costs (`serving.rs`) and how it was
+//! made (`training.rs`) after.
 
+use super::bound;
 use super::data::{Report, Role};
 use super::html::{Cell, escape, facts, html, number, table, text};
 use super::number::{bytes, count, grouped, short};
+use super::positions::positions;
 use super::serving::{context, memory, speed};
 use super::training::{layers, plan, training};
-use crate::metrics::{Estimate, MetricKind};
+use crate::metrics::{Estimate, MetricKind, NO_RELATIVE};
 use crate::results::Comparison;
 
 const STYLE: &str = include_str!("style.css");
@@ -14,8 +16,13 @@ const STYLE: &str = include_str!("style.css");
 /// The report as one HTML page: no script, no outside resource.
 #[must_use]
 pub fn render(report: &Report) -> String {
+    let held_out = match bound::section(report) {
+        none if none.is_empty() => ("perplexity", "Perplexity", perplexity(report)),
+        judged => ("held-out", "Held-out text", judged),
+    };
     let sections = [
-        ("perplexity", "Perplexity", perplexity(report)),
+        held_out,
+        ("positions", "Loss by position", positions(report)),
         ("tasks", "Tasks", tasks(report)),
         ("samples", "Samples", samples(report)),
         ("memory", "Memory", memory(report)),
@@ -31,7 +38,7 @@ pub fn render(report: &Report) -> String {
     let mut absent = Vec::new();
     for (id, name, content) in sections {
         if content.is_empty() {
-            if id != "notes" {
+            if !matches!(id, "notes" | "positions") {
                 absent.push(name.to_lowercase());
             }
             continue;
@@ -73,7 +80,9 @@ fn figures(report: &Report) -> String {
     let of = |row: &super::PerplexityRow| Some((first(row)?, row.bound));
     let teacher = rows.iter().find(|r| r.role == Role::Teacher).and_then(of);
     let student = rows.iter().rfind(|r| r.role == Role::Student).and_then(of);
-    if let (Some((teacher, alike)), Some((student, bound))) = (teacher, student)
+    if let Some(judged) = bound::headline(report) {
+        out.push(judged);
+    } else if let (Some((teacher, alike)), Some((student, bound))) = (teacher, student)
         && alike == bound
     {
         out.push((grouped(student.value, 2), "held-out perplexity", format!("teacher {}", grouped(teacher.value, 2))));
@@ -214,7 +223,7 @@ fn is_share(metric: MetricKind) -> bool {
 /// The share kept as a bar and a number.
 fn kept(task: &Comparison) -> Cell {
     let Some(relative) = task.relative.filter(|r| r.value.is_finite()) else {
-        let why = if task.chance.is_some() { "teacher at chance" } else { "" };
+        let why = if task.chance.is_some() { NO_RELATIVE } else { "" };
         return html(escape(why), "num soft");
     };
     let width = relative.value.clamp(0.0, 1.2) / 1.2 * 84.0;
@@ -237,7 +246,8 @@ fn percent(share: f64) -> String {
     format!("{} %", grouped(share * 100.0, 0))
 }
 
-fn estimate(value: Option<Estimate>, digits: usize) -> Cell {
+/// A cell of a measurement, with its standard error where there is one.
+pub(super) fn estimate(value: Option<Estimate>, digits: usize) -> Cell {
     let Some(value) = value else {
         return html("<span class=\"soft\">not measured</span>".into(), "num");
     };
@@ -248,6 +258,7 @@ fn estimate(value: Option<Estimate>, digits: usize) -> Cell {
     html(format!("{}{error}", escape(&grouped(value.value, digits))), "num")
 }
 
+/// The class of a model's row.
 pub(super) fn row_class(role: Role) -> &'static str {
     match role {
         Role::Teacher => "teacher",

@@ -38,7 +38,8 @@ pub(super) fn plan(report: &Report) -> String {
     )
 }
 
-fn pairs(points: &[Point]) -> Vec<(f64, f64)> {
+/// Points as a chart takes them.
+pub(super) fn pairs(points: &[Point]) -> Vec<(f64, f64)> {
     points.iter().map(|p| (p.tokens as f64, p.value)).collect()
 }
 

@@ -5,6 +5,25 @@ use crate::error::ModelError;
 use crate::rope::RopeConfig;
 use serde_json::{Map, Value};
 
+/// The keys that [`parse`] reads.
+pub const KEYS: &[&str] = &[
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+];
+
 /// A softmax decoder with the family's defaults left open.
 pub fn parse(raw: &Map<String, Value>, family: &str) -> Result<ModelConfig, ModelError> {
     let keys = Keys(raw);

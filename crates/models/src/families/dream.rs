@@ -5,6 +5,9 @@ use crate::config::{Diffusion, ModelConfig};
 use crate::error::ModelError;
 use serde_json::{Map, Value};
 
+/// The keys that are read beside Qwen2's.
+pub const KEYS: &[&str] = &["mask_token_id"];
+
 pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let mut config = super::qwen2::parse(raw)?;
     config.family = "Dream".into();

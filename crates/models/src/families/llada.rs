@@ -13,6 +13,8 @@ use std::path::Path;
 
 /// Its `model_type`.
 pub const MODEL_TYPE: &str = "llada";
+/// Its key for the longest sequence that was trained, elsewhere `max_position_embeddings`.
+pub const POSITIONS: &str = "max_sequence_length";
 
 /// Switches of the class that this program does not implement, and the value that leaves them off.
 const OFF: &[(&str, &[&str])] = &[
@@ -24,6 +26,38 @@ const OFF: &[(&str, &[&str])] = &[
     ("block_type", &["\"llama\""]),
     ("layer_norm_type", &["\"rms\""]),
     ("activation_type", &["\"silu\""]),
+];
+
+/// The keys that are read, those of [`OFF`] included.
+pub(super) const KEYS: &[&str] = &[
+    "model_type",
+    "vocab_size",
+    "embedding_size",
+    "d_model",
+    "mlp_hidden_size",
+    "mlp_ratio",
+    "n_layers",
+    "n_heads",
+    "n_kv_heads",
+    "multi_query_attention",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    POSITIONS,
+    "weight_tying",
+    "tie_word_embeddings",
+    "include_bias",
+    "include_qkv_bias",
+    "mask_token_id",
+    "alibi",
+    "attention_layer_norm",
+    "input_emb_norm",
+    "scale_logits",
+    "rope",
+    "block_type",
+    "layer_norm_type",
+    "activation_type",
 ];
 
 pub(super) fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
@@ -49,7 +83,7 @@ pub(super) fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError>
         Some(size) => size,
         None => keys.size("mlp_ratio")? * hidden,
     };
-    let max_positions = keys.optional_size("max_sequence_length")?.unwrap_or(4096);
+    let max_positions = keys.optional_size(POSITIONS)?.unwrap_or(4096);
     let vocabulary = match keys.optional_size("embedding_size")? {
         Some(rows) => rows,
         None => keys.size("vocab_size")?,

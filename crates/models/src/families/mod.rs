@@ -1,11 +1,13 @@
 //! Families: kinds of checkpoints. One file a family: config.json in and out.
 //!
 //! Nearly all families share Hugging Face's tensor names, so a family is how its config is read (and,
-//! for the released RADLADS classes, written); LLaDA's checkpoints are shown under those names too. To add one: a file with a `parse` function and a
-//! line in [`FAMILIES`]; `tests/golden.rs` holds its logits to the Python original's.
+//! for the released RADLADS classes, written); LLaDA's checkpoints are shown under those names too. To add one: a file with a
+//! `parse` function and the keys that it reads, and an entry in [`FAMILIES`]; `tests/golden.rs` holds its logits to the Python
+//! original's, `keys.rs` those keys to the original's config.
 
 mod body;
 mod dream;
+mod keys;
 pub mod llada;
 mod llama;
 mod mistral;
@@ -13,6 +15,8 @@ mod qwen2;
 mod qwen3;
 pub mod radlads;
 pub mod recast;
+
+pub use keys::unread;
 
 use crate::config::{Keys, ModelConfig};
 use crate::error::ModelError;
@@ -25,20 +29,67 @@ pub struct Family {
     pub model_type: &'static str,
     /// One line for lists.
     pub about: &'static str,
+    /// Keys of its config that are read, in lists that families share.
+    keys: &'static [&'static [&'static str]],
     parse: fn(&Map<String, Value>) -> Result<ModelConfig, ModelError>,
 }
 
-/// Every family, one line each.
+/// Every family.
 pub static FAMILIES: &[Family] = &[
-    Family { model_type: "llama", about: "Llama 2 and 3, SmolLM2, TinyLlama", parse: llama::parse },
-    Family { model_type: "mistral", about: "Mistral 7B and kin: sliding window", parse: mistral::parse },
-    Family { model_type: "qwen2", about: "Qwen2 and Qwen2.5: biases on q, k, v", parse: qwen2::parse },
-    Family { model_type: "qwen3", about: "Qwen3: norms on q and k", parse: qwen3::parse },
-    Family { model_type: "rwkv6qwen2", about: "released RADLADS students, RAD-RWKV6", parse: radlads::parse_rwkv6 },
-    Family { model_type: "rwkv7qwen2", about: "released RADLADS students, RAD-RWKV7", parse: radlads::parse_rwkv7 },
-    Family { model_type: llada::MODEL_TYPE, about: "LLaDA 8B and successors: masked diffusion", parse: llada::parse },
-    Family { model_type: "Dream", about: "Dream 7B: masked diffusion on Qwen2.5's body, shifted", parse: dream::parse },
-    Family { model_type: "recast", about: "Recast's own: a `mixers` list on any of the above", parse: recast::parse },
+    Family {
+        model_type: "llama",
+        about: "Llama 2 and 3, SmolLM2, TinyLlama",
+        keys: &[body::KEYS, llama::KEYS],
+        parse: llama::parse,
+    },
+    Family {
+        model_type: "mistral",
+        about: "Mistral 7B and kin: sliding window",
+        keys: &[body::KEYS, mistral::KEYS],
+        parse: mistral::parse,
+    },
+    Family {
+        model_type: "qwen2",
+        about: "Qwen2 and Qwen2.5: biases on q, k, v",
+        keys: &[body::KEYS, qwen2::KEYS],
+        parse: qwen2::parse,
+    },
+    Family {
+        model_type: "qwen3",
+        about: "Qwen3: norms on q and k",
+        keys: &[body::KEYS, qwen2::KEYS, qwen3::KEYS],
+        parse: qwen3::parse,
+    },
+    Family {
+        model_type: "rwkv6qwen2",
+        about: "released RADLADS students, RAD-RWKV6",
+        keys: &[body::KEYS, qwen2::KEYS, radlads::KEYS, radlads::RWKV6_KEYS],
+        parse: radlads::parse_rwkv6,
+    },
+    Family {
+        model_type: "rwkv7qwen2",
+        about: "released RADLADS students, RAD-RWKV7",
+        keys: &[body::KEYS, qwen2::KEYS, radlads::KEYS, radlads::RWKV7_KEYS],
+        parse: radlads::parse_rwkv7,
+    },
+    Family {
+        model_type: llada::MODEL_TYPE,
+        about: "LLaDA 8B and successors: masked diffusion",
+        keys: &[llada::KEYS],
+        parse: llada::parse,
+    },
+    Family {
+        model_type: "Dream",
+        about: "Dream 7B: masked diffusion on Qwen2.5's body, shifted",
+        keys: &[body::KEYS, qwen2::KEYS, dream::KEYS],
+        parse: dream::parse,
+    },
+    Family {
+        model_type: "recast",
+        about: "Recast's own: a `mixers` list on any of the above",
+        keys: &[recast::KEYS],
+        parse: recast::parse,
+    },
 ];
 
 /// Reads the config of an opened checkpoint, whose tensors answer what a released RADLADS config

@@ -4,6 +4,9 @@ use crate::config::{Keys, ModelConfig};
 use crate::error::ModelError;
 use serde_json::{Map, Value};
 
+/// The keys that are read beside the body's: those of [`windows`].
+pub const KEYS: &[&str] = &["use_sliding_window", "sliding_window", "max_window_layers", "layer_types"];
+
 pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let mut config = super::body::parse(raw, "qwen2")?;
     config.qkv_bias = true;

@@ -4,6 +4,9 @@ use crate::config::{Keys, ModelConfig};
 use crate::error::ModelError;
 use serde_json::{Map, Value};
 
+/// The keys that are read beside Qwen2's.
+pub const KEYS: &[&str] = &["attention_bias"];
+
 pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let mut config = super::body::parse(raw, "qwen3")?;
     config.qk_norm = true;

@@ -6,6 +6,24 @@ use crate::error::ModelError;
 use crate::weights::Checkpoint;
 use serde_json::{Map, Value, json};
 
+/// The keys that are read beside Qwen2's.
+pub const KEYS: &[&str] = &[
+    "attention_bias",
+    "attention_output_bias",
+    "balance_state",
+    "groupnorm_att",
+    "use_rope",
+    "gate_rank_type",
+    "lora_rank_decay",
+    "lora_rank_gate",
+];
+
+/// And those of RAD-RWKV6 alone.
+pub const RWKV6_KEYS: &[&str] = &["use_tokenshift", "lora_rank_tokenshift"];
+
+/// And those of RAD-RWKV7 alone.
+pub const RWKV7_KEYS: &[&str] = &["lora_rank_iclr", "lora_rank_value_residual_mix", "num_attention_layers"];
+
 /// Says what a config leaves open and the tensors tell: a file with `ln_x`
 /// under a config that does not mention `groupnorm_att` was trained with the group norm, and, unless
 /// it says otherwise, without balancing, as the configuration shipped since May 2025 has it.

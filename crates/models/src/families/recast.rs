@@ -5,6 +5,9 @@ use crate::config::{MixerSpec, ModelConfig};
 use crate::error::ModelError;
 use serde_json::{Map, Value};
 
+/// The keys that are read beside those of the family below.
+pub const KEYS: &[&str] = &["model_type", "base_model_type", "mixers", "diffusion"];
+
 /// Reads Recast's own config.
 pub fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let mut inner = raw.clone();

@@ -1,7 +1,7 @@
 //! GPU: one unit an element.
 
 use super::Function;
-use crate::cube::{CubeTensor, elementwise, nothing, room};
+use crate::cube::{CubeTensor, elementwise, nothing, room, sigmoid};
 use cubecl::prelude::*;
 
 pub fn forward(&function: &Function, [x]: [CubeTensor; 1]) -> (CubeTensor, CubeTensor) {
@@ -37,7 +37,7 @@ fn activation(x: &Tensor<f32>, y: &mut Tensor<f32>, elements: u32, #[comptime] t
     let i = ABSOLUTE_POS;
     if i < elements as usize {
         // tanh(x) = 2 sigmoid(2 x) - 1 would cancel near zero.
-        y[i] = if comptime!(tanh) { x[i].tanh() } else { 1.0 / (1.0 + (-x[i]).exp()) };
+        y[i] = if comptime!(tanh) { x[i].tanh() } else { sigmoid(x[i]) };
     }
 }
 

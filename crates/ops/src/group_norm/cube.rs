@@ -1,7 +1,7 @@
 //! GPU: a few lanes a head; gradients of weight and bias as sums over blocks of tokens.
 
 use super::Options;
-use crate::cube::{CubeTensor, UNITS, by_lanes, elementwise, lanes, reshaped, room, sum_lanes, sum_rows};
+use crate::cube::{CubeTensor, Row, UNITS, by_lanes, elementwise, lanes, own_row, reshaped, room, sum_lanes, sum_rows};
 use cubecl::prelude::*;
 
 /// Tokens whose contributions to the gradients of weight and bias one unit adds up.
@@ -109,12 +109,8 @@ fn group_norm(
 ) {
     let mut shared = Shared::new_slice(UNITS as usize);
     let (rows, heads, size) = (rows as usize, heads as usize, size as usize);
-    let (row, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
-    let mut end = size;
-    if row >= rows {
-        end = 0;
-    }
-    let (start, channel) = (row * size, row % heads * size);
+    let Row { row, start, lane, end } = own_row(rows, size, lanes);
+    let channel = row % heads * size;
     let mut total = 0.0f32;
     let mut i = lane;
     while i < end {
@@ -157,17 +153,14 @@ fn group_norm_backward(
 ) {
     let mut shared = Shared::new_slice(UNITS as usize);
     let (rows, heads, size) = (rows as usize, heads as usize, size as usize);
-    let (row, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
-    let mut end = size;
+    let Row { row, start, lane, end } = own_row(rows, size, lanes);
+    let channel = row % heads * size;
     let mut mean = 0.0f32;
     let mut inverse = 0.0f32;
-    if row >= rows {
-        end = 0;
-    } else {
+    if row < rows {
         mean = saved[2 * row];
         inverse = saved[2 * row + 1];
     }
-    let (start, channel) = (row * size, row % heads * size);
     let mut plain = 0.0f32;
     let mut along = 0.0f32;
     let mut i = lane;
@@ -204,10 +197,7 @@ fn parameters_backward(
     let (part, column) = (ABSOLUTE_POS / width, ABSOLUTE_POS % width);
     let blocks = (tokens + block - 1) / block;
     if part < blocks {
-        let mut end = (part + 1) * block;
-        if end > tokens {
-            end = tokens;
-        }
+        let end = ((part + 1) * block).min(tokens);
         let mut to_weight = 0.0f32;
         let mut to_bias = 0.0f32;
         for token in part * block..end {

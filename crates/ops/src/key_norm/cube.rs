@@ -1,17 +1,12 @@
 //! GPU: a few lanes a row.
 
 use super::SHORTEST;
-use crate::cube::{CubeTensor, UNITS, by_lanes, lanes, nothing, room, sum_lanes};
+use crate::cube::{CubeTensor, Row, UNITS, by_lanes, lanes, length_backward, length_of, nothing, own_row, room, rows};
 use cubecl::prelude::*;
 
-/// Rows of a tensor, and units that take one together.
-fn rows(x: &CubeTensor) -> (usize, usize, usize) {
-    let width = x.meta.shape().last().copied().unwrap_or(1).max(1);
-    (x.meta.num_elements() / width, width, lanes(width))
-}
-
 pub fn forward(_: &(), [x]: [CubeTensor; 1]) -> (CubeTensor, CubeTensor) {
-    let (rows, width, lanes) = rows(&x);
+    let (rows, width) = rows(&x);
+    let lanes = lanes(width);
     let y = room(&x, x.meta.shape());
     let saved = nothing(&x);
     let (count, dim) = by_lanes(rows, lanes);
@@ -29,7 +24,8 @@ pub fn backward(
     _saved: CubeTensor,
     dy: CubeTensor,
 ) -> [Option<CubeTensor>; 1] {
-    let (rows, width, lanes) = rows(&x);
+    let (rows, width) = rows(&x);
+    let lanes = lanes(width);
     let dx = room(&x, x.meta.shape());
     let (count, dim) = by_lanes(rows, lanes);
     let client = x.client.clone();
@@ -41,23 +37,14 @@ pub fn backward(
 #[cube(launch)]
 fn key_norm(x: &Tensor<f32>, y: &mut Tensor<f32>, shortest: f32, rows: u32, width: u32, #[comptime] lanes: usize) {
     let mut shared = Shared::new_slice(UNITS as usize);
-    let (rows, width) = (rows as usize, width as usize);
-    let (row, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
-    let mut end = width;
-    if row >= rows {
-        end = 0;
-    }
-    let start = row * width;
+    let Row { start, lane, end, .. } = own_row(rows as usize, width as usize, lanes);
     let mut squares = 0.0f32;
     let mut i = lane;
     while i < end {
         squares += x[start + i] * x[start + i];
         i += lanes;
     }
-    let mut length = sum_lanes(squares, &mut shared, lanes).sqrt();
-    if length < shortest {
-        length = shortest;
-    }
+    let length = length_of(squares, shortest, &mut shared, lanes);
     let mut i = lane;
     while i < end {
         y[start + i] = x[start + i] / length;
@@ -77,13 +64,7 @@ fn key_norm_backward(
     #[comptime] lanes: usize,
 ) {
     let mut shared = Shared::new_slice(UNITS as usize);
-    let (rows, width) = (rows as usize, width as usize);
-    let (row, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
-    let mut end = width;
-    if row >= rows {
-        end = 0;
-    }
-    let start = row * width;
+    let Row { start, lane, end, .. } = own_row(rows as usize, width as usize, lanes);
     let mut squares = 0.0f32;
     let mut along = 0.0f32;
     let mut i = lane;
@@ -92,15 +73,7 @@ fn key_norm_backward(
         along += x[start + i] * dy[start + i];
         i += lanes;
     }
-    let length = sum_lanes(squares, &mut shared, lanes).sqrt();
-    let mut along = sum_lanes(along, &mut shared, lanes);
-    let mut inverse = 1.0 / shortest;
-    if length > shortest {
-        inverse = 1.0 / length;
-        along *= inverse * inverse;
-    } else {
-        along = 0.0f32.runtime();
-    }
+    let (inverse, along) = length_backward(squares, along, shortest, &mut shared, lanes);
     let mut i = lane;
     while i < end {
         dx[start + i] = inverse * (dy[start + i] - x[start + i] * along);

@@ -1,7 +1,7 @@
 //! GPU: a few lanes a row; the weight's gradient as partial sums over blocks of rows.
 
 use super::Options;
-use crate::cube::{CubeTensor, UNITS, by_lanes, cubes, lanes, nothing, room, sum_lanes, sum_rows};
+use crate::cube::{CubeTensor, Row, UNITS, by_lanes, cubes, lanes, nothing, own_row, room, sum_lanes, sum_rows};
 use cubecl::prelude::*;
 
 /// Units of a row: more of them would wait for each other oftener than they compute.
@@ -98,12 +98,7 @@ fn rms_norm(
     #[comptime] lanes: usize,
 ) {
     let mut shared = Shared::new_slice(UNITS as usize);
-    let (row, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
-    let start = row * width as usize;
-    let mut end = width as usize;
-    if row >= rows as usize {
-        end = 0;
-    }
+    let Row { row, start, lane, end } = own_row(rows as usize, width as usize, lanes);
     let mut squares = 0.0f32;
     let mut i = lane;
     while i < end {
@@ -136,13 +131,9 @@ fn rms_norm_backward(
     #[comptime] lanes: usize,
 ) {
     let mut shared = Shared::new_slice(UNITS as usize);
-    let (row, lane) = (ABSOLUTE_POS / lanes, ABSOLUTE_POS % lanes);
-    let start = row * width as usize;
-    let mut end = width as usize;
+    let Row { row, start, lane, end } = own_row(rows as usize, width as usize, lanes);
     let mut r = 0.0f32;
-    if row >= rows as usize {
-        end = 0;
-    } else {
+    if row < rows as usize {
         r = inverse[row];
     }
     let mut along = 0.0f32;
@@ -176,10 +167,7 @@ fn weight_backward(
     let column = CUBE_POS % per_block * UNITS as usize + UNIT_POS as usize;
     if column < width && part * block < rows {
         let mut total = 0.0f32;
-        let mut end = (part + 1) * block;
-        if end > rows {
-            end = rows;
-        }
+        let end = ((part + 1) * block).min(rows);
         for row in part * block..end {
             total += dy[row * width + column] * x[row * width + column] * inverse[row];
         }

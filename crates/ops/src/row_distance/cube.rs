@@ -1,13 +1,8 @@
 //! GPU: one cube a row, then the sum of all rows.
 
 use super::{Options, SMALLEST_SQUARE};
-use crate::cube::{CubeTensor, UNITS, cubes, nothing, room, sum, total, upload};
+use crate::cube::{CubeTensor, UNITS, cubes, nothing, room, rows, sum, total, upload};
 use cubecl::prelude::*;
-
-fn sizes(given: &CubeTensor) -> (usize, usize) {
-    let width = given.meta.shape().last().copied().unwrap_or(1).max(1);
-    (given.meta.num_elements() / width, width)
-}
 
 /// One weight a row, if there are any.
 fn weights(options: &Options, like: &CubeTensor) -> (CubeTensor, bool) {
@@ -19,7 +14,7 @@ fn weights(options: &Options, like: &CubeTensor) -> (CubeTensor, bool) {
 
 /// The distance, and saved the length of every row's error.
 pub fn forward(options: &Options, [given, wanted]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
-    let (rows, width) = sizes(&given);
+    let (rows, width) = rows(&given);
     let (weights, weighted) = weights(options, &given);
     let (lengths, each) = (room(&given, &[rows]), room(&given, &[rows]));
     row_lengths::launch(
@@ -49,7 +44,7 @@ pub fn backward(
     upstream: CubeTensor,
 ) -> [Option<CubeTensor>; 2] {
     let d_given = needs[0].then(|| {
-        let (rows, width) = sizes(&given);
+        let (rows, width) = rows(&given);
         let (weights, weighted) = weights(options, &given);
         let d_given = room(&given, given.meta.shape());
         row_distance_backward::launch(

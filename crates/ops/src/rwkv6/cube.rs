@@ -2,7 +2,9 @@
 //! their gradients back in place.
 
 use super::{Constants, STRONGEST_LOG_DECAY};
-use crate::cube::{CubeTensor, Together, elementwise, flags, repeat_heads, reshaped, sum_heads, sum_rows};
+use crate::cube::{
+    CubeTensor, Together, elementwise, flags, in_shapes, passed, repeat_heads, reshaped, shared_row, sum_heads, sum_rows,
+};
 use crate::delta_rule::END;
 use crate::delta_rule::cube::{self as recurrence, Inputs};
 use cubecl::prelude::*;
@@ -59,9 +61,7 @@ fn prepared(constants: &Constants, [q, decay, bias, k, v, gate, state]: Tensors)
         layer.balanced,
         documents,
     );
-    let mut parts = parts.parts(&out);
-    let mut next = || parts.next().expect("one part for every array that was added");
-    let (logw, k) = (next(), next());
+    let [logw, k] = parts.first(&out);
     (layer, Inputs { r: q, logw, k, v, ab: None, state, gate })
 }
 
@@ -103,8 +103,7 @@ pub fn backward(
     let of = of.apart();
     let bias = sum_rows(of.logw.clone(), layer.bias.meta.shape());
     let [k, v] = [of.k, of.v].map(|x| Some(sum_heads(x, layer.groups)));
-    let mut gradients = [Some(of.r), Some(of.logw), Some(bias), k, v, of.gate, Some(of.state)].into_iter().zip(shapes);
-    std::array::from_fn(|_| gradients.next().and_then(|(gradient, shape)| gradient.map(|x| reshaped(x, &shape))))
+    in_shapes([Some(of.r), Some(of.logw), Some(bias), k, v, of.gate, Some(of.state)], shapes)
 }
 
 /// The log decay.
@@ -139,7 +138,7 @@ fn keys(
         let (heads, groups, size) = (heads as usize, groups as usize, size as usize);
         let (channel, row) = (i % size, i / size);
         let (token, head) = (row / heads, row % heads);
-        let raw = k[(token * groups + head / (heads / groups)) * size + channel];
+        let raw = k[shared_row(row, heads, groups) * size + channel];
         let mut w = log_decay(decay[i] + bias[head * size + channel]);
         if comptime!(balanced) {
             out[key as usize + i] = raw * (1.0 - w.exp());
@@ -179,15 +178,10 @@ fn keys_backward(
         let (channel, row) = (i % size, i / size);
         let (token, head) = (row / heads, row % heads);
         let w = log_decay(decay[i] + bias[head * size + channel]);
-        let mut d = out[logw as usize + i];
-        if comptime!(documents) {
-            if starts[token] != 0 {
-                d = 0.0f32.runtime();
-            }
-        }
+        let mut d = passed(out[logw as usize + i], starts, token, documents);
         if comptime!(balanced) {
             let d_k = out[key as usize + i];
-            let raw = k[(token * groups + head / (heads / groups)) * size + channel];
+            let raw = k[shared_row(row, heads, groups) * size + channel];
             d -= d_k * raw * w.exp();
             out[key as usize + i] = d_k * (1.0 - w.exp());
         }

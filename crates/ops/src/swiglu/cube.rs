@@ -1,6 +1,6 @@
 //! GPU: one unit an element.
 
-use crate::cube::{CubeTensor, elementwise, nothing, room};
+use crate::cube::{CubeTensor, elementwise, nothing, room, sigmoid};
 use cubecl::prelude::*;
 
 pub fn forward(_: &(), [gate, up]: [CubeTensor; 2]) -> (CubeTensor, CubeTensor) {
@@ -60,7 +60,7 @@ fn swiglu_backward(
     let i = ABSOLUTE_POS;
     if i < elements as usize {
         let (x, d) = (gate[i], dy[i]);
-        let sigmoid = 1.0 / (1.0 + (-x).exp());
+        let sigmoid = sigmoid(x);
         d_up[i] = d * x * sigmoid;
         d_gate[i] = d * up[i] * sigmoid * (1.0 + x * (1.0 - sigmoid));
     }

@@ -1,7 +1,7 @@
 //! GPU: one unit an element.
 
 use super::Options;
-use crate::cube::{CubeTensor, Together, elementwise, flags, nothing, or_nothing, room, sum_rows};
+use crate::cube::{CubeTensor, Together, elementwise, flags, nothing, or_nothing, passed, room, sum_rows};
 use cubecl::prelude::*;
 
 type Tensors = [CubeTensor; 4];
@@ -97,12 +97,17 @@ fn before(
     } else if comptime!(has_previous) {
         before = previous[token / time * width + i % width];
     }
-    if comptime!(documents) {
-        if starts[token] != 0 {
-            before = 0.0f32.runtime();
-        }
+    passed(before, starts, token, documents)
+}
+
+/// How much of what stands before element `i` is taken.
+#[cube]
+fn taken(base: &Tensor<f32>, amount: &Tensor<f32>, i: usize, width: usize, #[comptime] has_amount: bool) -> f32 {
+    let mut share = base[i % width];
+    if comptime!(has_amount) {
+        share += amount[i];
     }
-    before
+    share
 }
 
 #[cube(launch)]
@@ -123,10 +128,7 @@ fn token_shift(
     let i = ABSOLUTE_POS;
     let (time, width) = (time as usize, width as usize);
     if i / width < tokens as usize {
-        let mut share = base[i % width];
-        if comptime!(has_amount) {
-            share += amount[i];
-        }
+        let share = taken(base, amount, i, width, has_amount);
         let before = before(x, previous, starts, i, time, width, has_previous, documents);
         y[i] = x[i] + (before - x[i]) * share;
     }
@@ -156,36 +158,19 @@ fn token_shift_backward(
     let (time, width) = (time as usize, width as usize);
     let (token, channel) = (i / width, i % width);
     if token < tokens as usize {
-        let mut share = base[channel];
-        if comptime!(has_amount) {
-            share += amount[i];
-        }
+        let share = taken(base, amount, i, width, has_amount);
         let mut d = dy[i] * (1.0 - share);
         if token % time + 1 < time {
-            let mut later = base[channel];
-            if comptime!(has_amount) {
-                later += amount[i + width];
-            }
-            let mut passed = dy[i + width] * later;
-            if comptime!(documents) {
-                if starts[token + 1] != 0 {
-                    passed = 0.0f32.runtime();
-                }
-            }
-            d += passed;
+            let later = taken(base, amount, i + width, width, has_amount);
+            d += passed(dy[i + width] * later, starts, token + 1, documents);
         }
         out[d_x as usize + i] = d;
         let before = before(x, previous, starts, i, time, width, has_previous, documents);
         out[d_amount as usize + i] = dy[i] * (before - x[i]);
         if comptime!(has_previous) {
             if token % time == 0 {
-                let mut passed = dy[i] * share;
-                if comptime!(documents) {
-                    if starts[token] != 0 {
-                        passed = 0.0f32.runtime();
-                    }
-                }
-                out[d_previous as usize + token / time * width + channel] = passed;
+                let at = d_previous as usize + token / time * width + channel;
+                out[at] = passed(dy[i] * share, starts, token, documents);
             }
         }
     }

@@ -1,15 +1,17 @@
 //! Text files of many kinds as one stream of documents.
 //!
 //! One file a kind: plain text (`plain.rs`), JSON lines (`json_lines.rs`), Parquet (`parquet.rs`,
-//! behind the feature of that name) and Megatron's token files (`binidx.rs`). To add one, write an
-//! iterator of `Result<Document>` and add its extension to `open_file`. The tests here hold each
-//! kind to naming file and record in its errors, and hostile bytes to errors instead of panics.
+//! behind the feature of that name) and Megatron's token files (`binidx.rs`); `size.rs` tells how
+//! much a file of any kind holds. To add one, write an iterator of `Result<Document>` and add its
+//! extension to `open_file`. The tests here hold each kind to naming file and record in its errors,
+//! and hostile bytes to errors instead of panics.
 
 mod binidx;
 mod json_lines;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod plain;
+mod size;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use binidx::{Binidx, BinidxWriter};
+pub use size::{FileSize, file_size};
 
 use crate::chat_template::ChatTemplate;
 use crate::error::{Result, TextError};

@@ -5,7 +5,7 @@ mod tensorboard;
 use crate::checkpoint::Position;
 use crate::error::TrainError;
 use crate::objectives::Loss;
-use crate::validate::HeldOutLoss;
+use crate::validate::{HeldOutLoss, LongLoss};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -56,6 +56,9 @@ pub struct Line {
     /// Of it, nats a masked token by the share masked, in quarters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_by_share: Option<[Option<f64>; 4]>,
+    /// Held-out loss of the finished student and its teacher in windows longer than those of the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out_long: Option<LongLoss>,
 }
 
 /// Writes a run's metrics.
@@ -140,6 +143,14 @@ impl Metrics {
             held_out_by_share: loss.bound.map(|bound| bound.by_share),
             ..Default::default()
         })
+    }
+
+    /// Records the measurement in long windows that ends a run, after so many steps of its last stage.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn held_out_long(&mut self, stage: &str, step: u64, tokens: u64, long: &LongLoss) -> Result<(), TrainError> {
+        self.line(&Line { stage: stage.into(), step, tokens, held_out_long: Some(long.clone()), ..Default::default() })
     }
 
     /// Flushes to the disk; returns the number of lines there.

@@ -260,6 +260,15 @@ mod tests {
     }
 
     #[test]
+    fn long_windows_are_those_of_the_longest_stage_that_reads_text() {
+        let context = |changes: &[&str]| load_text(RECIPE, &sets(changes)).expect("loads").long_context();
+        assert_eq!((context(&[]), context(&["validation.context=10"])), (None, None));
+        assert_eq!((context(&["validation.context=9"]), context(&["stages.align.context=513"])), (Some(10), Some(513)));
+        let pairs = ["stages.align.objective=masked-diffusion", "student.diffusion={}", "stages.align.pairs=a.jsonl"];
+        assert_eq!(context(&[&pairs[..], &["stages.align.context=513"]].concat()), None);
+    }
+
+    #[test]
     fn unknown_keys_name_the_nearest() {
         for (set, wanted) in [
             ("stages.align.learning_rat=1", "did you mean `learning_rate`"),

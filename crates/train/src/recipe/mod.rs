@@ -162,7 +162,7 @@ pub struct ToDiffusion {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scratch {
-    /// config.json of the model, as a table; `vocab_size` is taken from the tokenizer.
+    /// config.json of the model, as a table of keys that its family reads; `vocab_size` is taken from the tokenizer.
     pub config: Map<String, Value>,
     /// Size of a byte-level BPE vocabulary to train on the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -357,7 +357,8 @@ impl Stage {
 pub struct Validation {
     /// Tokens measured each time, in whole windows and at least a batch of four.
     pub tokens: u64,
-    /// Tokens a window; no more than `tokens`.
+    /// Tokens a window; no more than `tokens`. Where a stage reads longer ones, a finished student is measured in
+    /// windows of the longest as well, by position.
     pub context: usize,
     /// Masks drawn for each window, for the bound of a diffusion model.
     #[serde(skip_serializing_if = "is_four")]
@@ -431,6 +432,18 @@ impl Recipe {
     pub fn says_next(&self) -> bool {
         let beside = |stage: &Stage| stage.diffusion.as_ref().is_some_and(|noise| noise.next_token > 0.0);
         self.stages.iter().any(|stage| stage.objective != Objective::MaskedDiffusion || beside(stage))
+    }
+
+    /// The longest context of the stages that read text. Rows of pairs are as long as what they hold, whatever their
+    /// context.
+    pub fn longest_context(&self) -> Option<usize> {
+        self.stages.iter().filter(|stage| stage.pairs.is_empty()).map(|stage| stage.context).max()
+    }
+
+    /// Tokens of the windows that the finished student is measured in beside the shorter ones of `validation.context`:
+    /// [`Recipe::longest_context`]. None where that is no longer.
+    pub fn long_context(&self) -> Option<usize> {
+        self.longest_context().filter(|&context| context > self.validation.context)
     }
 
     /// The mixer of every layer of a student whose teacher has these.

@@ -289,6 +289,7 @@ impl Trainer {
             tokenizer,
             plan,
             position,
+            long: None,
             text,
             pairs,
             held_out,

@@ -14,7 +14,7 @@ use crate::recipe::{Patterns, Recipe, Stage};
 use crate::schedule::Schedule;
 use crate::teacher::Teacher;
 use crate::text::{RunText, micro_batches};
-use crate::validate::{HeldOut, HeldOutLoss};
+use crate::validate::{HeldOut, HeldOutLoss, LongLoss};
 use recast_models::Model;
 use recast_models::convert::TiedEmbeddings;
 use recast_models::param::Named;
@@ -125,6 +125,8 @@ pub struct Trainer {
     pub plan: Plan,
     /// Where it stands.
     pub position: Position,
+    /// What [`Trainer::run`] measured last, where a stage reads more than `validation.context` tokens at a time.
+    pub long: Option<LongLoss>,
     text: RunText,
     /// Those of each stage that has some and is not done.
     pairs: Vec<Option<Pairs>>,
@@ -148,6 +150,8 @@ impl Trainer {
     /// When a loss is not finite, the teacher's included, the disk is full, the observer wants to stop, or something was
     /// put where the result is to stand. The newest checkpoint is intact in every case.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        // It stands behind the last checkpoint, where the history is cut off.
+        let long = self.measured_long();
         let (mut metrics, lost) = Metrics::open(&self.folder, self.position.metrics, self.position.tokens)?;
         if lost > 0 {
             observer.tell(&format!(
@@ -178,7 +182,48 @@ impl Trainer {
             self.stage(&params, &mut metrics, observer)?;
         }
         self.tie_if_last();
+        self.measure_long(long, &mut metrics, observer)?;
         self.check_targets()
+    }
+
+    /// What another process measured in long windows, of a run whose every step is done.
+    fn measured_long(&self) -> Option<LongLoss> {
+        if self.position.stage < self.recipe.stages.len() {
+            return None;
+        }
+        let lines = crate::metrics::read(&self.folder).ok()?;
+        lines.into_iter().rev().find_map(|line| line.held_out_long)
+    }
+
+    /// Measures the finished student and its teacher in windows as long as those that the longest stage reads, if the
+    /// others are shorter and it was not done before. Every step is saved by then.
+    fn measure_long(
+        &mut self,
+        measured: Option<LongLoss>,
+        metrics: &mut Metrics,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let (Some(context), Some(last)) = (self.recipe.long_context(), self.recipe.stages.last()) else { return Ok(()) };
+        if !self.held_out.speaks(&self.student, true) {
+            return Ok(());
+        }
+        let mut long = measured.filter(|long| long.context == context);
+        if long.is_none() {
+            observer.event(&Event::Measuring(&last.name))?;
+            let teacher = self.teacher.as_ref().map(|teacher| &teacher.model);
+            long = self.held_out.long(context, &self.student, teacher)?;
+        }
+        match &long {
+            Some(long) => metrics.held_out_long(&last.name, last.steps(), self.position.tokens, long)?,
+            None => observer.tell(&format!(
+                "nothing is measured in windows of {context} tokens, as the longest stage reads: none fits into the {} held-out \
+                 tokens and the {} of validation.tokens",
+                self.text.held_out.len(),
+                self.recipe.validation.tokens
+            )),
+        }
+        self.long = long;
+        Ok(())
     }
 
     /// Drops a head that was there to train, so that what is measured last is what is kept; the head of a teacher

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 const DOUBT: f32 = 0.3;
 const SURE: f32 = 0.7;
 
+/// The most cells of the bar.
+const BAR: usize = 20;
+
 /// A position that is still unknown.
 const MASK: char = '░';
 
@@ -35,7 +38,8 @@ pub struct Screen<'a> {
     last: Option<Instant>,
     slept: Duration,
     forwards: usize,
-    step: usize,
+    /// Steps so far.
+    steps: usize,
 }
 
 impl<'a> Screen<'a> {
@@ -56,7 +60,7 @@ impl<'a> Screen<'a> {
             last: None,
             slept: Duration::ZERO,
             forwards: 0,
-            step: 0,
+            steps: 0,
         };
         screen.say(&screen.legend());
         screen
@@ -83,7 +87,7 @@ impl<'a> Screen<'a> {
                 None => Cell::Mask,
             };
         }
-        (self.forwards, self.step) = (step.forwards, step.step);
+        (self.forwards, self.steps) = (step.forwards, step.step + 1);
         if self.live {
             if let Some(last) = self.last {
                 let wait = self.least.saturating_sub(last.elapsed());
@@ -96,8 +100,8 @@ impl<'a> Screen<'a> {
             let changes = step.changes.len();
             self.say(&format!(
                 "step {}, pass {}: {changes} changed, {} | {}",
-                step.step,
-                step.forwards,
+                self.steps,
+                self.forwards,
                 self.count(),
                 self.plain()
             ));
@@ -151,7 +155,7 @@ impl<'a> Screen<'a> {
         let known = self.known();
         let written = self.cells.iter().filter(|c| matches!(c, Cell::Token { .. })).count();
         let rate = written as f64 / self.forwards.max(1) as f64;
-        format!("{known} of {} positions, {} forward passes, {rate:.1} tokens a pass", self.cells.len(), self.forwards)
+        format!("{known} of {} positions, {} passes, {rate:.1} tokens a pass", self.cells.len(), self.forwards)
     }
 
     /// The text with `░` for what is unknown.
@@ -181,11 +185,8 @@ impl<'a> Screen<'a> {
             }
         }
         let share = self.known() as f64 / self.cells.len().max(1) as f64;
-        let full = (share * 20.0).round() as usize;
-        let bar = format!("{}{}", "█".repeat(full), "░".repeat(20 - full));
-        let progress = format!("{bar} step {} · {}", self.step, self.count());
-        let mut progress: String = progress.chars().take(columns).collect();
-        progress = Style::new().for_stderr().dim().apply_to(progress).to_string();
+        let progress = status(columns, share, &format!("step {} · {}", self.steps, self.count()));
+        let progress = Style::new().for_stderr().dim().apply_to(progress).to_string();
         // The end of a long text is where it is written.
         let lines = page.into_lines();
         let skip = (lines.len() + 2).saturating_sub(rows);
@@ -194,6 +195,18 @@ impl<'a> Screen<'a> {
         self.drawn = lines.len();
         self.say(&lines.join("\n"));
     }
+}
+
+/// A line of at most so many columns: a bar as long as the words leave room for, and the words, whose letters are all of
+/// one column.
+fn status(columns: usize, share: f64, words: &str) -> String {
+    let room = columns.saturating_sub(words.chars().count() + 1).min(BAR);
+    let full = (share.clamp(0.0, 1.0) * room as f64).round() as usize;
+    let bar = match room {
+        0 => String::new(),
+        room => format!("{}{} ", "█".repeat(full), "░".repeat(room - full)),
+    };
+    format!("{bar}{words}").chars().take(columns).collect()
 }
 
 /// Styled text broken into lines of a width: between words, inside one that is longer than a line, and
@@ -291,6 +304,30 @@ mod tests {
         assert_eq!(lines(&["abcdefg", "h\ni", "日本語"]), ["abcde", "fgh", "i日本", "語"]);
         assert_eq!(lines(&["ab", "░░░░", " c"]), ["ab░░░", "░ c"]);
         assert_eq!(lines(&["日本", "が\u{3099}x"]), ["日本", "が\u{3099}x"], "a mark stays with its letter");
+    }
+
+    #[test]
+    fn the_status_fits_whole_into_80_columns_and_is_cut_only_by_narrower_ones() {
+        let tokenizer = crate::scorer::tests::tokenizer();
+        let mut screen = Screen::new(&tokenizer, &Canvas::after(&[1], 1024), 0);
+        screen.live = false;
+        let step = |step, forwards| Step { step, forwards, ..Step::default() };
+        screen.step(&step(0, 1));
+        assert_eq!((screen.steps, screen.count().as_str()), (1, "0 of 1024 positions, 1 passes, 0.0 tokens a pass"));
+        for cell in &mut screen.cells {
+            *cell = Cell::Token { token: 1, confidence: 1.0, step: 1023 };
+        }
+        screen.step(&step(1023, 1024));
+        let words = format!("step {} · {}", screen.steps, screen.count());
+        assert!(words.starts_with("step 1024 · 1024 of 1024 positions, 1024 passes"), "{words}");
+        // One column less than the terminal has.
+        let line = status(79, 0.5, &words);
+        assert!(line.ends_with(&words) && line.starts_with("██████░░░░░░ step"), "{line}");
+        assert_eq!(status(200, 0.5, &words).chars().filter(|c| "█░".contains(*c)).count(), BAR);
+        for columns in 20..200 {
+            assert!(measure_text_width(&status(columns, 0.3, &words)) <= columns, "{columns}");
+        }
+        assert_eq!(status(20, 1.0, &words), "step 1024 · 1024 of ");
     }
 
     #[test]

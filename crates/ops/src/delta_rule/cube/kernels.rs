@@ -33,6 +33,12 @@ pub fn multiplied_backward(
     }
 }
 
+/// What channel `i` of a head keeps of its state; some layers have one decay a head.
+#[cube]
+fn decay(logw: &Tensor<f32>, row: usize, i: usize, #[comptime] key: usize, #[comptime] decays: usize) -> f32 {
+    if comptime!(decays == 1) { logw[row].exp() } else { logw[row * key + i].exp() }
+}
+
 #[cube(launch)]
 pub fn recurrence(
     r: &Tensor<f32>,
@@ -88,11 +94,7 @@ pub fn recurrence(
                     if i < key {
                         r_t[j * key + i] = r[row * key + i];
                         k_t[j * key + i] = k[row * key + i];
-                        if comptime!(decays == 1) {
-                            w_t[j * key + i] = logw[row].exp();
-                        } else {
-                            w_t[j * key + i] = logw[row * key + i].exp();
-                        }
+                        w_t[j * key + i] = decay(logw, row, i, key, decays);
                         if comptime!(has_ab) {
                             a_t[j * key + i] = a[row * key + i];
                             b_t[j * key + i] = b[row * key + i];
@@ -105,10 +107,7 @@ pub fn recurrence(
             }
             sync_cube();
             if i < value {
-                let mut end = tokens - start;
-                if end > stage {
-                    end = stage.runtime();
-                }
+                let end = (tokens - start).min(stage);
                 for j in 0..end {
                     let (t, at) = (start + j, j * key);
                     let row = first + t * heads;
@@ -240,10 +239,7 @@ pub fn recurrence_backward(
         for back in 0..chunks {
             let chunk = chunks - 1 - back;
             let start = chunk * CHUNK;
-            let mut count = tokens - start;
-            if count > CHUNK {
-                count = CHUNK.runtime();
-            }
+            let count = (tokens - start).min(CHUNK);
             let fetches = count.div_ceil(stage);
             // The states before each token of the chunk.
             if i < key {
@@ -267,11 +263,7 @@ pub fn recurrence_backward(
                         // Its own channel is all that a unit asks of these here.
                         if i < key {
                             k_t[j * key + i] = k[row * key + i];
-                            if comptime!(decays == 1) {
-                                w_t[j * key + i] = logw[row].exp();
-                            } else {
-                                w_t[j * key + i] = logw[row * key + i].exp();
-                            }
+                            w_t[j * key + i] = decay(logw, row, i, key, decays);
                             if comptime!(has_ab) {
                                 b_t[j * key + i] = b[row * key + i];
                             }
@@ -280,10 +272,7 @@ pub fn recurrence_backward(
                 }
                 sync_cube();
                 if i < key {
-                    let mut end = count - begin;
-                    if end > stage {
-                        end = stage.runtime();
-                    }
+                    let end = (count - begin).min(stage);
                     for t in 0..end {
                         let place = (pair * CHUNK + begin + t) * value;
                         let (w, k_i) = (w_t[t * key + i], k_t[t * key + i]);
@@ -310,11 +299,7 @@ pub fn recurrence_backward(
                         if i < key {
                             r_t[j * key + i] = r[row * key + i];
                             k_t[j * key + i] = k[row * key + i];
-                            if comptime!(decays == 1) {
-                                w_t[j * key + i] = logw[row].exp();
-                            } else {
-                                w_t[j * key + i] = logw[row * key + i].exp();
-                            }
+                            w_t[j * key + i] = decay(logw, row, i, key, decays);
                             if comptime!(has_ab) {
                                 a_t[j * key + i] = a[row * key + i];
                                 b_t[j * key + i] = b[row * key + i];
@@ -328,10 +313,7 @@ pub fn recurrence_backward(
                     }
                 }
                 sync_cube();
-                let mut end = count - begin;
-                if end > stage {
-                    end = stage.runtime();
-                }
+                let end = (count - begin).min(stage);
                 for later in 0..end {
                     let t = end - 1 - later;
                     let row = first + (start + begin + t) * heads;

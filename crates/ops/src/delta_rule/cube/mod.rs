@@ -73,10 +73,7 @@ pub struct Apart {
 
 impl Gradients {
     pub fn apart(self) -> Apart {
-        let mut parts = self.parts.parts(&self.all);
-        let mut next = || parts.next().expect("one part for every array that was added");
-        let (r, logw, k, v, state, a, b) = (next(), next(), next(), next(), next(), next(), next());
-        let reserved = [next(), next(), next()];
+        let [r, logw, k, v, state, a, b, reserved @ ..] = self.parts.first::<10>(&self.all);
         let sizes = self.sizes;
         let logw = if sizes.decays == sizes.key {
             logw
