@@ -1,6 +1,6 @@
 //! Held-out text of a run whose student denoises. Such a model is judged by its own negative log-likelihood or a bound of
-//! it: that is the number that says most, the curve and the table's main column. The next token, where the student is
-//! trained to say it, stands beside it under its own name.
+//! it: that is the number that says most, the curve and the table's main column. The next token, where the student
+//! says it, stands beside it under its own name.
 
 use super::chart::{Lines, Series, Style, legend};
 use super::data::{BoundKind, BoundRow, BoundTable, PerplexityRow, Report, Role};
@@ -34,10 +34,7 @@ impl BoundKind {
     /// As a sentence begins.
     fn sentence(self) -> &'static str {
         match self {
-            Self::Masked => "Upper bound of the negative log-likelihood of held-out text",
-            Self::UniformNoise => {
-                "Upper bound of the negative log-likelihood of held-out text, by the generalised KL of uniform noise"
-            }
+            Self::Masked | Self::UniformNoise => "Upper bound of the negative log-likelihood of held-out text",
             Self::Exact => "Negative log-likelihood of held-out text in the model's own order",
         }
     }
@@ -164,7 +161,7 @@ fn note(teacher: Option<&BoundRow>, student: &BoundRow) -> String {
         words.push("The teacher says the next token and has no bound: its perplexity is no comparison with one.");
     }
     if student.next_token.is_some() {
-        words.push("The student is trained to say the next token as well; its next-token perplexity is of that alone.");
+        words.push("The student says the next token as well; its next-token perplexity is of that alone.");
     }
     if words.is_empty() { String::new() } else { format!("<p class=\"note\">{}</p>\n", words.join(" ")) }
 }

@@ -49,14 +49,14 @@ pub(super) fn positions(report: &Report) -> String {
     let drawing = drawing(&series).map(|svg| figure("positions", TITLE, &legend(&series), &svg, "", false));
     let mut heads = vec!["positions", "#tokens", "#student"];
     if taught {
-        heads.extend(["#teacher", "#student above teacher"]);
+        heads.extend(["#teacher", "#above teacher"]);
     }
     let rows: Vec<_> = data
         .rows
         .iter()
         .map(|row| {
             let mut cells = vec![
-                text(&format!("{} to {}", grouped(row.first as f64, 0), grouped(row.last as f64, 0))),
+                text(&format!("{}–{}", grouped(row.first as f64, 0), grouped(row.last as f64, 0))),
                 number(&grouped(row.tokens as f64, 0)),
                 number(&grouped(row.student, 3)),
             ];
