@@ -54,7 +54,7 @@ fn long_windows_are_told_in_every_place_and_only_where_a_stage_is_long() {
     let of = |key: &str| rows.iter().map(|row| row[key].as_u64()).collect::<Vec<_>>();
     assert_eq!((of("first"), of("last")), (vec![Some(0), Some(64)], vec![Some(63), Some(79)]));
     assert_eq!(rows[1]["student"], long["by_position"][1]["student"]);
-    assert!(page("run").contains("<section id=\"positions\"") && page("run").contains("64 to 79"));
+    assert!(page("run").contains("<section id=\"positions\"") && page("run").contains("64–79"));
     let metrics = std::fs::read_to_string(folder.join("run/metrics.jsonl")).expect("metrics");
     let last: Value = serde_json::from_str(metrics.lines().last().expect("a line")).expect("JSON");
     assert_eq!(&last["held_out_long"], long);

@@ -169,7 +169,7 @@ fn exp(estimate: Option<Estimate>) -> Option<Estimate> {
 }
 
 /// What stands in the place of [`relative`] where there is chance and the teacher is not above it by enough.
-pub(crate) const NO_RELATIVE: &str = "teacher not clearly above chance";
+pub(crate) const NO_RELATIVE: &str = "teacher near chance";
 
 /// How much of the teacher's skill above guessing the student kept:
 /// `(student - chance) / (teacher - chance)`.

@@ -18,8 +18,9 @@ use tokio::time::{Instant, Sleep, sleep};
 const IDLE: Duration = Duration::from_secs(75);
 /// What a request may take beyond the time for its body and its answer.
 const SLACK: Duration = Duration::from_secs(75);
-/// When the system asks a client of whom nothing is heard whether it is there, and how often after that: one that is gone
-/// without a word is given up after two minutes or so, and its answer with it.
+/// When the system asks a client of whom nothing is heard whether it is there, and how often after that: one that waits for
+/// its answer and is gone without a word is given up after two minutes or so, and its answer with it. Behind a part of an
+/// answer that nobody acknowledges nothing is asked: there the system's own retransmissions decide.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
 
 /// A listener with a bound on its connections.

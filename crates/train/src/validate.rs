@@ -128,6 +128,11 @@ impl Batch {
 }
 
 impl HeldOut {
+    /// Tokens a window.
+    pub fn context(&self) -> usize {
+        self.batches.first().map_or(0, |batch| batch.inputs.len() / batch.rows)
+    }
+
     /// The first windows of the held-out stream, none longer than the tokens asked for. `next_token` says whether a
     /// diffusion model is trained to say the next token under a causal mask as well, whatever its logits speak of when it
     /// denoises; `reset`, whether documents are read one by one, as stages with `reset_documents` read them, and not one

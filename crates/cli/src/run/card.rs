@@ -30,7 +30,8 @@ pub fn card(trainer: &Trainer, provenance: &Provenance) -> String {
     }
     out.push_str(&held_out::table(&trainer.position.held_out).markdown());
     for note in held_out::notes(&trainer.position.held_out) {
-        let _ = writeln!(out, "\n{note}.");
+        let (first, rest) = note.split_at(note.chars().next().map_or(0, char::len_utf8));
+        let _ = writeln!(out, "\n{}{rest}.", first.to_uppercase());
     }
     let _ = writeln!(out, "\nRecipe {}, Recast {}.", &provenance.recipe_hash[..16], provenance.version);
     out

@@ -400,5 +400,7 @@ mod tests {
         assert!(matches!(&saved, Err(TrainError::Stopped { stage, step: 4, .. }) if stage == "align"), "{saved:?}");
         STOP.store(0, Ordering::Relaxed);
         screen.event(&Event::Saved(Path::new("none"))).expect("nobody asks any more");
+        screen.event(&Event::Measuring("align")).expect("nobody asks any more");
+        assert_eq!(Phase::now(), Phase::Safe);
     }
 }

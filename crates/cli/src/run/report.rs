@@ -13,7 +13,7 @@ use recast_eval::table::fixed;
 use recast_train::Trainer;
 use recast_train::metrics::{self, Line};
 use recast_train::objectives::Objective;
-use recast_train::recipe::{Stage, Validation};
+use recast_train::recipe::Stage;
 use recast_train::trainer::{BEFORE, TEACHER};
 use recast_train::validate::{Bound, HeldOutLoss, LongLoss};
 use std::path::Path;
@@ -185,16 +185,12 @@ fn perplexity(trainer: &Trainer, summary: &Summary) -> PerplexityTable {
             }
         })
         .collect();
-    let [_, held_out] = trainer.text_tokens();
-    let conditions = windows(&trainer.recipe.validation, held_out, &summary.held_out);
+    let conditions = windows(trainer.held_out_context(), &summary.held_out);
     PerplexityTable { sets: vec!["held-out text".into()], rows, conditions }
 }
 
-/// The windows that were measured of a held-out text of so many tokens, which may be shorter than what was asked for;
-/// batches are measured whole, which may be more.
-fn windows(asked: &Validation, text: usize, held_out: &[(String, HeldOutLoss)]) -> String {
-    let most = usize::try_from(asked.tokens).unwrap_or(usize::MAX).max(2);
-    let width = asked.context.min(most).min(text.saturating_sub(1)).max(1);
+/// The windows that were measured; batches are measured whole, which may be more than was asked for.
+fn windows(width: usize, held_out: &[(String, HeldOutLoss)]) -> String {
     let measured = || held_out.iter().map(|(_, loss)| loss.tokens);
     let (least, most) = (measured().min().unwrap_or_default(), measured().max().unwrap_or_default());
     // A bound counts tokens that no next-token loss does, and the other way round.
@@ -347,10 +343,9 @@ mod tests {
 
     #[test]
     fn conditions_tell_the_tokens_that_were_measured() {
-        let asked = Validation { tokens: 50_000, context: 512, samples: 1 };
         let of = |tokens| (String::new(), HeldOutLoss { tokens, ..HeldOutLoss::default() });
-        assert_eq!(windows(&asked, 4001, &[of(3584), of(3584)]), "windows of 512 tokens, 3584 tokens measured");
-        assert_eq!(windows(&asked, 301, &[of(290), of(300)]), "windows of 300 tokens, 290 to 300 tokens measured");
+        assert_eq!(windows(512, &[of(3584), of(3584)]), "windows of 512 tokens, 3584 tokens measured");
+        assert_eq!(windows(300, &[of(290), of(300)]), "windows of 300 tokens, 290 to 300 tokens measured");
     }
 
     #[test]

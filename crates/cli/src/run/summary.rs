@@ -209,7 +209,8 @@ fn ratio(held_out: &[(String, HeldOutLoss)]) -> Option<f64> {
     let (_, student) = held_out.last()?;
     match (teacher.bound, student.bound) {
         (None, None) => Some(student.perplexity() / teacher.perplexity()),
-        (Some(teacher), Some(student)) => Some((student.loss - teacher.loss).exp()),
+        // Bounds of masks and of uniform noise are of different processes.
+        (Some(teacher), Some(student)) if teacher.uniform == student.uniform => Some((student.loss - teacher.loss).exp()),
         _ => None,
     }
 }
@@ -260,6 +261,9 @@ pub(super) mod tests {
             assert!(close(summary.ratio) && summary.text().contains("1.284 times the teacher's"), "{}", summary.text());
             assert_eq!(summary.text().contains("perplexity of the student's bound"), kinds.is_some());
         }
+        let mut noisy = of(1.25, Some(true));
+        noisy.bound = noisy.bound.map(|bound| Bound { uniform: true, ..bound });
+        assert_eq!(told(of(1.0, Some(true)), noisy).ratio, None, "bounds of two processes");
         // A bound beside a teacher's next token, whether the student says that too or not.
         for kind in [Some(false), Some(true)] {
             let summary = told(of(1.0, None), of(1.25, kind));

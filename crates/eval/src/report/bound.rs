@@ -73,6 +73,12 @@ fn teacher(rows: &[BoundRow]) -> Option<&BoundRow> {
     rows.iter().find(|row| row.role == Role::Teacher)
 }
 
+/// What the teacher is judged by, where that is of the same noise as the student's.
+fn compared(teacher: Option<&BoundRow>, kind: BoundKind) -> Option<Estimate> {
+    let uniform = |kind| kind == BoundKind::UniformNoise;
+    teacher.filter(|teacher| uniform(teacher.kind) == uniform(kind))?.nats
+}
+
 /// The finished student and what it is judged by; none where it does not denoise.
 fn finished(rows: &[BoundRow]) -> Option<(&BoundRow, Estimate)> {
     let student = rows.iter().rfind(|row| row.role == Role::Student)?;
@@ -95,7 +101,7 @@ pub(super) fn headline(report: &Report) -> Option<(String, &'static str, String)
     let first = data.rows.iter().find(|row| row.role == Role::Student).filter(|first| !std::ptr::eq(*first, student));
     detail.extend(first.and_then(|first| first.nats).map(|nats| format!("{} at first", grouped(nats.value, DIGITS))));
     let teacher = teacher(&data.rows);
-    detail.extend(teacher.and_then(|t| t.nats).map(|nats| format!("teacher {}", grouped(nats.value, DIGITS))));
+    detail.extend(compared(teacher, student.kind).map(|nats| format!("teacher {}", grouped(nats.value, DIGITS))));
     if let Some(next) = student.next_token {
         // Of the next token the two are comparable.
         let teacher = teacher.and_then(|t| t.next_token).map(|next| format!(" (teacher {})", perplexity(next)));
@@ -110,7 +116,7 @@ pub(super) fn section(report: &Report) -> String {
     let Some((student, _)) = finished(&data.rows) else { return String::new() };
     let kind = student.kind;
     let teacher = teacher(&data.rows);
-    let compared = teacher.and_then(|teacher| teacher.nats);
+    let compared = compared(teacher, kind);
     let says_next = data.rows.iter().any(|row| row.next_token.is_some());
     let mut heads = vec!["model", "#tokens read"];
     heads.extend(kind.heads());
@@ -157,7 +163,7 @@ pub(super) fn section(report: &Report) -> String {
 /// What the columns must not be taken for.
 fn note(teacher: Option<&BoundRow>, student: &BoundRow) -> String {
     let mut words = Vec::new();
-    if teacher.is_some_and(|teacher| teacher.nats.is_none()) {
+    if student.kind != BoundKind::Exact && teacher.is_some_and(|teacher| teacher.nats.is_none()) {
         words.push("The teacher says the next token and has no bound: its perplexity is no comparison with one.");
     }
     if student.next_token.is_some() {
@@ -167,8 +173,8 @@ fn note(teacher: Option<&BoundRow>, student: &BoundRow) -> String {
 }
 
 fn curve(data: &BoundTable, kind: BoundKind) -> String {
-    let all =
-        [(kind.name(), Style::Marked, &data.curve), ("next-token loss, which is no bound", Style::Reference, &data.next_token)];
+    let next = if kind == BoundKind::Exact { "next-token loss" } else { "next-token loss, which is no bound" };
+    let all = [(kind.name(), Style::Marked, &data.curve), (next, Style::Reference, &data.next_token)];
     let some = all.into_iter().filter(|(_, _, points)| !points.is_empty());
     let series: Vec<Series> =
         some.map(|(name, style, points)| Series { name: name.into(), style, points: pairs(points) }).collect();
@@ -203,7 +209,7 @@ fn curve(data: &BoundTable, kind: BoundKind) -> String {
 
 /// What a masked token costs, the more of the text is masked; empty where that was not measured.
 fn shares(rows: &[BoundRow]) -> String {
-    let measured = rows.iter().filter(|row| row.by_share.iter().any(Option::is_some));
+    let measured = rows.iter().filter(|row| row.kind != BoundKind::Exact && row.by_share.iter().any(Option::is_some));
     let rows: Vec<_> = measured
         .map(|row| {
             let nats = row.by_share.iter().map(|nats| number(&nats.map(|nats| grouped(nats, 2)).unwrap_or_default()));

@@ -213,7 +213,7 @@ pub struct BoundTable {
     pub rows: Vec<BoundRow>,
     /// The student's, in nats a token, after so many tokens of the whole run.
     pub curve: Vec<Point>,
-    /// Its next-token loss at the same places, in nats a token; empty where it is not trained to say the next token.
+    /// Its next-token loss at the same places, in nats a token; empty where it says none.
     pub next_token: Vec<Point>,
     /// How it was measured (windows, masks).
     pub conditions: String,

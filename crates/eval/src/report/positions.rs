@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn student_and_teacher_stand_beside_each_other() {
         let page = render(&report(Some(2.0)));
-        for shown in ["<section id=\"positions\"", "128 to 2,047", "0.125", "class=\"reference\"", "&lt;2048&gt;"] {
+        for shown in ["<section id=\"positions\"", "128–2,047", "0.125", "class=\"reference\"", "&lt;2048&gt;"] {
             assert!(page.contains(shown), "{shown}");
         }
         let alone = positions(&report(None));

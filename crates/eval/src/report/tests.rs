@@ -267,7 +267,7 @@ fn a_teacher_not_clearly_above_chance_is_told_so() {
     let mut report = full("w", 2.0);
     report.tasks[0].relative = None;
     let page = render(&report);
-    assert!(page.contains(">teacher not clearly above chance<") && !page.contains("at chance"));
+    assert!(page.contains(">teacher near chance<") && !page.contains("at chance"));
 }
 
 #[test]

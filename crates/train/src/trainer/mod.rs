@@ -144,6 +144,11 @@ impl Trainer {
         [self.text.train.len(), self.text.held_out.len()]
     }
 
+    /// Tokens a window of held-out text; fewer than were asked for where there is less text.
+    pub fn held_out_context(&self) -> usize {
+        self.held_out.context()
+    }
+
     /// Runs every stage that is left. Afterwards `student` is the result.
     ///
     /// # Errors

@@ -155,7 +155,8 @@ impl<'a> Screen<'a> {
         let known = self.known();
         let written = self.cells.iter().filter(|c| matches!(c, Cell::Token { .. })).count();
         let rate = written as f64 / self.forwards.max(1) as f64;
-        format!("{known} of {} positions, {} passes, {rate:.1} tokens a pass", self.cells.len(), self.forwards)
+        let passes = if self.forwards == 1 { "pass" } else { "passes" };
+        format!("{known} of {} positions, {} {passes}, {rate:.1} tokens a pass", self.cells.len(), self.forwards)
     }
 
     /// The text with `░` for what is unknown.
@@ -313,7 +314,7 @@ mod tests {
         screen.live = false;
         let step = |step, forwards| Step { step, forwards, ..Step::default() };
         screen.step(&step(0, 1));
-        assert_eq!((screen.steps, screen.count().as_str()), (1, "0 of 1024 positions, 1 passes, 0.0 tokens a pass"));
+        assert_eq!((screen.steps, screen.count().as_str()), (1, "0 of 1024 positions, 1 pass, 0.0 tokens a pass"));
         for cell in &mut screen.cells {
             *cell = Cell::Token { token: 1, confidence: 1.0, step: 1023 };
         }

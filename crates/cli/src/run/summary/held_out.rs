@@ -1,5 +1,5 @@
 //! What was measured on held-out text, in words. A model that denoises is judged by its own negative log-likelihood or a
-//! bound of it, which stands first; the next token's loss, where it is trained to say one, stands beside it.
+//! bound of it, which stands first; the next token's loss, where it says one, stands beside it.
 
 use super::label;
 use recast_eval::metrics::Estimate;
@@ -11,7 +11,7 @@ use recast_train::validate::{Bound, HeldOutLoss};
 pub fn judged(loss: &HeldOutLoss) -> Option<Estimate> {
     let bound = loss.bound?;
     // A likelihood needs no masks, and one mask has no error.
-    let std_error = Some(bound.error).filter(|error| !bound.exact && error.is_finite());
+    let std_error = Some(bound.error).filter(|error| !bound.exact && bound.samples > 1 && error.is_finite());
     Some(Estimate { value: bound.loss, std_error })
 }
 
@@ -24,9 +24,13 @@ pub fn next_token(loss: &HeldOutLoss) -> Option<f64> {
 pub fn form(bound: &Bound) -> String {
     match bound {
         Bound { exact: true, .. } => "blocks of one token: no bound, but the likelihood of its own order".into(),
-        Bound { uniform: true, samples, .. } => format!("generalised KL of uniform noise, {samples} noises a window"),
-        Bound { samples, .. } => format!("exact-count form, {samples} masks a window"),
+        Bound { uniform: true, samples, .. } => format!("generalised KL of uniform noise, {} a window", many(*samples, "noise")),
+        Bound { samples, .. } => format!("exact-count form, {} a window", many(*samples, "mask")),
     }
+}
+
+fn many(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The same, with what a masked token costs.
@@ -40,7 +44,7 @@ fn how(bound: &Bound) -> String {
 }
 
 fn kind(bound: &Bound) -> &'static str {
-    if bound.exact { "likelihood" } else { "diffusion bound" }
+    if bound.exact { "own-order loss" } else { "diffusion bound" }
 }
 
 /// A measurement in a line, what the model is judged by first.
@@ -90,15 +94,19 @@ pub fn notes(held_out: &[(String, HeldOutLoss)]) -> Vec<String> {
     }
     let mut units = String::from("in nats a token of held-out text");
     if bounds.iter().any(|(_, bound)| !bound.exact) {
-        units.push_str("; a diffusion bound is an upper bound of the negative log-likelihood, ± a standard error over masks");
+        units.push_str("; a diffusion bound is an upper bound of the negative log-likelihood, ± a standard error over draws");
     }
     if held_out.iter().any(|(_, loss)| loss.kl.is_some()) {
         units.push_str("; KL is from the teacher's next-token distribution");
     }
     let mut lines = vec![units];
     lines.extend(bounds.iter().map(|(name, bound)| format!("{}: {}", label(name), how(bound))));
-    if held_out.iter().any(|(name, loss)| name == TEACHER && loss.bound.is_none()) {
+    let judged_by_bound = bounds.last().is_some_and(|(_, bound)| !bound.exact);
+    if judged_by_bound && held_out.iter().any(|(name, loss)| name == TEACHER && loss.bound.is_none()) {
         lines.push("the teacher says the next token and has no bound: its loss is no comparison with one".into());
+    }
+    if bounds.iter().any(|(_, bound)| bound.uniform) && bounds.iter().any(|(_, bound)| !bound.uniform) {
+        lines.push("bounds of masks and of uniform noise are of different processes and no comparison either".into());
     }
     lines
 }
@@ -149,12 +157,16 @@ mod tests {
         let words = "held-out diffusion bound 2.5000 ± 0.0125 nats a token (generalised KL of uniform noise, 8 noises a window)";
         assert_eq!(measured(&denoiser(true, uniform)), words);
         let exact = denoiser(true, Bound { exact: true, ..Bound::default() });
-        assert!(measured(&exact).starts_with("held-out likelihood 2.5000 nats a token (blocks of one token: no bound"));
+        assert!(measured(&exact).starts_with("held-out own-order loss 2.5000 nats a token (blocks of one token: no bound"));
         let said = notes(&run(exact));
-        assert!(!said[0].contains("upper") && table(&run(exact)).plain().contains("  likelihood  "), "{said:?}");
+        assert!(
+            !said.iter().any(|line| line.contains("upper") || line.contains("no comparison"))
+                && table(&run(exact)).plain().contains("  own-order loss  "),
+            "{said:?}"
+        );
         // One mask has no error.
         let mut one = denoiser(true, Bound::default());
-        one.bound = one.bound.map(|bound| Bound { error: f64::NAN, samples: 1, ..bound });
+        one.bound = one.bound.map(|bound| Bound { error: 0.0, samples: 1, ..bound });
         assert_eq!(judged(&one), Some(Estimate { value: 2.5, std_error: None }));
     }
 
