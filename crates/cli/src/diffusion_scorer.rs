@@ -23,20 +23,25 @@ pub struct DiffusionScorer<'a> {
 impl<'a> DiffusionScorer<'a> {
     /// As [`ModelScorer::new`], with `samples` masks drawn for each text that is scored.
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer, name: &str, hash: &str, samples: usize) -> Self {
-        let exact = model.config.diffusion.as_ref().is_some_and(|d| d.block == Some(1));
-        let estimate = match exact {
-            true => "exact likelihood, blocks of 1".to_owned(),
-            false => format!("likelihood bound, exact-count form, {samples} masks an answer (1 of one token)"),
+        let (block, uniform) = model.config.diffusion.as_ref().map_or((None, false), |d| (d.block, d.uniform));
+        let texts = format!("texts one token a forward pass, blocks of {}, temperature 0", block.unwrap_or(BLOCK));
+        let scores = match block {
+            Some(1) => "exact likelihood, blocks of 1".to_owned(),
+            _ => format!("likelihood bound, exact-count form, {samples} masks an answer (1 of one token)"),
         };
-        let block = model.config.diffusion.as_ref().and_then(|d| d.block).unwrap_or(BLOCK);
-        let estimate = format!(
-            "{estimate}; last words surest token first; texts one token a forward pass, blocks of {block}, temperature 0"
-        );
+        // Nothing is scored with a model of uniform noise.
+        let estimate = if uniform { texts } else { format!("{scores}; last words surest token first; {texts}") };
         // Answers that are estimated otherwise are other answers.
         let hash = format!("{hash}\n{estimate}");
         let mut card = ModelScorer::new(model, tokenizer, name, &hash).describe().clone();
         card.estimate = Some(estimate);
         Self { model, tokenizer, options: Options { samples, ..Options::default() }, card }
+    }
+
+    /// As [`ModelScorer::with_room`].
+    pub fn with_room(mut self, room: usize) -> Self {
+        self.card.max_context = self.card.max_context.min(room);
+        self
     }
 }
 
@@ -125,6 +130,25 @@ mod tests {
             let mask = Prompt { tokens: vec![1, mask_token], ..prompt(1, 8) };
             assert!(scorer.greedy_until(&[mask]).expect_err("refused").to_string().contains("mask token"));
             assert!(scorer.describe().estimate.as_ref().is_some_and(|said| said.contains("one token a forward pass")));
+        }
+    }
+
+    #[test]
+    fn a_card_says_of_uniform_noise_how_it_writes_and_nothing_of_likelihoods() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families/llama_gqa");
+        let tokenizer = crate::scorer::tests::tokenizer();
+        let mut model = Model::open(&path, &Device::flex()).expect("a golden model");
+        for (block, uniform, said) in [
+            (None, true, "texts one token a forward pass, blocks of 32, temperature 0"),
+            (Some(1), true, "texts one token a forward pass, blocks of 1, temperature 0"),
+            (Some(1), false, "exact likelihood, blocks of 1; last words surest token first; texts one token a forward pass"),
+            (None, false, "likelihood bound, exact-count form, 8 masks an answer (1 of one token); last words surest token"),
+        ] {
+            model.config.diffusion = Some(Diffusion { mask_token: 95, block, shift: true, uniform });
+            let scorer = DiffusionScorer::new(&model, &tokenizer, "m", "", 8).with_room(4);
+            let card = scorer.describe();
+            assert!(card.estimate.as_ref().is_some_and(|estimate| estimate.starts_with(said)), "{card:?}");
+            assert_eq!(card.max_context, 4);
         }
     }
 }

@@ -36,7 +36,10 @@ fn asked_wrongly(error: &(dyn std::error::Error + 'static)) -> bool {
     }
     fn of_model(error: &ModelError) -> bool {
         match error {
-            ModelError::Mixer { .. } | ModelError::MixerOptions { .. } | ModelError::NoTokenizer { .. } => true,
+            ModelError::Mixer { .. }
+            | ModelError::MixerOptions { .. }
+            | ModelError::NoTokenizer { .. }
+            | ModelError::UniformNoise => true,
             ModelError::Checkpoint { source, .. } => of_model(source),
             ModelError::Weights(error) => of_weights(error),
             _ => false,

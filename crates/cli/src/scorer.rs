@@ -49,6 +49,12 @@ impl<'a> ModelScorer<'a> {
         Self { model, tokenizer, card }
     }
 
+    /// Reads no more than `room` tokens a call: as many as a model it is compared with.
+    pub fn with_room(mut self, room: usize) -> Self {
+        self.card.max_context = self.card.max_context.min(room);
+        self
+    }
+
     fn forward(&self, requests: &[Request], pass: &Pass, out: &mut [Option<Scored>]) -> Result<(), BoxError> {
         let rows: Vec<usize> = pass.units.iter().flat_map(Clone::clone).collect();
         let width = rows.iter().map(|&r| length(&requests[r])).max().unwrap_or(0) - pass.shared;
@@ -405,6 +411,9 @@ pub(crate) mod tests {
         // What ends a text is neither in the weights nor in the tokens, and stands on the card by itself.
         let ends = tokenizer.clone().with_special_tokens(None, vec![5, 2]).expect("ids of its own");
         assert_eq!(ModelScorer::new(&model, &ends, "m", "a").describe().end_tokens, [2, 5]);
+        // And how much is read.
+        let room = |most| ModelScorer::new(&model, &tokenizer, "m", "a").with_room(most).describe().max_context;
+        assert_eq!((room(8), room(1 << 20)), (8, model.config.max_positions));
     }
 
     #[test]

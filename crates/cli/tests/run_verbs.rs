@@ -323,6 +323,68 @@ fn what_an_evaluation_was_asked_wrongly_is_code_2() {
     assert!(output.status.code() == Some(2) && error.contains("smaller --context"), "{error}");
 }
 
+/// Changes the config of a model in a folder.
+fn configure(folder: &Path, change: impl FnOnce(&mut Value)) {
+    let path = folder.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
+    change(&mut config);
+    std::fs::write(&path, config.to_string()).expect("writes");
+}
+
+/// The same weights, one of which was trained on sequences that hold the questions and the other on shorter ones.
+#[test]
+fn a_model_and_its_teacher_are_asked_the_same_however_long_they_were_trained_at() {
+    let (student, teacher, data) = (model(), model(), questions());
+    configure(teacher.path(), |config| config["max_position_embeddings"] = 8.into());
+    let journal = data.path().join("journal.jsonl");
+    let arguments =
+        ["eval", text(student.path()), "--tasks", "openbookqa", "--data", text(data.path()), "--journal", text(&journal)];
+    let against = [&arguments[..], &["--against", text(teacher.path())]].concat();
+    let shorter = [&["eval", text(teacher.path()), "--against", text(student.path())], &arguments[2..]].concat();
+    let alone = json_of(&arguments, "");
+    assert_eq!(alone["results"][0]["truncated"], 0);
+    // Whichever of the two it is.
+    for arguments in [against, shorter] {
+        let told = json_of(&arguments, "");
+        for result in [&told["results"][0], &told["teacher"][0]] {
+            assert_eq!((&result["truncated"], &result["model"]["max_context"]), (&json!(6), &json!(8)));
+        }
+        assert_eq!(told["results"][0]["metrics"], told["teacher"][0]["metrics"]);
+        let conditions = told["comparisons"][0]["conditions"].as_str().expect("a text");
+        assert!(conditions.contains("6 cut to fit 8 tokens") && !conditions.contains("student:"), "{conditions}");
+    }
+    // An answer to the whole question is none to the cut one, and stays what it is.
+    let output = recast(&arguments, "");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("6 items (6 answered)"));
+    assert_eq!(json_of(&arguments, "")["results"], alone["results"]);
+}
+
+#[test]
+fn texts_are_not_scored_with_a_model_of_uniform_noise_and_that_is_said_before_the_other_is() {
+    let (student, teacher, data) = (model(), model(), questions());
+    configure(teacher.path(), |config| {
+        let layers = config["num_hidden_layers"].as_u64().expect("layers") as usize;
+        config["base_model_type"] = config["model_type"].take();
+        config["model_type"] = "recast".into();
+        config["mixers"] = vec![json!({"kind": "softmax"}); layers].into();
+        config["diffusion"] = json!({"mask_token": 95, "block": 4, "shift": true, "uniform": true});
+    });
+    let arguments =
+        ["eval", text(student.path()), "--against", text(teacher.path()), "--tasks", "openbookqa", "--data", text(data.path())];
+    let output = recast(&arguments, "");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{error}");
+    assert!(error.contains(text(teacher.path())) && error.contains("uniform noise"), "{error}");
+    assert!(!error.contains("6 items"), "a model was scored first: {error}");
+
+    // It writes, and nothing is said of how it would have scored.
+    let question = json!({"id": "a", "context": "c", "question": "q", "answers": ["x"]}).to_string();
+    std::fs::write(data.path().join("xquad_en.jsonl"), question).expect("writes");
+    let written = json_of(&["eval", text(teacher.path()), "--tasks", "xquad_en", "--data", text(data.path())], "");
+    let estimate = written["results"][0]["model"]["estimate"].as_str().expect("how it writes");
+    assert!(estimate.starts_with("texts one token a forward pass"), "{estimate}");
+}
+
 /// A recipe of what is inside the binary.
 const RECIPE: &str = r#"
 name = "small"
@@ -356,6 +418,17 @@ fn a_plan_tells_how_much_text_there_is() {
         assert_eq!(plan["text"][key], std::fs::metadata(assets.join(file)).expect("an asset").len(), "{key}");
     }
     assert_eq!((&plan["stages"][0]["name"], &plan["text"]["held_out_tokens"]), (&json!("distil"), &Value::Null));
+}
+
+#[test]
+fn a_plan_refuses_a_key_of_a_config_that_nothing_reads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = "scratch.vocabulary = 300\nscratch.config = { model_type = \"llama\", wibble = 1 }";
+    let recipe = RECIPE.replace("teacher.path = \"embedded\"\nstudent.mixer = { kind = \"rwkv7\" }", config);
+    std::fs::write(folder.path().join("r.toml"), recipe.replace("logit-kl", "next-token")).expect("writes");
+    let output = recast(&["plan", text(&folder.path().join("r.toml"))], "");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && error.contains("unknown key `scratch.config.wibble`"), "{error}");
 }
 
 #[test]

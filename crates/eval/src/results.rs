@@ -86,7 +86,7 @@ impl TaskResult {
             None => format!("{} items", self.items),
         });
         if self.truncated > 0 {
-            parts.push(format!("{} cut to fit", self.truncated));
+            parts.push(format!("{} cut to fit {} tokens", self.truncated, self.model.max_context));
         }
         parts.extend(self.model.estimate.clone());
         parts.join(", ")
@@ -309,6 +309,14 @@ mod tests {
         let row = Comparison::new(&sample("teacher", 0.53), &student).unwrap();
         let shown = comparison_table(&[row]).plain();
         assert!(shown.contains("teacher near chance") && !shown.contains("at chance"), "{shown}");
+    }
+
+    #[test]
+    fn conditions_say_what_was_cut_and_to_how_much() {
+        let mut result = sample("a", 0.61);
+        assert!(!result.conditions().contains("cut"), "{}", result.conditions());
+        result.truncated = 3;
+        assert!(result.conditions().ends_with(", 3 cut to fit 8 tokens"), "{}", result.conditions());
     }
 
     #[test]

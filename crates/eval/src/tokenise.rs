@@ -58,7 +58,7 @@ pub fn encode_pair(scorer: &dyn Scorer, context: &str, continuation: &str) -> Re
     let room = (card.max_context + 1).saturating_sub(scored.len());
     if room == 0 {
         return Err(EvalError::Setting(format!(
-            "a continuation of {} tokens does not fit the {} tokens that `{}` reads",
+            "a continuation of {} tokens does not fit the {} tokens that `{}` may read",
             scored.len(),
             card.max_context,
             card.name

@@ -5,7 +5,7 @@ mod common;
 use common::{by, endless, fill, quiet};
 use recast_infer::InferError;
 use recast_infer::samplers::denoising::{
-    Candidate, Canvas, Denoiser, Denoising, Editing, Filler, Read, Remasking, Row, Rule, Shape, View, step,
+    Candidate, Canvas, Denoiser, Denoising, Editing, Ends, Filler, Read, Remasking, Row, Rule, Shape, View, step,
 };
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -140,6 +140,8 @@ fn every_rule_ends_and_writes_what_is_likeliest_where_places_do_not_matter_to_ea
         assert_eq!(run(Some(16), rule), 3, "{rule:?}");
     }
     assert_eq!(run(None, Rule::Ancestral { steps: 9, remasking: Remasking::Never }), 9);
+    // Steps that bring nothing are not taken.
+    assert_eq!(run(Some(16), Rule::Fixed { steps: 100 }), 37);
 }
 
 #[test]
@@ -207,8 +209,8 @@ fn a_seed_is_a_text_and_the_steps_tell_how_it_came_about() {
         let all: usize = tokens.iter().enumerate().map(|(i, &token)| (i + 1) * token as usize).sum();
         (0..40).map(|id| ((place * 31 + id * 17 + all) % 97) as f32 / 12.0).collect()
     });
-    let run = |seed| {
-        let settings = Denoising { temperature: 1.0, seed, ..by(Rule::Threshold { at: 0.3 }) };
+    let run = |rule, seed| {
+        let settings = Denoising { temperature: 1.0, seed, ..by(rule) };
         let mut row: Row<()> = Row::new(&table, &Canvas::after(&[1, 0], 40), settings, &[], 0).expect("row");
         let mut standing: Vec<Option<u32>> = vec![None; 40];
         let mut revised = 0;
@@ -227,9 +229,63 @@ fn a_seed_is_a_text_and_the_steps_tell_how_it_came_about() {
         assert_eq!(row.settled().0, text);
         (text, revised)
     };
-    assert_eq!(run(3), run(3));
-    assert_ne!(run(3).0, run(4).0);
-    assert!(run(3).1 > 0);
+    for rule in [Rule::Threshold { at: 0.3 }, Rule::Ancestral { steps: 12, remasking: Remasking::Never }] {
+        assert_eq!(run(rule, 3), run(rule, 3));
+        assert_ne!(run(rule, 3).0, run(rule, 4).0);
+        assert!(run(rule, 3).1 > 0);
+    }
+}
+
+#[test]
+fn an_end_that_was_written_too_early_may_go() {
+    const END: u32 = 7;
+    // The first pass is sure that the text ends at place 3, the others that it does not.
+    let table = Table::new(10, |_: &[u32], place: usize, pass| {
+        let (best, sure) = match (place, pass) {
+            (3, 0) => (END, 9.0),
+            (3, _) => (5, 9.0),
+            _ => (4, 4.0),
+        };
+        (0..10).map(|id| if id == best { sure } else { 0.0 }).collect()
+    });
+    let written = |settings: Denoising| {
+        table.seen.borrow_mut().clear();
+        let mut row: Row<()> = Row::new(&table, &Canvas::after(&[1], 6), settings, &[END], 0).expect("row");
+        let mut ended = false;
+        while !row.is_over() {
+            let taken = step(&table, &mut [&mut row]).expect("steps").pop().flatten().expect("a step");
+            ended |= taken.changes.iter().any(|change| change.new == Some(END));
+        }
+        (row.settled().0.to_vec(), ended)
+    };
+    for until_end in [true, false] {
+        let found = written(Denoising { until_end, ..by(Rule::Fixed { steps: 4 }) });
+        assert_eq!(found, (vec![4, 4, 5, 4, 4, 4], true), "until_end {until_end}");
+    }
+    // In one pass nobody asks again; kept back, it is not written at all.
+    assert_eq!(written(by(Rule::Fixed { steps: 1 })), (vec![4, 4, END], true));
+    let last = Denoising { ends: Ends::Last, until_end: false, ..by(Rule::Fixed { steps: 4 }) };
+    assert_eq!(written(last), (vec![4, 4, 5, 4, 4, 4], false));
+}
+
+#[test]
+fn end_tokens_that_come_last_come_and_end_it() {
+    // Nothing but ends is left from place 4 on.
+    let table = Table::new(10, |_: &[u32], place: usize, _| {
+        let best = if place < 4 { 4 } else { 7 };
+        (0..10).map(|id| if id == best { 6.0 + place as f32 } else { 0.0 }).collect()
+    });
+    for until_end in [true, false] {
+        for rule in [Rule::Fixed { steps: 8 }, Rule::Threshold { at: 0.5 }, Rule::Hierarchical { high: 0.9, low: 0.5 }] {
+            let settings = Denoising { ends: Ends::Last, until_end, ..by(rule) };
+            let mut row: Row<()> = Row::new(&table, &Canvas::after(&[1], 8), settings, &[7], 0).expect("row");
+            while !row.is_over() {
+                step(&table, &mut [&mut row]).expect("steps");
+            }
+            let tokens = row.settled().0;
+            assert!(tokens.starts_with(&[4, 4, 4, 7]) && row.counters().forwards <= 8, "{rule:?}: {tokens:?}");
+        }
+    }
 }
 
 #[test]
@@ -242,6 +298,8 @@ fn what_needs_masks_is_refused() {
     };
     let guided = refused(Denoising { guidance: 0.5, ..Denoising::default() });
     assert!(guided.contains("guidance: expected 0") && guided.contains("uniform noise"), "{guided}");
+    let early = refused(Denoising { editing: Some(Editing { at: 0.5, passes: 0 }), ..Denoising::default() });
+    assert!(early.contains("editing passes: expected at least 1"), "{early}");
     let remasked = refused(by(Rule::Ancestral { steps: 4, remasking: Remasking::Doubtful }));
     assert!(remasked.contains("remasking: expected none") && remasked.contains("uniform noise"), "{remasked}");
 }

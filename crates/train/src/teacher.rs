@@ -114,19 +114,25 @@ fn to_diffusion(config: &mut ModelConfig, wanted: &ToDiffusion, used: usize) -> 
 /// Text that a tokenizer is trained on.
 const TOKENIZER_BYTES: usize = 20_000_000;
 
+/// Refuses a key of `[scratch.config]` that nothing reads. This is for what begins: a run goes on with the keys that its
+/// checkpoints were built on, whatever the version that began it made of them.
+///
+/// # Errors
+/// With the key.
+pub fn check_config(scratch: &Scratch) -> Result<(), TrainError> {
+    families::unread(&scratch.config, "scratch.config").map_or(Ok(()), |what| Err(TrainError::Recipe(what)))
+}
+
 /// A model that starts from nothing, with its tokenizer.
 ///
 /// # Errors
-/// When the config is not complete or has a key that nothing reads, or the text cannot be read or is none.
+/// When the config is not complete, or the text cannot be read or is none.
 pub fn from_scratch(
     scratch: &Scratch,
     recipe: &Recipe,
     embedded: &Embedded,
     device: &Device,
 ) -> Result<(Model, Tokenizer), TrainError> {
-    if let Some(what) = families::unread(&scratch.config, "scratch.config") {
-        return Err(TrainError::Recipe(what));
-    }
     let tokenizer = match (&scratch.tokenizer, scratch.vocabulary) {
         (Some(folder), _) => Tokenizer::from_dir(folder)?,
         (None, Some(size)) => {
@@ -269,15 +275,22 @@ mod tests {
             batch = 3
             learning_rate = 1e-3
         "#;
-        let made = |sets: &[String]| {
+        let opened = |sets: &[String]| {
             let recipe = load_text(recipe, sets).expect("loads");
             let mut scratch = recipe.scratch.clone().expect("from nothing");
             scratch.tokenizer = Some(tiny());
-            from_scratch(&scratch, &recipe, &Embedded::default(), &Device::flex())
+            (scratch, recipe)
         };
-        let config = made(&[]).expect("a model").0.config;
-        assert_eq!((config.max_positions, &config.raw["max_position_embeddings"]), (24, &serde_json::json!(24)));
-        let refused = made(&["scratch.config.num_hiden_layers=2".into()]).err().expect("refused");
+        let made = |(scratch, recipe): &(Scratch, Recipe)| {
+            let model = from_scratch(scratch, recipe, &Embedded::default(), &Device::flex()).expect("a model").0;
+            (model.config.max_positions, model.config.raw["max_position_embeddings"].clone())
+        };
+        let known = opened(&[]);
+        check_config(&known.0).expect("all of it is read");
+        assert_eq!(made(&known), (24, serde_json::json!(24)));
+        let unknown = opened(&["scratch.config.num_hiden_layers=2".into()]);
+        assert_eq!(made(&unknown), made(&known), "a run that has begun goes on with it");
+        let refused = check_config(&unknown.0).expect_err("refused");
         assert!(matches!(refused, TrainError::Recipe(_)), "asked wrongly");
         let message = refused.to_string();
         assert!(

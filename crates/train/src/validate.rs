@@ -307,7 +307,7 @@ fn flat(x: Tensor<3>) -> Tensor<2> {
 }
 
 /// Whether logits under a causal mask speak of the next token, as the model came.
-fn says_next(model: &Model) -> bool {
+pub(crate) fn says_next(model: &Model) -> bool {
     model.config.diffusion.as_ref().is_none_or(|diffusion| diffusion.shift)
 }
 

@@ -201,15 +201,19 @@ fn it_is_the_same_however_often_a_run_goes_on_and_is_not_measured_again() {
 #[test]
 fn it_is_absent_where_nothing_is_longer_or_fits_or_says_a_next_token() {
     let run = Run::new();
+    let few = "nothing is measured in windows of 80 tokens";
     for (name, recipe, changes, said) in [
         ("short", RECIPE, &["stages.extend.context=16"][..], ""),
         ("judged", RECIPE, &["validation.context=80"], ""),
-        ("few", RECIPE, &["validation.tokens=79"], "nothing is measured in windows of 80 tokens"),
+        ("few", RECIPE, &["validation.tokens=79"], few),
         ("denoise", DENOISE, &[], ""),
     ] {
         let mut watch = Watch::default();
         let trainer = run.end(recipe, changes, name, &mut watch);
         assert_eq!((&trainer.long, watch.said.contains(said), watch.said.is_empty()), (&None, true, said.is_empty()), "{name}");
+        // The last token of a text is no input.
+        let counted = format!("the {} held-out tokens that another one follows and the 79 of", trainer.text_tokens()[1] - 1);
+        assert_eq!(watch.said.contains(&counted), said == few, "{name}: {}", watch.said);
         assert!(run.history(name).iter().all(|line| line.held_out_long.is_none()), "{name}");
     }
 }

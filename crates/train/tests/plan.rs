@@ -72,6 +72,32 @@ fn time_follows_tokens_and_measurements() {
     assert!(plan.gflops > 0.0 && plan.seconds_per_value > 0.0);
 }
 
+/// Behind the last stage, where a stage reads longer windows than those that all are judged in.
+#[test]
+fn time_counts_the_long_windows_that_end_a_run() {
+    let stage = |name: &str| {
+        format!(
+            "[[stages]]\nname = \"{name}\"\nobjective = \"next-token\"\ntokens = 640\ncontext = 64\nbatch = 4\nlearning_rate = 1e-3\n"
+        )
+    };
+    let text = format!(
+        "name = \"plan\"\n[teacher]\npath = \"embedded\"\n[student]\nmixer = {{ kind = \"rwkv7\" }}\n\
+         [text]\ntrain = [\"embedded\"]\n{}{}",
+        stage("one"),
+        stage("like-it")
+    );
+    let (teacher, student) = (model("teacher"), model("student"));
+    for (tokens, context, longer) in [(64, 16, true), (63, 16, false), (1000, 64, false)] {
+        let sets = [format!("validation.tokens={tokens}"), format!("validation.context={context}")];
+        let recipe = recipe::load_text(&text, &sets).expect("a recipe");
+        for teacher in [None, Some(&teacher)] {
+            let plan = Plan::new(&recipe, teacher, &student).expect("a plan");
+            let more = plan.stages[1].seconds - plan.stages[0].seconds;
+            assert!(if longer { more > 0.0 } else { more == 0.0 }, "{tokens} tokens, {context} a window: {more} s");
+        }
+    }
+}
+
 #[test]
 fn a_teacher_that_denoises_is_not_imitated_under_a_causal_mask() {
     let text = "name = \"plan\"\n[teacher]\npath = \"embedded\"\n[student]\nmixer = { kind = \"rwkv7\" }\n\

@@ -208,6 +208,28 @@ fn a_vocabulary_may_change_until_something_was_built_on_it() {
     assert_eq!(size(run.resume(&[])), 265);
 }
 
+/// A version that had no use for a key may have begun a run with it, which cannot be taken out again.
+#[test]
+fn a_key_that_nothing_reads_is_refused_where_a_run_begins_and_not_where_it_goes_on() {
+    let mut run = Run::new();
+    let known = run.recipe.clone();
+    run.recipe.scratch.as_mut().expect("from nothing").config.insert("wibble".into(), 1.into());
+    let message = refusal(run.create());
+    assert!(message.contains("unknown key `scratch.config.wibble`"), "{message}");
+    assert!(!run.folder().exists(), "something was written");
+
+    let unknown = std::mem::replace(&mut run.recipe, known);
+    let mut trainer = run.create().expect("begins");
+    // As if it had begun so.
+    trainer.recipe.scratch = unknown.scratch;
+    let written = trainer.recipe.to_toml().expect("TOML");
+    std::fs::write(run.folder().join("recipe.toml"), written).expect("writes");
+    let stopped = trainer.run(&mut stop_in("answer"));
+    assert!(matches!(stopped, Err(TrainError::Stopped { step: 1, .. })), "{stopped:?}");
+    drop(trainer);
+    run.resume(&[]).expect("goes on").run(&mut nobody()).expect("ends");
+}
+
 #[test]
 fn what_is_held_out_is_written_down() {
     let run = Run::new();

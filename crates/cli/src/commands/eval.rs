@@ -8,11 +8,12 @@ use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use recast_eval::report;
 use recast_eval::results::{comparison_table, results_table};
+use recast_eval::tasks::Prompt;
 use recast_eval::{
     Comparison, Cost, EvalError, Journal, LoadOptions, Loaded, Progress, RunOptions, Scorer, Task, TaskResult, check, estimate,
     run as run_task,
 };
-use recast_models::likelihood;
+use recast_models::{ModelError, likelihood};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -96,18 +97,26 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         check_model(&args.model, run)?;
     }
     // And with a model, before the first is scored.
+    let mut room = usize::MAX;
     for path in std::iter::once(&args.model).chain(&args.against) {
         let checkpoint = recast_models::weights::open(&crate::embedded::resolve(path)?)?;
         let config = recast_models::families::read(checkpoint.as_ref())?;
         let tokenizer = recast_models::tokenizer(checkpoint.as_ref(), config.vocabulary)?;
+        let writes = |task: &Loaded| matches!(task.task.prompt, Prompt::Generate { .. });
+        if config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform) && !tasks.iter().all(writes) {
+            return Err(ModelError::UniformNoise.of(path).into());
+        }
         let card = card(&config, &tokenizer, &path.display().to_string());
         tasks.iter().try_for_each(|task| check(task, &card))?;
+        // A prompt that is cut for one and whole for the other is not the same question: both have the room of the smaller
+        // one, into which fits what fits into each.
+        room = room.min(card.max_context);
     }
     let mut journal = args.journal.as_deref().map(Journal::open).transpose()?;
     let device = global.device()?;
     let started = Instant::now();
     let samples = args.samples.map(|n| n as usize);
-    let mut score = |path: &Path| score(path, &tasks, samples, journal.as_mut(), global, &device);
+    let mut score = |path: &Path| score(path, &tasks, room, samples, journal.as_mut(), global, &device);
     let results = score(&args.model)?;
     // Neither a teacher that fails nor a full disk nor a reader that has seen enough takes along what is there: written,
     // told, and only then failed.
@@ -184,9 +193,11 @@ fn task(name: &str) -> anyhow::Result<Task> {
     Ok(Task::from_toml(&text, name)?)
 }
 
+/// Scores a model that reads at most `room` tokens at a time.
 fn score(
     path: &Path,
     tasks: &[Loaded],
+    room: usize,
     samples: Option<usize>,
     mut journal: Option<&mut Journal>,
     global: &Global,
@@ -199,7 +210,7 @@ fn score(
     let mut scorer: Box<dyn Scorer> = match loaded.model.config.diffusion {
         Some(_) => {
             let samples = samples.unwrap_or(SAMPLES);
-            Box::new(DiffusionScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash, samples))
+            Box::new(DiffusionScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash, samples).with_room(room))
         }
         None => {
             if samples.is_some() {
@@ -207,7 +218,7 @@ fn score(
                     "note: --samples is for models that denoise; {name} is a next-token model, and nothing is drawn for it"
                 ));
             }
-            Box::new(ModelScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash))
+            Box::new(ModelScorer::new(&loaded.model, &loaded.tokenizer, &name, &hash).with_room(room))
         }
     };
     let costs = tasks.iter().map(|t| estimate(scorer.as_ref(), t, journal.as_deref())).collect::<Result<Vec<Cost>, _>>()?;

@@ -6,7 +6,7 @@ use recast_eval::table::{Align, Table};
 use recast_text::TextError;
 use recast_train::plan::Plan;
 use recast_train::recipe::{self, Embedded};
-use recast_train::teacher::{Teacher, from_scratch};
+use recast_train::teacher::{Teacher, check_config, from_scratch};
 use recast_train::{Recipe, TrainError};
 use serde_json::{Value, json};
 use std::fmt;
@@ -43,7 +43,10 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
             let student = teacher.student(&recipe, &device)?;
             Plan::new(&recipe, Some(&teacher.model), &student)?
         }
-        (None, Some(scratch)) => Plan::new(&recipe, None, &from_scratch(scratch, &recipe, &files, &device)?.0)?,
+        (None, Some(scratch)) => {
+            check_config(scratch)?;
+            Plan::new(&recipe, None, &from_scratch(scratch, &recipe, &files, &device)?.0)?
+        }
         (None, None) => unreachable!("recipes without teacher and scratch are refused on loading"),
     };
     if global.json {

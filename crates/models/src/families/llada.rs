@@ -28,7 +28,18 @@ const OFF: &[(&str, &[&str])] = &[
     ("activation_type", &["\"silu\""]),
 ];
 
-/// The keys that are read, those of [`OFF`] included.
+/// Their keys.
+pub(super) const SWITCHES: &[&str] = &{
+    let mut keys = [""; OFF.len()];
+    let mut index = 0;
+    while index < keys.len() {
+        keys[index] = OFF[index].0;
+        index += 1;
+    }
+    keys
+};
+
+/// The other keys that are read.
 pub(super) const KEYS: &[&str] = &[
     "model_type",
     "vocab_size",
@@ -50,14 +61,6 @@ pub(super) const KEYS: &[&str] = &[
     "include_bias",
     "include_qkv_bias",
     "mask_token_id",
-    "alibi",
-    "attention_layer_norm",
-    "input_emb_norm",
-    "scale_logits",
-    "rope",
-    "block_type",
-    "layer_norm_type",
-    "activation_type",
 ];
 
 pub(super) fn parse(raw: &Map<String, Value>) -> Result<ModelConfig, ModelError> {

@@ -75,7 +75,7 @@ pub static FAMILIES: &[Family] = &[
     Family {
         model_type: llada::MODEL_TYPE,
         about: "LLaDA 8B and successors: masked diffusion",
-        keys: &[llada::KEYS],
+        keys: &[llada::KEYS, llada::SWITCHES],
         parse: llada::parse,
     },
     Family {

@@ -36,7 +36,8 @@ fn describe(app: &App, served: &Served) -> Value {
         },
     });
     if let Some(diffusion) = &model.config.diffusion {
-        described["recast"]["denoising"] = json!({"block": diffusion.block, "mask_token": diffusion.mask_token});
+        let noise = if diffusion.uniform { "uniform" } else { "mask" };
+        described["recast"]["denoising"] = json!({"block": diffusion.block, "mask_token": diffusion.mask_token, "noise": noise});
     }
     described
 }

@@ -7,6 +7,7 @@
 
 use crate::objectives::Objective;
 use crate::recipe::{Recipe, Stage};
+use crate::validate::says_next;
 use burn::tensor::{Device, Tensor};
 use recast_models::param::{Named, count};
 use recast_models::{Model, ModelConfig};
@@ -109,7 +110,7 @@ impl Work {
 pub struct Cost {
     /// Arithmetic of a training token.
     pub flops_per_token: f64,
-    /// Seconds of the whole stage.
+    /// Seconds of the whole stage; of the last one, with what is measured behind it.
     pub seconds: f64,
     /// Peak memory.
     pub bytes: u64,
@@ -193,6 +194,19 @@ impl Models<'_> {
         self.student().times((1.0 + masks) / 3.0).plus(self.head().times(2.0))
     }
 
+    /// A token of the long windows that end a run, where there are any: the student forward, and a teacher that says the
+    /// next token.
+    fn measured_long(&self, recipe: &Recipe) -> Work {
+        if !recipe.says_next() && !says_next(self.student) {
+            return Work::default();
+        }
+        let student = self.student().times(1.0 / 3.0);
+        match self.teacher {
+            Some(teacher) if says_next(teacher) => student.plus(self.body()).plus(self.head()),
+            _ => student,
+        }
+    }
+
     fn bytes(&self, stage: &Stage, training: usize) -> f64 {
         let config = &self.student.config;
         let (c, f) = (config.hidden as f64, config.intermediate as f64);
@@ -225,9 +239,13 @@ impl Models<'_> {
         // No more than there is, where that is known before the text is read.
         let tokens = recipe.text.kept_out().unwrap_or(u64::MAX).min(recipe.validation.tokens);
         let measured = tokens as f64 * self.measured(stage, recipe.validation.samples).seconds(speed);
+        let ends = recipe.stages.last().is_some_and(|last| last.name == stage.name);
+        // Whole windows alone are read.
+        let long = recipe.long_context().filter(|_| ends).map_or(0, |context| tokens - tokens % context as u64);
+        let measured_long = long as f64 * self.measured_long(recipe).seconds(speed);
         Cost {
             flops_per_token: token.flops,
-            seconds: steps as f64 * step + measurements as f64 * measured,
+            seconds: steps as f64 * step + measurements as f64 * measured + measured_long,
             bytes: self.bytes(stage, training) as u64,
         }
     }

@@ -8,7 +8,7 @@ use crate::fingerprint::{of_model, of_text};
 use crate::pairs::Pairs;
 use crate::plan::Plan;
 use crate::recipe::{EMBEDDED, Embedded, Recipe};
-use crate::teacher::{Teacher, from_scratch};
+use crate::teacher::{Teacher, check_config, from_scratch};
 use crate::text::{LAYOUT, RunText};
 use crate::validate::HeldOut;
 use burn::tensor::Device;
@@ -234,8 +234,9 @@ impl Trainer {
             (None, Some(scratch)) => {
                 // What a checkpoint was built on stays; before there is one, the recipe may ask for another.
                 let mut scratch = scratch.clone();
-                if from.is_some() {
-                    scratch.tokenizer = Some(folder.join(TOKENIZER));
+                match from {
+                    Some(_) => scratch.tokenizer = Some(folder.join(TOKENIZER)),
+                    None => check_config(&scratch)?,
                 }
                 let (model, tokenizer) = from_scratch(&scratch, &recipe, embedded, device)?;
                 (None, model, tokenizer)

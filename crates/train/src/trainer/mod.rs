@@ -220,12 +220,17 @@ impl Trainer {
         }
         match &long {
             Some(long) => metrics.held_out_long(&last.name, last.steps(), self.position.tokens, long)?,
-            None => observer.tell(&format!(
-                "nothing is measured in windows of {context} tokens, as the longest stage reads: none fits into the {} held-out \
-                 tokens and the {} of validation.tokens",
-                self.text.held_out.len(),
-                self.recipe.validation.tokens
-            )),
+            None => {
+                // The last token is only ever a target.
+                let (read, asked) = (self.text.held_out.len().saturating_sub(1), self.recipe.validation.tokens);
+                let why = match asked.min(read as u64) < context as u64 {
+                    true => format!(
+                        "none fits into the {read} held-out tokens that another one follows and the {asked} of validation.tokens"
+                    ),
+                    false => "every token there begins a document".into(),
+                };
+                observer.tell(&format!("nothing is measured in windows of {context} tokens, as the longest stage reads: {why}"));
+            }
         }
         self.long = long;
         Ok(())

@@ -70,7 +70,7 @@ impl LongLoss {
 impl HeldOut {
     /// Next-token loss of `student`, and of `teacher` where that says the next token, by position in windows of `context`
     /// tokens, read one at a time. No more tokens are read than the run's other measurements were asked for; none where no
-    /// window fits into these, or into the text.
+    /// window fits into these, or into the text, or every token there begins a document that is read alone.
     ///
     /// # Errors
     /// When a token is outside a model's vocabulary.
@@ -105,6 +105,9 @@ impl HeldOut {
         }
         let mut all = Sum::default();
         sums.iter().for_each(|sum| all.add(sum));
+        if all.tokens == 0 {
+            return Ok(None);
+        }
         let taught = |sum: &Sum| teacher.map(|_| sum.teacher / sum.tokens as f64);
         let by_position = sums.iter().enumerate().filter(|(_, sum)| sum.tokens > 0).map(|(group, sum)| Positions {
             first: if group == 0 { 0 } else { FIRST << (group - 1) },
@@ -242,6 +245,18 @@ mod tests {
         assert_eq!((fits(99, 100), fits(100, 100), fits(10_000, 100)), (None, Some(100), Some(300)));
         // The last token of a text is only ever a target.
         assert_eq!((fits(10_000, 300), fits(10_000, 301), fits(10_000, 0)), (Some(300), None, None));
+    }
+
+    #[test]
+    fn text_of_first_tokens_alone_has_no_loss() {
+        let student = model(1, None);
+        let file = Arc::new(TokenFile::from_tokens(text(), (0..301).collect(), VOCABULARY).expect("tokens"));
+        let measured = |reset| {
+            let options = Validation { tokens: 200, context: 16, samples: 1 };
+            let held_out = HeldOut::new(&TokenStream::whole(file.clone()), &options, false, reset).expect("text");
+            held_out.long(100, &student, None).expect("loss").map(|long| long.tokens)
+        };
+        assert_eq!((measured(true), measured(false)), (None, Some(200)));
     }
 
     #[test]

@@ -61,6 +61,10 @@ impl Canvas {
             let expected = "none of a model of uniform noise, any token of which may change in any step";
             return refuse("remasking", expected.into(), "one that masks tokens again".into());
         }
+        if shape.uniform && settings.editing.is_some_and(|editing| editing.passes == 0) {
+            let expected = "at least 1 of a model of uniform noise, which mends behind its last step and not before";
+            return refuse("editing passes", expected.into(), "0".into());
+        }
         if self.positions.len() > POSITIONS {
             let expected = format!("at most {POSITIONS} positions, prompt included; write fewer tokens");
             return refuse("text", expected, "more".into());

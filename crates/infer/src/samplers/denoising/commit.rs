@@ -10,6 +10,8 @@ pub struct Placed {
     pub position: usize,
     /// What is predicted there.
     pub candidate: Candidate,
+    /// Whether nothing is written there yet.
+    pub open: bool,
     /// To be committed only when nothing else is left (end tokens, where they come last).
     pub last: bool,
     /// A random number, for random order.
@@ -63,6 +65,7 @@ pub fn commit(rule: Rule, order: Order, placed: &[Placed], quota: usize) -> Vec<
         Rule::Hierarchical { high, low } => {
             let taken = runs(placed)
                 .into_iter()
+                .filter(|run| placed[run.start].open)
                 .filter_map(|run| run.filter(|&i| !placed[i].last).max_by(|&a, &b| score(a).total_cmp(&score(b)).then(b.cmp(&a))))
                 .filter(|&i| placed[i].candidate.confidence >= low);
             let mut taken: Vec<usize> = taken.collect();
@@ -80,12 +83,26 @@ pub fn commit(rule: Rule, order: Order, placed: &[Placed], quota: usize) -> Vec<
     best
 }
 
-/// Index ranges of neighbouring positions.
+/// What a rule has taken, with the best of the others: `count` in all, as far as there are so many.
+pub fn filled_up(mut taken: Vec<usize>, order: Order, placed: &[Placed], count: usize) -> Vec<usize> {
+    let rest: Vec<usize> = (0..placed.len()).filter(|i| taken.binary_search(i).is_err()).collect();
+    let missing = count.saturating_sub(taken.len()).min(rest.len());
+    if missing > 0 {
+        let others: Vec<Placed> = rest.iter().map(|&i| placed[i]).collect();
+        let more = commit(Rule::Fixed { steps: 1 }, order, &others, missing);
+        taken.extend(more.into_iter().map(|i| rest[i]));
+        taken.sort_unstable();
+    }
+    taken
+}
+
+/// Index ranges of neighbouring positions that are alike open.
 fn runs(placed: &[Placed]) -> Vec<std::ops::Range<usize>> {
     let mut out = Vec::new();
     let mut start = 0;
     for i in 0..placed.len() {
-        if i + 1 == placed.len() || placed[i + 1].position != placed[i].position + 1 {
+        let goes_on = |next: &Placed| next.position == placed[i].position + 1 && next.open == placed[i].open;
+        if !placed.get(i + 1).is_some_and(goes_on) {
             out.push(start..i + 1);
             start = i + 1;
         }
@@ -101,6 +118,7 @@ mod tests {
         let one = |(position, &confidence): (usize, &f32)| Placed {
             position,
             candidate: Candidate { token: 0, confidence, entropy: 1.0 - confidence, margin: confidence / 2.0 },
+            open: true,
             last: false,
             random: (position * 7 % 5) as f64,
         };
@@ -169,5 +187,20 @@ mod tests {
         all[0].candidate.entropy = 0.0;
         assert_eq!(commit(Rule::Fixed { steps: 1 }, Order::Entropy, &all, 1), [0]);
         assert_eq!(commit(Rule::Threshold { at: 0.7 }, Order::Entropy, &all, 1), [1]);
+    }
+
+    #[test]
+    fn of_uniform_noise_runs_are_of_what_is_open_and_what_was_taken_stays() {
+        let mut all = placed(&[0.5, 0.95, 0.6, 0.3]);
+        all[1].open = false;
+        // The best of two runs, and not of what is written between them.
+        assert_eq!(by(Rule::Hierarchical { high: 0.99, low: 0.4 }, &all), [0, 2]);
+        assert_eq!(by(Rule::Hierarchical { high: 0.9, low: 0.4 }, &all), [0, 1, 2]);
+        // By another order than the rule's own.
+        all[3].candidate.entropy = 0.0;
+        assert_eq!(filled_up(vec![0], Order::Entropy, &all, 2), [0, 3]);
+        assert_eq!(filled_up(vec![0], Order::Probability, &all, 3), [0, 1, 2]);
+        assert_eq!(filled_up(vec![0, 2], Order::Probability, &all, 9), [0, 1, 2, 3]);
+        assert_eq!(filled_up(vec![0, 2], Order::Probability, &all, 1), [0, 2]);
     }
 }

@@ -4,7 +4,7 @@ mod uniform;
 
 use super::candidate::Candidate;
 use super::canvas::Canvas;
-use super::commit::{Placed, commit};
+use super::commit::{Placed, commit, filled_up};
 use super::denoiser::{Denoiser, Shape};
 use super::noise::Noise;
 use super::record::{Change, Ghost, Step};
@@ -85,6 +85,8 @@ pub struct Row<S> {
     /// Where the text ends.
     end: usize,
     over: bool,
+    /// Whether the next step decides about written positions, too.
+    deciding: bool,
 }
 
 impl Row<super::model::Carried> {
@@ -141,9 +143,11 @@ impl<S: Clone> Row<S> {
             settled: start,
             end: positions.len(),
             over: false,
+            deciding: false,
         };
         row.scatter(0..positions.len());
         row.begin_block(start, true);
+        row.deciding = row.decides_anew();
         Ok(row)
     }
 
@@ -165,7 +169,7 @@ impl<S: Clone> Row<S> {
     }
 
     /// The text behind the prompt, as far as it will not change: tokens and their probabilities when
-    /// they were committed (1 for given ones). Nothing before the end where all positions are filled and cut
+    /// they were committed, of uniform noise when they were last asked about (1 for given ones). Nothing before the end where all positions are filled and cut
     /// then: whoever reads an end token ends the text.
     pub fn settled(&self) -> (&[u32], &[f32]) {
         let end = if self.settings.until_end || self.over { self.settled } else { self.start };
@@ -299,8 +303,11 @@ impl<S: Clone> Row<S> {
     /// Positions whose prediction is wanted.
     pub(super) fn wanted(&self) -> Vec<usize> {
         let again = self.shape.uniform || self.settings.editing.is_some();
-        // Behind an end token nothing is read.
-        let until = self.first_end().map_or(self.window.end, |end| end.min(self.window.end));
+        // Behind an end token nothing is read; where all is decided anew, that token, too, may still go.
+        let until = match self.first_end() {
+            Some(end) if !self.deciding => end.min(self.window.end),
+            _ => self.window.end,
+        };
         (self.window.start..until).filter(|&p| self.open[p] || (again && !self.given[p])).collect()
     }
 
@@ -335,6 +342,7 @@ impl<S: Clone> Row<S> {
                 position,
                 candidate,
                 last: self.settings.ends == Ends::Last && is_end(&candidate.token),
+                open: self.open[position],
                 // In random order what is written stays written.
                 random: decisions.unit() + f64::from(u8::from(!self.open[position])),
             })
@@ -349,15 +357,11 @@ impl<S: Clone> Row<S> {
             Rule::Ancestral { .. } if self.shape.uniform => self.jump(&places, &mut decisions),
             Rule::Ancestral { remasking, .. } => self.reverse(remasking, &places, &mut decisions, &mut step),
             rule => {
-                let written = places.iter().filter(|placed| !self.open[placed.position]).count();
+                let written = places.iter().filter(|placed| !placed.open).count();
                 let quota = written + (places.len() - written).div_ceil(self.steps_left.max(1));
                 let taken = commit(rule, self.settings.order, &places, quota);
-                // One more than before at least, so that it ends.
-                if taken.len() > written {
-                    taken
-                } else {
-                    commit(Rule::Fixed { steps: 1 }, self.settings.order, &places, written + 1)
-                }
+                // With masks it always does.
+                if taken.len() > written { taken } else { filled_up(taken, self.settings.order, &places, written + 1) }
             }
         };
         self.steps_left = self.steps_left.saturating_sub(1);
@@ -368,16 +372,16 @@ impl<S: Clone> Row<S> {
                 self.write(position, &candidate, &mut step);
             } else {
                 self.leave(position, &candidate, &mut step);
-                step.ghosts.push(Ghost {
-                    index: position - self.start,
-                    token: candidate.token,
-                    confidence: candidate.confidence,
-                });
+                if self.open[position] {
+                    let Candidate { token, confidence, .. } = candidate;
+                    step.ghosts.push(Ghost { index: position - self.start, token, confidence });
+                }
             }
         }
         self.step += 1;
         self.scatter_again();
         self.conclude();
+        self.deciding = self.decides_anew();
         step.changes.sort_by_key(|change| change.index);
         step.forwards = self.counters.forwards;
         step.settled = self.settled - self.start;

@@ -243,7 +243,7 @@ impl Denoising {
         Ok(())
     }
 
-    /// Whether a committed token may change before its block is done; with uniform noise any may.
+    /// Whether a committed token may change before its block is done, whatever the model; of uniform noise any may.
     pub fn revises(&self) -> bool {
         let remasks = matches!(self.rule, Rule::Ancestral { remasking, .. } if remasking != Remasking::Never);
         remasks || self.editing.is_some()

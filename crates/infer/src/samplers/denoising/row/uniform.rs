@@ -2,10 +2,11 @@
 //! text, every step decides anew about all positions of the block.
 //!
 //! The rules commit as with masks, but choose among what is written, too: what they leave out becomes noise again,
-//! and what was noise is drawn anew, so that no random token speaks twice (DiffusionGemma's sampler). Each step writes one
-//! position more at least. The ancestral rule is the process of discrete flow matching (arXiv 2407.15595) in Euler
-//! steps: from time t to t + h each position takes a token of the model's with probability h / (1 - t), and keeps its own
-//! otherwise.
+//! and the block's noise is drawn anew, so that none of its random tokens speaks twice (after DiffusionGemma's sampler).
+//! Each step writes one position more at least. The ancestral rule is the process of discrete flow matching
+//! (arXiv 2407.15595) in Euler steps: from time t to t + h each position of the block takes a token of the model's with
+//! probability h / (1 - t), and keeps its own otherwise. What stands behind the block keeps its first noise until its turn
+//! comes: whoever keeps keys and values of it counts on that.
 
 use super::{DECISIONS, Row};
 use crate::samplers::denoising::candidate::Candidate;
@@ -21,7 +22,12 @@ const SCATTER: u64 = DECISIONS << 1;
 impl<S: Clone> Row<S> {
     /// Whether the rule decides about a position: about masks; with uniform noise about all, while any is left.
     pub(super) fn is_undecided(&self, position: usize) -> bool {
-        self.open[position] || (self.shape.uniform && (self.flows() || self.window.clone().any(|p| self.open[p])))
+        self.open[position] || self.deciding
+    }
+
+    /// Whether written positions of the block are decided about once more: of uniform noise, until none of it is left.
+    pub(super) fn decides_anew(&self) -> bool {
+        self.shape.uniform && (self.flows() || self.window.clone().any(|p| self.open[p]))
     }
 
     /// Whether the process goes on, in which every token may change until its last step.
