@@ -251,7 +251,7 @@ mod tests {
         let device = Device::flex();
         let teacher = Teacher::open(&tiny(), &device).expect("the teacher");
         let pairs = "student.diffusion={} stages.extend.objective=masked-diffusion stages.extend.pairs=a.jsonl";
-        for (sets, longest) in [("", 4096), ("stages.extend.context=512", 1024), (pairs, 1024)] {
+        for (sets, longest) in [("", 4096), ("stages.extend.context=256", 512), (pairs, 512)] {
             let sets: Vec<String> = sets.split_whitespace().map(String::from).collect();
             let recipe = load_text(recipe, &sets).expect("loads");
             let config = teacher.student(&recipe, &device).expect("a student").config;
