@@ -2,13 +2,15 @@
 //! [`recast_models::likelihood`], texts are written by the sampler, and the card says how.
 
 use crate::scorer::{ModelScorer, at_most_certain};
-use recast_eval::{BoxError, Generated, ModelCard, Prompt, Request, Scored, Scorer};
+use recast_eval::{BoxError, Generated, ModelCard, Prompt, Request, Scored, Scorer, Task, tasks};
 use recast_infer::samplers::denoising::{BLOCK, Canvas, Denoising, Filler, Masked, Rule};
 use recast_models::Model;
 use recast_models::likelihood::{self, Options};
 use recast_text::Tokenizer;
 use std::ops::ControlFlow;
 
+/// How it is decided whether a last word is the model's first choice.
+const LAST_WORDS: &str = "last words surest token first";
 /// Texts written together.
 const WRITERS: usize = 16;
 
@@ -18,6 +20,10 @@ pub struct DiffusionScorer<'a> {
     tokenizer: &'a Tokenizer,
     options: Options,
     card: ModelCard,
+    /// How texts are scored; nothing of a model of uniform noise.
+    scores: Option<String>,
+    /// How they are written.
+    texts: String,
 }
 
 impl<'a> DiffusionScorer<'a> {
@@ -25,17 +31,22 @@ impl<'a> DiffusionScorer<'a> {
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer, name: &str, hash: &str, samples: usize) -> Self {
         let (block, uniform) = model.config.diffusion.as_ref().map_or((None, false), |d| (d.block, d.uniform));
         let texts = format!("texts one token a forward pass, blocks of {}, temperature 0", block.unwrap_or(BLOCK));
-        let scores = match block {
-            Some(1) => "exact likelihood, blocks of 1".to_owned(),
-            _ => format!("likelihood bound, exact-count form, {samples} masks an answer (1 of one token)"),
+        let scores = |masks: &str| match block {
+            // Nothing is scored with a model of uniform noise.
+            _ if uniform => None,
+            Some(1) => Some("exact likelihood, blocks of 1".to_owned()),
+            _ => Some(format!("likelihood bound, exact-count form, {samples} {masks} an answer (1 of one token)")),
         };
-        // Nothing is scored with a model of uniform noise.
-        let estimate = if uniform { texts } else { format!("{scores}; last words surest token first; {texts}") };
-        // Answers that are estimated otherwise are other answers.
-        let hash = format!("{hash}\n{estimate}");
+        let whole = |scores: Option<String>| match scores {
+            Some(scores) => format!("{scores}; {LAST_WORDS}; {texts}"),
+            None => texts.clone(),
+        };
+        // Answers that are estimated otherwise are other answers. Journals know one mask by these words too.
+        let hash = format!("{hash}\n{}", whole(scores("masks")));
+        let scores = scores(if samples == 1 { "mask" } else { "masks" });
         let mut card = ModelScorer::new(model, tokenizer, name, &hash).describe().clone();
-        card.estimate = Some(estimate);
-        Self { model, tokenizer, options: Options { samples, ..Options::default() }, card }
+        card.estimate = Some(whole(scores.clone()));
+        Self { model, tokenizer, options: Options { samples, ..Options::default() }, card, scores, texts }
     }
 
     /// As [`ModelScorer::with_room`].
@@ -48,6 +59,14 @@ impl<'a> DiffusionScorer<'a> {
 impl Scorer for DiffusionScorer<'_> {
     fn describe(&self) -> &ModelCard {
         &self.card
+    }
+
+    fn estimate(&self, task: &Task) -> Option<String> {
+        match task.prompt {
+            tasks::Prompt::Generate { .. } => Some(self.texts.clone()),
+            tasks::Prompt::LastWord { .. } => self.scores.as_ref().map(|scores| format!("{scores}; {LAST_WORDS}")),
+            _ => self.scores.clone(),
+        }
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, BoxError> {
@@ -150,5 +169,31 @@ mod tests {
             assert!(card.estimate.as_ref().is_some_and(|estimate| estimate.starts_with(said)), "{card:?}");
             assert_eq!(card.max_context, 4);
         }
+    }
+
+    #[test]
+    fn a_task_says_what_it_does_and_one_mask_is_one() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families/llama_gqa");
+        let tokenizer = crate::scorer::tests::tokenizer();
+        let mut model = Model::open(&path, &Device::flex()).expect("a golden model");
+        let written = "texts one token a forward pass, blocks of 32, temperature 0";
+        for (samples, masks) in [(1, "1 mask an answer"), (8, "8 masks an answer")] {
+            model.config.diffusion = Some(Diffusion { mask_token: 95, block: None, shift: true, uniform: false });
+            let scorer = DiffusionScorer::new(&model, &tokenizer, "m", "", samples);
+            let of = |name: &str| scorer.estimate(&Task::builtin(name).expect("a task")).expect("is estimated");
+            let scores = format!("likelihood bound, exact-count form, {masks} (1 of one token)");
+            for name in ["perplexity", "mmlu", "blimp"] {
+                assert_eq!(of(name), scores);
+            }
+            assert_eq!(of("lambada"), format!("{scores}; {LAST_WORDS}"));
+            assert_eq!(of("xquad_en"), written);
+            // All of it keeps journals apart, in words that stay.
+            let said = format!("likelihood bound, exact-count form, {samples} masks an answer (1 of one token)");
+            let hash = format!("\n{said}; last words surest token first; {written}");
+            assert_eq!(scorer.describe().hash, ModelScorer::new(&model, &tokenizer, "m", &hash).describe().hash);
+        }
+        model.config.diffusion = Some(Diffusion { mask_token: 95, block: None, shift: true, uniform: true });
+        let scorer = DiffusionScorer::new(&model, &tokenizer, "m", "", 8);
+        assert_eq!(scorer.estimate(&Task::builtin("gsm8k").expect("a task")).as_deref(), Some(written));
     }
 }

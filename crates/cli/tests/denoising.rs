@@ -67,9 +67,10 @@ fn a_text_is_written_watched_traced_and_replayed() {
         std::fs::read_to_string(&trace).expect("a trace").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let (begin, end) = (&lines[0], &lines[lines.len() - 1]);
     assert_eq!((&begin["prompt"], &begin["positions"], &begin["trained_block"]), (&json!("abc"), &json!(21), &json!(8)));
+    assert_eq!(begin["noise"], "mask");
     assert_eq!(
-        (&end["forwards"], &end["refreshes"], &end["written"]),
-        (&counters["forwards"], &counters["refreshes"], &json!(tokens))
+        (&end["forwards"], &end["refreshes"], &end["written"], &end["positions"]),
+        (&counters["forwards"], &counters["refreshes"], &json!(tokens), &json!(tokens))
     );
     // The trace alone spells the text.
     let mut cells = vec![Value::Null; 21];
@@ -130,6 +131,15 @@ fn holes_are_filled_and_what_is_given_stays() {
     let object: Value = serde_json::from_str(&ok(&[&["--json"], &arguments[..]].concat()).0).expect("one JSON object");
     assert_eq!((&object["text"], &object["prompt_tokens"]), (&json!(out), &json!(2)));
     assert_eq!(object["tokens"].as_array().map(Vec::len), Some(9), "from the first hole on");
+    // Speeds and counts are of what was written: five of them.
+    let forwards = object["counters"]["forwards"].as_u64().expect("passes") as f64;
+    assert_eq!(object["tokens_per_forward"], json!(5.0 / forwards));
+    let trace = model.path().join("trace.jsonl");
+    let (_, talk) = ok(&[&arguments[..], &["--trace", text(&trace)]].concat());
+    assert!(talk.contains("wrote 5 in "), "{talk}");
+    let end: Value =
+        serde_json::from_str(std::fs::read_to_string(&trace).expect("reads").lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&end["written"], &end["positions"]), (&json!(5), &json!(9)));
 }
 
 #[test]
@@ -163,7 +173,7 @@ fn bad_input_is_refused_with_what_to_do() {
     let blocks = model(&json!({"mask_token": 95, "block": 8}));
     let outside = model(&json!({"mask_token": 96, "block": 8}));
     let next_token = model(&Value::Null);
-    let cases: [(&Path, &[&str], i32, &str); 17] = [
+    let cases: [(&Path, &[&str], i32, &str); 21] = [
         (blocks.path(), &["--steps", "0"], 2, "steps: expected at least 1"),
         (blocks.path(), &["--block", "9"], 2, "at most 8, the positions that the model denoises together, found 9"),
         (
@@ -175,6 +185,10 @@ fn bad_input_is_refused_with_what_to_do() {
         (blocks.path(), &["--prompt", "a<mask>b"], 2, "no mask token (95)"),
         (blocks.path(), &["--infill"], 2, "at least one hole, such as [[8]]"),
         (blocks.path(), &["--infill", "--prompt", "a[[0]]"], 2, "a number of tokens from 1"),
+        (blocks.path(), &["--infill", "--prompt", "a[[2"], 2, "--infill: expected ]] behind [["),
+        (blocks.path(), &["--edit", "0.5", "--edit-passes", "1025"], 2, "editing passes: expected at most 1024"),
+        (blocks.path(), &["--keep", "prefix"], 2, "keep: expected nothing of a model with blocks"),
+        (blocks.path(), &["--ahead", "3"], 2, "ahead: expected none of a model with blocks"),
         (blocks.path(), &["--infill", "--prompt", "a[[99999999999]] b"], 2, "at most 1048576 positions"),
         (blocks.path(), &["--max-tokens", "99999999999"], 2, "at most 1048576 positions"),
         (blocks.path(), &["--infill", "--prompt", "a[[2]]", "--max-tokens", "5"], 2, "cannot be used with"),

@@ -376,6 +376,7 @@ fn texts_are_not_scored_with_a_model_of_uniform_noise_and_that_is_said_before_th
     assert!(!output.status.success() && output.stdout.is_empty(), "{error}");
     assert!(error.contains(text(teacher.path())) && error.contains("uniform noise"), "{error}");
     assert!(!error.contains("6 items"), "a model was scored first: {error}");
+    assert!(error.contains("leave out what scores texts (openbookqa)"), "{error}");
 
     // It writes, and nothing is said of how it would have scored.
     let question = json!({"id": "a", "context": "c", "question": "q", "answers": ["x"]}).to_string();
@@ -383,6 +384,14 @@ fn texts_are_not_scored_with_a_model_of_uniform_noise_and_that_is_said_before_th
     let written = json_of(&["eval", text(teacher.path()), "--tasks", "xquad_en", "--data", text(data.path())], "");
     let estimate = written["results"][0]["model"]["estimate"].as_str().expect("how it writes");
     assert!(estimate.starts_with("texts one token a forward pass"), "{estimate}");
+
+    // One of masks does both, and says with each task what that did.
+    configure(teacher.path(), |config| config["diffusion"]["uniform"] = false.into());
+    let arguments = ["eval", text(teacher.path()), "--tasks", "openbookqa,xquad_en", "--samples", "1"];
+    let told = json_of(&[&arguments[..], &["--data", text(data.path())]].concat(), "");
+    let estimate = |index: usize| told["results"][index]["model"]["estimate"].as_str().expect("how it was estimated");
+    assert_eq!(estimate(0), "likelihood bound, exact-count form, 1 mask an answer (1 of one token)");
+    assert_eq!(estimate(1), "texts one token a forward pass, blocks of 4, temperature 0");
 }
 
 /// A recipe of what is inside the binary.

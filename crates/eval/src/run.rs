@@ -310,7 +310,7 @@ fn sum_up(loaded: &Loaded, card: &ModelCard, scorer: &dyn Scorer, outcomes: &[Op
         version: loaded.task.version,
         title: loaded.task.title.clone(),
         kind: loaded.task.kind().into(),
-        model: card.clone(),
+        model: ModelCard { estimate: scorer.estimate(&loaded.task), ..card.clone() },
         items: loaded.items.len(),
         subset: loaded.subset,
         shots: loaded.shots,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::BoxError;
+use crate::tasks::Task;
 
 /// What the harness has to know about a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +29,8 @@ pub struct ModelCard {
     /// The tokens that end a text which the model writes, in rising order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub end_tokens: Vec<u32>,
-    /// How log-probabilities are estimated, where they are estimated: stated beside every score.
+    /// How answers are estimated, where they are estimated; of a result the part that its task uses, stated beside every
+    /// score.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<String>,
 }
@@ -83,6 +85,11 @@ pub struct Generated {
 pub trait Scorer {
     /// The model's card; the same at every call.
     fn describe(&self) -> &ModelCard;
+
+    /// What of [`ModelCard::estimate`] the answers to a task depend on.
+    fn estimate(&self, _task: &Task) -> Option<String> {
+        self.describe().estimate.clone()
+    }
 
     /// Token ids of a text. No bos, no eos added; special tokens written in the text
     /// (`<|im_start|>`) become their ids.

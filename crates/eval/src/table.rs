@@ -17,13 +17,15 @@ pub enum Align {
 pub struct Table {
     columns: Vec<(String, Align)>,
     rows: Vec<Vec<String>>,
+    /// Lines below it, numbered from 1.
+    notes: Vec<String>,
 }
 
 impl Table {
     /// An empty table with these columns.
     #[must_use]
     pub fn new(columns: &[(&str, Align)]) -> Self {
-        Self { columns: columns.iter().map(|(name, align)| (clean(name), *align)).collect(), rows: Vec::new() }
+        Self { columns: columns.iter().map(|(name, align)| (clean(name), *align)).collect(), rows: Vec::new(), notes: Vec::new() }
     }
 
     /// Adds a row; missing cells are empty, cells beyond the columns are left out.
@@ -59,10 +61,60 @@ impl Table {
         self
     }
 
-    /// Columns of the terminal that it takes.
+    /// Columns of the terminal that it takes, without its notes.
     #[must_use]
     pub fn width(&self) -> usize {
-        self.plain().lines().map(|line| line.width()).max().unwrap_or(0)
+        let lines = 2 + self.rows.len();
+        self.plain().lines().take(lines).map(|line| line.width()).max().unwrap_or(0)
+    }
+
+    /// The table for a terminal of so many columns. Where it is wider, what has no room in its last column stands below as
+    /// numbered lines; while that is not enough, so does what the columns `more` hold, one of them after the other.
+    #[must_use]
+    pub fn within(&self, width: usize, more: &[&str]) -> Self {
+        let mut table = self.clone();
+        for count in 0..=more.len() {
+            if table.width() <= width {
+                break;
+            }
+            table = self.noted(width, &more[..count]);
+        }
+        table
+    }
+
+    fn noted(&self, width: usize, more: &[&str]) -> Self {
+        let mut table = self.clone();
+        if table.columns.pop().is_none() {
+            return table;
+        }
+        let mut texts: Vec<String> = table.rows.iter_mut().map(|row| row.pop().unwrap_or_default()).collect();
+        for name in more {
+            let Some(index) = table.columns.iter().position(|(column, _)| column == name) else { continue };
+            table.columns.remove(index);
+            for (row, text) in table.rows.iter_mut().zip(&mut texts) {
+                let cell = row.remove(index);
+                if !cell.is_empty() {
+                    text.push_str(&format!("{}{name} {cell}", if text.is_empty() { "" } else { ", " }));
+                }
+            }
+        }
+        let room = width.saturating_sub(table.width() + 2);
+        let mut cells = Vec::with_capacity(texts.len());
+        for text in texts {
+            if text.width() <= room {
+                cells.push(text);
+                continue;
+            }
+            // What is said of several rows is said once.
+            let known = table.notes.iter().position(|note| *note == text);
+            let number = known.unwrap_or(table.notes.len()) + 1;
+            if known.is_none() {
+                table.notes.push(text);
+            }
+            cells.push(number.to_string());
+        }
+        table.column("", Align::Left, cells);
+        table
     }
 
     /// The table as Markdown.
@@ -119,6 +171,9 @@ impl Table {
         for row in &self.rows {
             text.push_str(&line(&mut row.iter().map(String::as_str)));
             text.push('\n');
+        }
+        for (index, note) in self.notes.iter().enumerate() {
+            text.push_str(&format!("{}  {note}\n", index + 1));
         }
         text
     }
@@ -194,6 +249,38 @@ mod tests {
              | 1024 | 7 |  | 日本 |\n\
              | 8192 |  | a\\|b |  |\n"
         );
+    }
+
+    #[test]
+    fn a_table_too_wide_says_below_what_has_no_room() {
+        let columns = [("task", Align::Left), ("chance", Align::Right), ("value", Align::Right), ("conditions", Align::Left)];
+        let mut table = Table::new(&columns);
+        for (task, chance, said) in
+            [("PIQA", "0.5", "0-shot, 906 items"), ("LAMBADA", "", "0-shot, 906 items"), ("home", "", "12 items")]
+        {
+            table.row([task.into(), chance.into(), "0.61".into(), said.into()]);
+        }
+        assert_eq!(table.within(table.width(), &["chance"]), table);
+        assert_eq!(
+            table.within(32, &["chance"]).plain(),
+            "task     chance  value\n\
+             ───────  ──────  ─────  ────────\n\
+             PIQA        0.5   0.61  1\n\
+             LAMBADA           0.61  1\n\
+             home              0.61  12 items\n\
+             1  0-shot, 906 items\n"
+        );
+        assert_eq!(
+            table.within(24, &["absent", "chance"]).plain(),
+            "task     value\n\
+             ───────  ─────  ────────\n\
+             PIQA      0.61  1\n\
+             LAMBADA   0.61  2\n\
+             home      0.61  12 items\n\
+             1  0-shot, 906 items, chance 0.5\n\
+             2  0-shot, 906 items\n"
+        );
+        assert_eq!(Table::new(&[]).within(0, &["chance"]), Table::new(&[]));
     }
 
     #[test]

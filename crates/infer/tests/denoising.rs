@@ -5,8 +5,8 @@ mod common;
 use common::{MODELS, by, endless, fill, masked, quiet, tokenizer, unmasked_prompt};
 use recast_infer::InferError;
 use recast_infer::samplers::denoising::{
-    Candidate, Canvas, Change, Denoised, Denoiser, Denoising, Editing, Ends, Filler, Masked, Read, Remasking, Row, Rule, Shape,
-    Step, View, guide, step,
+    Candidate, Canvas, Change, Denoised, Denoiser, Denoising, Editing, Ends, Filler, Keep, Masked, Read, Remasking, Row, Rule,
+    Shape, Step, View, guide, step,
 };
 use recast_infer::samplers::{Event, Finish};
 use std::ops::ControlFlow;
@@ -321,6 +321,8 @@ fn holes_anywhere_and_what_is_given_stays() {
     for block in [None, Some(3), Some(8)] {
         let found = fill(&toy, Denoising { block, ..by(Rule::Fixed { steps: 7 }) }, &canvas);
         assert_eq!((found.tokens.len(), &found.tokens[5..8], found.tokens[10]), (11, &[11, 12, 13][..], 7), "{block:?}");
+        // What was given is not counted as written.
+        assert_eq!((found.written, found.tokens_per_forward()), (7, 1.0), "{block:?}");
         assert!(!found.tokens.contains(&MASK));
         assert!(found.confidences[5..8].iter().all(|p| *p == 1.0));
     }
@@ -365,11 +367,13 @@ fn committed_tokens_are_edited_and_masked_again() {
     assert_eq!(plain.tokens, [3, 4, 4, 4, 4, 4]);
     let edited = fill(&toy, Denoising { editing: Some(Editing { at: 0.9, passes: 2 }), ..by(Rule::Fixed { steps: 6 }) }, &canvas);
     assert_eq!((edited.tokens.as_slice(), edited.counters.revised), (&[4; 6][..], 1));
-    assert_eq!(edited.counters.forwards, 8);
+    // A pass that changes nothing is the last, however many were asked for.
+    assert_eq!(edited.counters.forwards, 7);
     // At once, so that only a pass behind the last mask can correct it.
     let late =
         |passes| fill(&toy, Denoising { editing: Some(Editing { at: 0.9, passes }), ..by(Rule::Threshold { at: 0.5 }) }, &canvas);
     assert_eq!((late(0).tokens, late(1).tokens), (vec![3; 6], vec![4; 6]));
+    assert_eq!([0, 1, 2, 3, 1000].map(|passes| late(passes).counters.forwards), [1, 2, 3, 3, 3]);
     let remasked = |remasking| fill(&toy, Denoising { seed: 4, ..by(Rule::Ancestral { steps: 30, remasking }) }, &canvas);
     for remasking in [Remasking::Cap { eta: 0.5 }, Remasking::Rescale { eta: 0.5 }, Remasking::Doubtful] {
         let found = remasked(remasking);
@@ -474,6 +478,7 @@ fn bad_input_is_refused_with_what_to_do() {
         Denoising { top_p: Some(0.0), ..Denoising::default() },
         Denoising { guidance: -1.0, ..Denoising::default() },
         Denoising { editing: Some(Editing { at: 1.5, passes: 0 }), ..Denoising::default() },
+        Denoising { editing: Some(Editing { at: 0.5, passes: 1025 }), ..Denoising::default() },
     ] {
         assert!(settings.check().is_err(), "{settings:?}");
     }
@@ -484,6 +489,18 @@ fn bad_input_is_refused_with_what_to_do() {
         Filler::new(&denoiser, &tokenizer, Denoising { block: Some(8), ..Denoising::default() }, Vec::new()).expect("settings");
     let error = filler.fill(&Canvas::after(&[1], 20), &mut quiet).expect_err("refused").to_string();
     assert!(error.contains("at most 4") && error.contains("found 8"), "{error}");
+    // What only models of whole sequences can do.
+    for (settings, words) in [
+        (
+            Denoising { keep: Keep::Around, ..Denoising::default() },
+            ["keep: expected nothing of a model with blocks", "found around"],
+        ),
+        (Denoising { ahead: Some(0), ..Denoising::default() }, ["ahead: expected none of a model with blocks", "found 0"]),
+    ] {
+        let filler = Filler::new(&denoiser, &tokenizer, settings, Vec::new()).expect("settings");
+        let error = filler.fill(&Canvas::after(&[1], 20), &mut quiet).expect_err("refused").to_string();
+        assert!(words.iter().all(|words| error.contains(words)), "{error}");
+    }
     let next_token = common::model("families/llama_gqa");
     let error = Masked::new(&next_token).err().expect("refused").to_string();
     assert!(error.contains("trained to denoise") && error.contains("next-token"), "{error}");

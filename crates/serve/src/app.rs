@@ -42,9 +42,10 @@ impl Served {
         self.template.as_ref().ok_or_else(|| ApiError::NoTemplate(self.id.clone()))
     }
 
-    /// How many tokens to write: what was asked, if it fits; else `default`, or what is left.
-    pub fn room(&self, prompt: usize, asked: Option<usize>, default: usize) -> Result<usize, ApiError> {
-        let left = self.context.saturating_sub(prompt);
+    /// How many tokens to write between a prompt and a suffix: what was asked, if it fits; else `default`, or what is left.
+    pub fn room(&self, prompt: usize, suffix: usize, asked: Option<usize>, default: usize) -> Result<usize, ApiError> {
+        let given = prompt.saturating_add(suffix);
+        let left = self.context.saturating_sub(given);
         // Of a model that sees the whole sequence every position asked for costs in every step.
         let whole = self.engine.model().config.diffusion.as_ref().is_some_and(|d| d.block.is_none());
         let default = if whole { default.min(DENOISED) } else { default };
@@ -52,8 +53,9 @@ impl Served {
         if wanted <= left {
             return Ok(wanted);
         }
+        let (have, them) = if suffix == 0 { ("the prompt has", "the prompt") } else { ("prompt and suffix have", "them") };
         Err(ApiError::ContextLength(format!(
-            "{} takes {} tokens at most, and the prompt has {prompt} and {wanted} are to be written: shorten the prompt or ask for fewer",
+            "{} takes {} tokens at most, and {have} {given} and {wanted} are to be written: shorten {them} or ask for fewer",
             self.id, self.context
         )))
     }

@@ -83,11 +83,7 @@ pub(crate) const EXTENSIONS: &[Field] = &[
         r#"{"type":"integer","minimum":1,"maximum":8,"default":1}"#,
         "Recast: read the prompt, or the last user's message, so many times: recurrent models recall better what they have read twice.",
     ),
-    read(
-        "denoising",
-        r##"{"$ref":"#/components/schemas/Denoising"}"##,
-        "Recast: how a model that denoises writes. Its temperature is 0 where none is given.",
-    ),
+    DENOISES,
     read(
         "stream_revisions",
         r#"{"type":"boolean","default":false}"#,
@@ -96,6 +92,13 @@ pub(crate) const EXTENSIONS: &[Field] = &[
     read("state", r#"{"type":"string"}"#, "Recast: the id of a state to go on from."),
     read("return_state", r#"{"type":"boolean","default":false}"#, "Recast: keep the state and tell its id in `recast.state`."),
 ];
+
+/// In `/v1/responses` too.
+pub(crate) const DENOISES: Field = read(
+    "denoising",
+    r##"{"$ref":"#/components/schemas/Denoising"}"##,
+    "Recast: how a model that denoises writes. Its temperature is 0 where none is given.",
+);
 
 /// Of `denoising`; the words are those of `recast generate`.
 pub(crate) const DENOISING: &[Field] = &[

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{HYBRID, TEMPLATE, limits, masked_server, model, post, tokenizer};
+use common::{ATTENTION, HYBRID, TEMPLATE, limits, masked_server, model, post, tokenizer};
 use recast_infer::Engine;
 use recast_models::Diffusion;
 use recast_serve::{Server, Settings};
@@ -126,9 +126,42 @@ async fn responses_are_not_stored_and_say_so() {
         assert_eq!(reply.status, 200, "{store}: {}", reply.text());
         assert_eq!(reply.json()["store"], false);
     }
+    // How it denoises is said as everywhere.
+    let fixed = |steps: u32| {
+        let denoising = json!({"rule": {"name": "fixed", "steps": steps}, "ends": "never"});
+        json!({"model": "masked", "input": "hi", "max_output_tokens": 8, "denoising": denoising})
+    };
+    let mut forwards = Vec::new();
+    for steps in [1, 8] {
+        let reply = post(&router, "/v1/responses", &fixed(steps)).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        forwards.push(reply.json()["recast"]["denoising"]["forwards"].as_u64().unwrap());
+    }
+    assert!(forwards[0] < forwards[1], "{forwards:?}");
+    let reply = post(&router, "/v1/responses", &fixed(0)).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("denoising")), "{}", reply.text());
     let body = json!({"model": "masked", "input": "hi", "max_output_tokens": 9, "store": true});
     let reply = post(&router, "/v1/responses", &body).await;
     assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("store")), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_setting_that_does_not_suit_the_model_is_one_of_denoising() {
+    let mut model = model(ATTENTION);
+    let mask_token = model.config.vocabulary as u32 - 1;
+    model.config.diffusion = Some(Diffusion { mask_token, block: None, shift: false, uniform: true });
+    let tokenizer = tokenizer(model.config.vocabulary);
+    let engine = Engine::start(Arc::new(model), Arc::new(tokenizer), limits()).unwrap();
+    let settings = Settings { context: Some(4096), ..Settings::default() };
+    let router = Server::new(settings, vec![("masked".into(), engine)]).unwrap().router();
+    for (denoising, words) in [
+        (json!({"guidance": 1.5}), "denoising: guidance: expected 0 (off) of a model of uniform noise"),
+        (json!({"editing": {"at": 0.9, "passes": 0}}), "denoising: editing passes: expected at least 1"),
+    ] {
+        let reply = post(&router, "/v1/completions", &ask(json!({"denoising": denoising}))).await;
+        assert!(reply.status == 400 && reply.text().contains(words), "{}", reply.text());
+        assert_eq!(reply.json()["error"]["param"], "denoising", "{words}");
+    }
 }
 
 #[tokio::test]
@@ -137,12 +170,20 @@ async fn what_does_not_fit_is_refused_with_what_to_do() {
     let cases = [
         (json!({"model": "plain", "denoising": {}}), "found a next-token model"),
         (json!({"model": "plain", "suffix": "end"}), "suffix: expected a model that denoises"),
+        (json!({"prompt": vec![5; 4080], "suffix": "end"}), "are to be written: shorten them or ask for fewer"),
+        (
+            json!({"prompt": vec![5; 4080]}),
+            "and the prompt has 4080 and 21 are to be written: shorten the prompt or ask for fewer",
+        ),
         (json!({"denoising": {"rul": 3}}), "did you mean \"denoising.rule\"?"),
         (json!({"denoising": {"rule": {"name": "fixed", "steps": 0}}}), "steps: expected at least 1"),
         (json!({"denoising": {"rule": {"name": "fixed", "step": 4}}}), "expected `steps`"),
         (json!({"denoising": {"rule": "fixed"}}), "denoising.rule: expected an object with a name"),
-        (json!({"denoising": {"block": 22}}), "block: expected at most"),
-        (json!({"denoising": {"block": 9}}), "expected at most 8, the positions that the model denoises together"),
+        (json!({"denoising": {"block": 22}}), "denoising: block: expected at most"),
+        (
+            json!({"denoising": {"block": 9}}),
+            "denoising: block: expected at most 8, the positions that the model denoises together",
+        ),
         (json!({"stream_revisions": true}), "expected stream: true"),
         (json!({"stream": true, "stream_revisions": true, "model": "plain"}), "found a next-token model"),
         (json!({"regex": "a+"}), "regex: expected a next-token model"),
@@ -156,7 +197,7 @@ async fn what_does_not_fit_is_refused_with_what_to_do() {
         let reply = post(&router, "/v1/completions", &ask(more.clone())).await;
         assert_eq!(reply.status, 400, "{more}: {}", reply.text());
         assert!(reply.text().replace("\\\"", "\"").contains(words), "{more}: {}", reply.text());
-        let fields = ["suffix", "denoising.rule", "regex", "top_k", "logit_bias"];
+        let fields = ["suffix", "denoising", "denoising.rule", "regex", "top_k", "logit_bias"];
         for field in fields.into_iter().filter(|field| words.starts_with(&format!("{field}:"))) {
             assert_eq!(reply.json()["error"]["param"], field, "{more}");
         }

@@ -58,7 +58,9 @@ impl Teacher {
             return build(config, &source);
         };
         let used = self.tokenizer.vocab_size();
-        let diffusion = to_diffusion(&mut config, &filled_in(wanted, own.diffusion.as_ref()), used)?;
+        let wanted = filled_in(wanted, own.diffusion.as_ref());
+        check_mask(wanted.mask_token, own.diffusion.as_ref(), &self.tokenizer)?;
+        let diffusion = to_diffusion(&mut config, &wanted, used)?;
         // It has learnt what its mask token means.
         if own.diffusion.as_ref().is_some_and(|known| known.mask_token == diffusion.mask_token) {
             return build(config, &source);
@@ -92,6 +94,29 @@ fn filled_in(wanted: &ToDiffusion, known: Option<&Diffusion>) -> ToDiffusion {
         block: wanted.block.or(known.and_then(|known| known.block)),
         shift: wanted.shift.or(known.map(|known| known.shift)),
     }
+}
+
+/// Refuses a mask token that stands for text: a prompt that holds it could not be told from what is hidden. One that a
+/// teacher which denoises has already is what it has learnt, whatever it is.
+fn check_mask(wanted: Option<u32>, known: Option<&Diffusion>, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+    let Some(id) = wanted.filter(|id| known.is_none_or(|known| known.mask_token != *id)) else { return Ok(()) };
+    let Some(spelling) = tokenizer.id_to_token(id) else { return Ok(()) };
+    let decoded = tokenizer.decode(&[id], false);
+    // Not every added token is a special one: `<|fim_pad|>` of Qwen is none.
+    let named = decoded == spelling
+        && spelling.starts_with('<')
+        && spelling.ends_with('>')
+        && spelling.contains(|c: char| c.is_alphanumeric());
+    let mut ends = tokenizer.eos_ids().iter().copied().chain(tokenizer.bos()).chain(tokenizer.pad());
+    if named || tokenizer.is_special(id) || ends.any(|end| end == id) {
+        return Ok(());
+    }
+    // Half a character has no text of its own.
+    let shown = if decoded.is_empty() || decoded.contains('\u{fffd}') { spelling } else { decoded };
+    Err(TrainError::Recipe(format!(
+        "student.diffusion.mask_token: expected an id that no text uses, found {id}, which is {shown:?} of the tokenizer; leave \
+         it out for a row that the tokenizer does not use"
+    )))
 }
 
 /// Makes a model's config that of a diffusion model, with a row for the mask token.
@@ -169,6 +194,7 @@ pub fn from_scratch(
         config.family = "recast".into();
     }
     if let Some(wanted) = &recipe.student.diffusion {
+        check_mask(wanted.mask_token, None, &tokenizer)?;
         to_diffusion(&mut config, wanted, tokenizer.vocab_size())?;
     }
     note_noise(&mut config, recipe);
@@ -218,6 +244,27 @@ mod tests {
             let asked = filled_in(&ToDiffusion { mask_token: None, block, shift }, known);
             let found = to_diffusion(&mut config, &asked, 8).expect("a diffusion model");
             assert_eq!((found.mask_token, found.block, found.shift), wanted);
+        }
+    }
+
+    #[test]
+    fn a_mask_token_that_stands_for_text_is_refused() {
+        let tokenizer = Tokenizer::from_dir(&tiny()).expect("a tokenizer");
+        let known = Diffusion { mask_token: 14, block: None, shift: false, uniform: false };
+        let refused = |id, known| match check_mask(id, known, &tokenizer) {
+            Err(TrainError::Recipe(message)) => Some(message),
+            other => other.map(|()| None).expect("a recipe's error"),
+        };
+        let stop = refused(Some(14), None).expect("refused");
+        let words = "student.diffusion.mask_token: expected an id that no text uses, found 14, which is \".\" of the tokenizer";
+        assert!(stop.starts_with(words) && stop.contains("leave it out"), "{stop}");
+        // Another one than it knows.
+        assert!(refused(Some(15), Some(&known)).is_some());
+        // Half a character, by its spelling.
+        assert!(refused(Some(95), None).is_some_and(|message| message.contains("which is \"\u{a1}\" of")));
+        // Its own, one that is special, a row behind the tokenizer's, and none.
+        for (id, known) in [(Some(14), Some(&known)), (Some(0), None), (Some(2048), None), (None, None)] {
+            assert_eq!(refused(id, known), None, "{id:?}");
         }
     }
 

@@ -7,7 +7,8 @@ use crate::scorer::{ModelScorer, card, weights_hash};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use recast_eval::report;
-use recast_eval::results::{comparison_table, results_table};
+use recast_eval::results::{GIVE_WAY, comparison_table, results_table};
+use recast_eval::table::Table;
 use recast_eval::tasks::Prompt;
 use recast_eval::{
     Comparison, Cost, EvalError, Journal, LoadOptions, Loaded, Progress, RunOptions, Scorer, Task, TaskResult, check, estimate,
@@ -103,8 +104,14 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
         let config = recast_models::families::read(checkpoint.as_ref())?;
         let tokenizer = recast_models::tokenizer(checkpoint.as_ref(), config.vocabulary)?;
         let writes = |task: &Loaded| matches!(task.task.prompt, Prompt::Generate { .. });
-        if config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform) && !tasks.iter().all(writes) {
-            return Err(ModelError::UniformNoise.of(path).into());
+        let scored: Vec<&str> = tasks.iter().filter(|task| !writes(task)).map(|task| task.task.name.as_str()).collect();
+        if config.diffusion.as_ref().is_some_and(|diffusion| diffusion.uniform) && !scored.is_empty() {
+            return Err(EvalError::Setting(format!(
+                "{}, or leave out what scores texts ({}): tasks that write (those with generated answers) run",
+                ModelError::UniformNoise.of(path),
+                scored.join(", ")
+            ))
+            .into());
         }
         let card = card(&config, &tokenizer, &path.display().to_string());
         tasks.iter().try_for_each(|task| check(task, &card))?;
@@ -171,14 +178,16 @@ fn named(rows: &[Comparison], model: &Path, teacher: &Path) -> Vec<Comparison> {
 
 /// The results as tables.
 fn text(scored: &Report, args: &Args) -> String {
-    let colour = console::colors_enabled();
-    let mut out = results_table(&scored.results, args.groups).render(colour);
+    // A file takes lines of any length.
+    let width = console::Term::stdout().size_checked().map_or(usize::MAX, |(_, columns)| columns.into());
+    let shown = |table: &Table| table.within(width, &GIVE_WAY).render(console::colors_enabled());
+    let mut out = shown(&results_table(&scored.results, args.groups));
     if let (Some(path), Some(teacher)) = (&args.against, &scored.teacher) {
-        let of_teacher = results_table(teacher, args.groups).render(colour);
+        let of_teacher = shown(&results_table(teacher, args.groups));
         out = format!("{}\n{out}\n{}\n{of_teacher}", args.model.display(), path.display());
     }
     if let Some(rows) = &scored.comparisons {
-        out += &format!("\nagainst the teacher\n{}", comparison_table(rows).render(colour));
+        out += &format!("\nagainst the teacher\n{}", shown(&comparison_table(rows)));
     }
     out
 }

@@ -10,7 +10,7 @@ use recast_models::mixers::softmax::cache_is_rounded;
 use recast_models::rope::Rope;
 use recast_models::source::{Builder, FromCheckpoint, Missing};
 use recast_models::weights::{self, Checkpoint};
-use recast_models::{MixerSpec, ModelConfig, ModelError, Weights, families};
+use recast_models::{Diffusion, MixerSpec, ModelConfig, ModelError, Weights, families};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,6 +40,8 @@ struct Info {
     max_positions: usize,
     tied: bool,
     mixers: Vec<Mixers>,
+    /// None of a model that writes one token after the other.
+    denoising: Option<Denoising>,
     parameters: Parameters,
     storage: BTreeMap<&'static str, Storage>,
     provenance: Option<Provenance>,
@@ -52,6 +54,24 @@ struct Mixers {
     layers: String,
     kind: String,
     options: serde_json::Map<String, serde_json::Value>,
+}
+
+/// How a model denoises.
+#[derive(Serialize)]
+struct Denoising {
+    /// Positions that are denoised together; none: the whole sequence.
+    block: Option<usize>,
+    mask_token: u32,
+    shift: bool,
+    /// `mask` or `uniform`.
+    noise: &'static str,
+}
+
+impl From<&Diffusion> for Denoising {
+    fn from(diffusion: &Diffusion) -> Self {
+        let noise = if diffusion.uniform { "uniform" } else { "mask" };
+        Self { block: diffusion.block, mask_token: diffusion.mask_token, shift: diffusion.shift, noise }
+    }
 }
 
 /// Elements by part.
@@ -113,6 +133,7 @@ fn read(args: &Args) -> anyhow::Result<Info> {
         max_positions: config.max_positions,
         tied: config.tied,
         mixers: compressed(&config.mixers),
+        denoising: config.diffusion.as_ref().map(Denoising::from),
         parameters,
         storage,
         // A block that is not ours says nothing.
@@ -195,6 +216,11 @@ fn text(info: &Info) -> String {
     fact("shape", format!("{} layers, width {}, feed-forward {}", info.layers, info.hidden, info.intermediate));
     fact("heads", format!("{} of {} channels, {} for keys and values", info.heads, info.head_size, info.kv_heads));
     fact("mixers", mixers.join(", "));
+    if let Some(d) = &info.denoising {
+        let sight = d.block.map_or_else(|| "the whole sequence".into(), |block| format!("blocks of {block}"));
+        let shifted = if d.shift { ", shifted" } else { "" };
+        fact("denoises", format!("{sight}, {} noise, mask token {}{shifted}", d.noise, d.mask_token));
+    }
     fact("vocabulary", info.vocabulary.to_string());
     fact("trained length", info.max_positions.to_string());
     fact("on disk", stored.join(", "));
@@ -221,9 +247,10 @@ fn text(info: &Info) -> String {
         let share = 100.0 * count as f64 / p.total.max(1) as f64;
         parts.row([name.into(), grouped(count), format!("{share:.1} %")]);
     }
+    let keeps = info.denoising.as_ref().is_none_or(|denoising| denoising.block.is_some());
     let mut state = Table::new(&[
         ("tokens", Align::Right),
-        ("state of a sequence", Align::Right),
+        (if keeps { "state of a sequence" } else { "state of a sequence, if kept" }, Align::Right),
         ("all softmax", Align::Right),
         ("ratio", Align::Right),
     ]);
@@ -231,7 +258,8 @@ fn text(info: &Info) -> String {
         let ratio = s.softmax_bytes as f64 / s.bytes.max(1) as f64;
         state.row([s.tokens.to_string(), bytes(s.bytes as f64), bytes(s.softmax_bytes as f64), format!("{ratio:.1}")]);
     }
-    format!("{}\n{}\n{}", about.plain(), parts.plain(), state.plain())
+    let note = if keeps { "" } else { "it denoises the whole sequence: nothing is kept between steps unless asked (--keep)\n" };
+    format!("{}\n{}\n{}{note}", about.plain(), parts.plain(), state.plain())
 }
 
 fn window(mixers: &Mixers) -> String {
@@ -284,6 +312,27 @@ mod tests {
             assert_eq!(p.norms, ((2 * info.layers + 1) * info.hidden) as u64, "{name}");
             assert!(text(&info).contains("feed-forwards"));
         }
+    }
+
+    #[test]
+    fn a_model_that_denoises_is_told_so() {
+        let opened = |name: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families").join(name);
+            read(&Args { model: path }).expect(name)
+        };
+        let kept = "nothing is kept between steps unless asked (--keep)";
+        let mut info = opened("dream");
+        let told = serde_json::json!({"block": null, "mask_token": 95, "shift": true, "noise": "mask"});
+        assert_eq!(serde_json::to_value(&info).expect("JSON")["denoising"], told);
+        let said = text(&info);
+        assert!(said.contains("the whole sequence, mask noise, mask token 95, shifted") && said.contains(kept), "{said}");
+        let blocks = Diffusion { mask_token: 7, block: Some(4), shift: false, uniform: true };
+        info.denoising = Some(Denoising::from(&blocks));
+        let said = text(&info);
+        assert!(said.contains("blocks of 4, uniform noise, mask token 7\n") && !said.contains(kept), "{said}");
+        let plain = opened("llama_gqa");
+        assert!(serde_json::to_value(&plain).expect("JSON")["denoising"].is_null());
+        assert!(!text(&plain).contains("denoises") && !text(&plain).contains(kept));
     }
 
     #[test]

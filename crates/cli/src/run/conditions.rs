@@ -1,6 +1,7 @@
 //! What a run's bits depend on beside its recipe: kept in its folder, so that a resumed run goes on
 //! as it began.
 
+use super::summary::held_out::many;
 use crate::output::tell;
 use crate::{Global, Precision};
 use anyhow::Context;
@@ -96,8 +97,9 @@ impl Conditions {
         }
         if self.threads != now.threads {
             lines.push(format!(
-                "the run was begun on {} threads and goes on on {}: its bits will differ",
-                self.threads, now.threads
+                "the run was begun on {} and goes on on {}: its bits will differ",
+                many(self.threads as u64, "thread"),
+                now.threads
             ));
         }
         lines
@@ -137,5 +139,8 @@ mod tests {
         assert_eq!((older.device.clone(), older.differences(&now)), (None, Vec::new()));
         let threads = Conditions { threads: 3, ..begun };
         assert_eq!(threads.differences(&now).len(), 2);
+        let [one, two] = [1, 2].map(|threads| Conditions { threads, ..now.clone() });
+        assert!(one.differences(&two)[0].contains("begun on 1 thread and goes on on 2:"));
+        assert!(two.differences(&one)[0].contains("begun on 2 threads and goes on on 1:"));
     }
 }

@@ -1,7 +1,8 @@
 //! The screen of a run: bars on a terminal, plain lines elsewhere.
 
 use super::samples::{self, Written};
-use super::summary::{held_out::measured, label};
+use super::summary::held_out::{many, measured};
+use super::summary::label;
 use crate::Global;
 use crate::output::{redraws, tell};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -196,7 +197,7 @@ impl Screen {
         tell(format_args!("text: {train} tokens to train on, {held_out} held out"));
         tell(format_args!("run: {}", self.folder.display()));
         if trainer.position.stage > 0 || trainer.position.step > 0 {
-            tell(format_args!("going on at stage {}, step {}", self.stage, self.step));
+            tell(going_on(stage.map(|stage| stage.name.as_str()), self.step));
         }
     }
 
@@ -265,7 +266,7 @@ impl Observer for Screen {
         }
         match event {
             Event::Reading(progress) => {
-                let words = format!("reading text: {} documents, {} tokens", progress.documents, progress.tokens);
+                let words = format!("reading text: {}, {}", many(progress.documents, "document"), many(progress.tokens, "token"));
                 if self.bars {
                     self.spin(words);
                 } else if self.read_at.is_none_or(|at| at.elapsed().as_secs() >= LINE_SECONDS) {
@@ -290,7 +291,7 @@ impl Observer for Screen {
                     bar.reset_eta();
                     self.bar = Some(bar);
                 } else {
-                    self.say(&format!("{}: {} steps, {trainable} parameters train", stage.name, stage.steps()));
+                    self.say(&format!("{}: {}, {trainable} parameters train", stage.name, many(stage.steps(), "step")));
                 }
             }
             Event::Step { stage, step, loss, rate, tokens } => {
@@ -345,6 +346,14 @@ impl Observer for Screen {
     }
 }
 
+/// Where a run goes on: at a step of a stage, or behind the last one.
+fn going_on(stage: Option<&str>, step: u64) -> String {
+    match stage {
+        Some(stage) => format!("going on at stage {stage}, step {step}"),
+        None => "every stage is finished: what is left is to write the model and its report".into(),
+    }
+}
+
 /// `1:02:03` or `2:03`.
 pub fn duration(seconds: f64) -> String {
     let s = seconds.max(0.0).round() as u64;
@@ -369,6 +378,12 @@ mod tests {
             assert!(plain.starts_with(begins), "{plain}");
             assert_eq!(said(phase, true), format!("\n{plain}"));
         }
+    }
+
+    #[test]
+    fn a_run_behind_its_last_stage_is_told_to_be_finished() {
+        assert_eq!(going_on(Some("align"), 3), "going on at stage align, step 3");
+        assert!(going_on(None, 0).starts_with("every stage is finished"));
     }
 
     #[test]

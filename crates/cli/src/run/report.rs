@@ -1,7 +1,7 @@
 //! A run as the data of a report page.
 
 use super::conditions::Conditions;
-use super::summary::held_out::{form, judged, next_token};
+use super::summary::held_out::{form, judged, many, next_token};
 use super::summary::{Summary, label};
 use recast_eval::Comparison;
 use recast_eval::metrics::Estimate;
@@ -44,7 +44,7 @@ pub fn write(trainer: &Trainer, summary: &Summary, folder: &Path, conditions: &C
             recipe_hash: recipe.hash(),
             command: conditions.command.clone(),
             versions: vec![Fact { label: "recast".into(), value: env!("CARGO_PKG_VERSION").into() }],
-            machine: format!("{} threads, {}", recast_ops::cpu::threads(), processor()),
+            machine: format!("{}, {}", many(recast_ops::cpu::threads() as u64, "thread"), processor()),
             more: vec![
                 Fact { label: "precision".into(), value: precision },
                 Fact { label: "training time".into(), value: super::progress::duration(summary.seconds) },

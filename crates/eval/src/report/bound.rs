@@ -94,12 +94,13 @@ pub(super) fn headline(report: &Report) -> Option<(String, &'static str, String)
     let data = data(report);
     let (student, nats) = finished(&data.rows)?;
     let mut detail: Vec<String> = nats.std_error.iter().map(|error| format!("± {}", grouped(*error, DIGITS))).collect();
+    // Of the same unit as the number above, so it stands before what is not.
+    let first = data.rows.iter().find(|row| row.role == Role::Student).filter(|first| !std::ptr::eq(*first, student));
+    detail.extend(first.and_then(|first| first.nats).map(|nats| format!("{} at first", grouped(nats.value, DIGITS))));
     detail.push(match student.kind {
         BoundKind::Exact => format!("perplexity {}", perplexity(nats)),
         _ => format!("perplexity at most {}", perplexity(nats)),
     });
-    let first = data.rows.iter().find(|row| row.role == Role::Student).filter(|first| !std::ptr::eq(*first, student));
-    detail.extend(first.and_then(|first| first.nats).map(|nats| format!("{} at first", grouped(nats.value, DIGITS))));
     let teacher = teacher(&data.rows);
     detail.extend(compared(teacher, student.kind).map(|nats| format!("teacher {}", grouped(nats.value, DIGITS))));
     if let Some(next) = student.next_token {

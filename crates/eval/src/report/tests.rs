@@ -232,7 +232,7 @@ fn a_model_that_denoises_is_judged_by_its_bound() {
     (student.nats, student.next_token) = (of(2.345, Some(0.012)), next(7.75));
     let page = render(&report);
     assert_eq!(largest(&page)[0], "2.345", "the bound first, and no perplexity as large");
-    let detail = "± 0.012; perplexity at most 10.43; 6.470 at first; next-token perplexity 7.75 (teacher 6.25)";
+    let detail = "± 0.012; 6.470 at first; perplexity at most 10.43; next-token perplexity 7.75 (teacher 6.25)";
     assert!(page.contains(detail) && page.contains("diffusion bound, nats a token</th>"));
     assert!(page.contains("Held-out text over the run: diffusion bound") && page.contains("next-token loss, which is no bound"));
     // One of the next token is no comparison with a bound.

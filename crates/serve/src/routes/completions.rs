@@ -123,7 +123,7 @@ fn prepare(app: &Arc<App>, asked: &Asked, value: &Value) -> Result<(Generation, 
         let before = kept.map_or(0, |kept| kept.snapshot.tokens.len());
         let tokens: Vec<u32> =
             kept.iter().flat_map(|kept| kept.unread.iter().copied()).chain(prompt.tokens.iter().copied()).collect();
-        let max_tokens = served.room(before + tokens.len() + suffix.len(), Some(max_tokens), 0)?;
+        let max_tokens = served.room(before + tokens.len(), suffix.len(), Some(max_tokens), 0)?;
         requests.push(engine::Request {
             prompt: tokens,
             suffix: suffix.clone(),

@@ -152,7 +152,7 @@ pub(crate) fn conversation(
     }
     let mut prompt = talk::prompt(served, kept.map(|(_, kept)| kept), instructions, new, tools)?;
     let before = prompt.state.as_ref().map_or(0, |state| state.tokens.len());
-    let max_tokens = served.room(before + prompt.tokens.len(), max_tokens, app.settings.default_tokens)?;
+    let max_tokens = served.room(before + prompt.tokens.len(), 0, max_tokens, app.settings.default_tokens)?;
     let request =
         Request { prompt: std::mem::take(&mut prompt.tokens), state: prompt.state.take(), max_tokens, ..Request::default() };
     Ok(Prepared { prompt, request })

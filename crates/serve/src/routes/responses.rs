@@ -8,7 +8,7 @@ use crate::error::{ApiError, PREVIOUS};
 use crate::fields::{Field, Fields, only, read, unused};
 use crate::generation::{Answer, Generation};
 use crate::ids;
-use crate::options::{JSON_SCHEMA, OBFUSCATION, Options, of_format};
+use crate::options::{DENOISES, JSON_SCHEMA, OBFUSCATION, Options, of_format};
 use crate::routes::chat::{concluded, turn};
 use crate::stream::{self, Told};
 use crate::tools::{Call, Piece, Reader, Tools};
@@ -37,6 +37,7 @@ pub(crate) const FIELDS: &[Field] = &[
     read("stream", r#"{"type":"boolean","default":false}"#, "Server-sent events as the text is written."),
     read("max_output_tokens", r#"{"type":"integer","minimum":1}"#, "The most tokens to write."),
     read("seed", r#"{"type":"integer"}"#, "Recast: same seed, same text, as in /v1/chat/completions."),
+    DENOISES,
     read("tools", r#"{"type":"array","items":{"type":"object"}}"#, "Functions that the model may call."),
     read("tool_choice", "{}", "none, auto, required, or one function."),
     read("text", r##"{"$ref":"#/components/schemas/TextOptions"}"##, "The form of the text."),

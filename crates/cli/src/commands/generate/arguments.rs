@@ -1,6 +1,5 @@
 //! Options of models that denoise.
 
-use anyhow::Context;
 use recast_infer::samplers::denoising::{Canvas, Denoising, Editing, Ends, Keep, Order, Remasking, Rule};
 use recast_text::Tokenizer;
 
@@ -228,8 +227,7 @@ pub fn infilling(text: &str, tokenizer: &Tokenizer) -> anyhow::Result<Canvas> {
         if holes == 0 { tokenizer.encode(piece, true) } else { tokenizer.encode_continuation(piece, None) }
     };
     while let Some((before, after)) = rest.split_once("[[") {
-        let (count, after) =
-            after.split_once("]]").with_context(|| format!("--infill: expected ]] behind [[, found {after:?}"))?;
+        let (count, after) = after.split_once("]]").ok_or_else(|| wrong("--infill", "]] behind [[", &format!("{after:?}")))?;
         let count: usize = count
             .trim()
             .parse()

@@ -37,15 +37,15 @@ struct Result {
 
 /// Where a trace is written.
 enum Place {
-    /// Beside its place until it is whole: an older one stays as long as it is the only one.
+    /// Beside its place until it is whole: an older one stays as long as it is the only one, and no part is taken for one.
     Beside(NamedTempFile),
-    /// In it: a new file, which can be read as far as it goes; a link, a device or a pipe, which no file is renamed into.
+    /// In it: a link, a device or a pipe, which no file is renamed into.
     There(File),
 }
 
 impl Place {
     fn open(path: &Path) -> std::io::Result<Self> {
-        match path.is_file() && !path.is_symlink() {
+        match !path.is_symlink() && (path.is_file() || !path.exists()) {
             true => Ok(Self::Beside(files::beside(path)?)),
             false => Ok(Self::There(File::create(path)?)),
         }
@@ -178,16 +178,31 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
     tell(format_args!(
         "prompt {} tokens; wrote {} in {} forward passes ({} of them to read finished blocks), {tokens_per_forward:.2} tokens a pass; \
          {tokens_per_second:.1} tokens/s; {} revised; seed {}",
-        written.prompt_tokens,
-        written.tokens.len(),
-        counters.forwards,
-        counters.refreshes,
-        counters.revised,
-        settings.seed,
+        written.prompt_tokens, written.written, counters.forwards, counters.refreshes, counters.revised, settings.seed,
     ));
     traced.with_context(unwritten)?;
     if let Some(path) = &args.denoising.trace {
         tell(format_args!("trace in {}; see it with: recast replay {} --html out.html", path.display(), path.display()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_that_is_not_finished_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("trace.jsonl");
+        let begin = || {
+            let place = Place::open(&path).expect("opens");
+            place.file().expect("a file").write_all(b"begun\n").expect("writes");
+            place
+        };
+        drop(begin());
+        assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 0);
+        begin().done(&path).expect("puts it there");
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), "begun\n");
+    }
 }

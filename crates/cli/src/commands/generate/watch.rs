@@ -108,7 +108,7 @@ impl<'a> Screen<'a> {
         }
     }
 
-    /// Draws the end. Returns the time that watching took.
+    /// Draws the end, whole however long it is. Returns the time that watching took.
     pub fn finish(mut self, text: &Denoised) -> Duration {
         self.cells.truncate(text.tokens.len());
         if self.live {
@@ -170,7 +170,14 @@ impl<'a> Screen<'a> {
 
     fn draw(&mut self, now: Option<usize>) {
         let (rows, columns) = self.term.size();
-        let (rows, columns) = ((rows as usize).max(6), (columns as usize).max(20) - 1);
+        let lines = self.lines((rows as usize).max(6), (columns as usize).max(20) - 1, now);
+        let _ = self.term.clear_last_lines(self.drawn);
+        self.drawn = lines.len();
+        self.say(&lines.join("\n"));
+    }
+
+    /// What is drawn in a step, as much of it as fits the screen, or at the end, all of it.
+    fn lines(&self, rows: usize, columns: usize, now: Option<usize>) -> Vec<String> {
         let mut page = Page::new(columns);
         page.add(&self.prompt, &Style::new().for_stderr().bold());
         for cell in &self.cells {
@@ -188,13 +195,10 @@ impl<'a> Screen<'a> {
         let share = self.known() as f64 / self.cells.len().max(1) as f64;
         let progress = status(columns, share, &format!("step {} · {}", self.steps, self.count()));
         let progress = Style::new().for_stderr().dim().apply_to(progress).to_string();
-        // The end of a long text is where it is written.
+        // The end of a long text is where it is written. What is finished is drawn over no more, and may scroll away.
         let lines = page.into_lines();
-        let skip = (lines.len() + 2).saturating_sub(rows);
-        let lines: Vec<String> = lines.into_iter().skip(skip).chain([progress]).collect();
-        let _ = self.term.clear_last_lines(self.drawn);
-        self.drawn = lines.len();
-        self.say(&lines.join("\n"));
+        let skip = if now.is_some() { (lines.len() + 2).saturating_sub(rows) } else { 0 };
+        lines.into_iter().skip(skip).chain([progress]).collect()
     }
 }
 
@@ -329,6 +333,17 @@ mod tests {
             assert!(measure_text_width(&status(columns, 0.3, &words)) <= columns, "{columns}");
         }
         assert_eq!(status(20, 1.0, &words), "step 1024 · 1024 of ");
+    }
+
+    #[test]
+    fn a_finished_text_that_is_taller_than_the_screen_is_drawn_whole() {
+        let tokenizer = crate::scorer::tests::tokenizer();
+        let mut screen = Screen::new(&tokenizer, &Canvas::after(&[1], 1024), 0);
+        screen.prompt = "one two three four ".repeat(20);
+        let (part, whole) = (screen.lines(6, 20, Some(0)), screen.lines(6, 20, None));
+        assert_eq!(part.len(), 5, "one row is left to the cursor");
+        assert!(whole.len() > 20 && whole[0].contains("one"), "{} lines from {:?}", whole.len(), whole[0]);
+        assert_eq!(part[..4], whole[whole.len() - 5..whole.len() - 1]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use crate::Global;
 use anyhow::Context;
-use recast_infer::samplers::denoising::trace::Trace;
+use recast_infer::samplers::denoising::trace::{NoiseKind, Trace};
 use recast_text::files;
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -43,12 +43,30 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
     crate::output::print(format_args!("{}: {steps} steps over {positions} positions; open it in a browser", html.display()))
 }
 
+/// How texts are written from masks, and from noise, and what a position is called that is unknown still.
+const MASKS: (&str, &str) = (
+    "<strong>Every word starts hidden.</strong> In each step it guesses all of them at once, keeps the guesses it is surest of, \
+     and guesses the rest again.",
+    "hidden",
+);
+const NOISE: (&str, &str) = (
+    "<strong>Every word starts as a random one.</strong> In each step it guesses all of them at once, keeps some of the guesses, \
+     and may take back what it kept before.",
+    "random",
+);
+
 /// The page of a trace.
 fn page(trace: &Trace) -> String {
     let data = serde_json::json!({"begin": trace.begin, "steps": trace.steps, "end": trace.end});
     // Inside a script element nothing may look like its end.
     let data = data.to_string().replace('<', "\\u003c");
+    let (lead, unknown) = match trace.begin.noise {
+        NoiseKind::Mask => MASKS,
+        NoiseKind::Uniform => NOISE,
+    };
     include_str!("page.html")
+        .replace("<!--LEAD-->", lead)
+        .replace("<!--UNKNOWN-->", unknown)
         .replace("/*STYLE*/", include_str!("page.css"))
         .replace("/*SCRIPT*/", include_str!("page.js"))
         .replace("{\"data\": \"here\"}", &data)
@@ -62,9 +80,9 @@ fn last_text(trace: &Trace) -> String {
     let mut cells: Vec<Option<u32>> = vec![None; trace.begin.positions];
     trace.begin.given.iter().for_each(|(index, token)| cells[*index] = Some(*token));
     trace.steps.iter().flat_map(|step| &step.changes).for_each(|change| cells[change.0] = change.2);
-    let written = trace.end.as_ref().map_or(cells.len(), |end| end.written.min(cells.len()));
+    let until = trace.end.as_ref().map_or(cells.len(), |end| end.positions.unwrap_or(end.written).min(cells.len()));
     let text: String =
-        cells[..written].iter().map(|cell| cell.and_then(|token| pieces.get(&token)).map_or("░", String::as_str)).collect();
+        cells[..until].iter().map(|cell| cell.and_then(|token| pieces.get(&token)).map_or("░", String::as_str)).collect();
     trace.begin.prompt.clone() + &text
 }
 
@@ -92,6 +110,24 @@ mod tests {
         assert!(!page.contains("/*SCRIPT*/") && !page.contains("/*STYLE*/") && !page.contains("data\": \"here"));
         // Nothing is fetched.
         assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("url("));
+    }
+
+    #[test]
+    fn a_page_says_what_the_text_began_as() {
+        let page = |text: &str| page(&Trace::read(text.as_bytes()).unwrap());
+        let masks = page(TRACE);
+        assert!(masks.contains("Every word starts hidden") && masks.contains("still hidden") && !masks.contains("<!--"));
+        let noise = page(&TRACE.replacen("\"positions\"", "\"noise\":\"uniform\",\"positions\"", 1));
+        assert!(noise.contains("starts as a random one") && noise.contains("still random"));
+        assert!(!noise.contains("starts hidden") && !noise.contains("still hidden"));
+    }
+
+    #[test]
+    fn what_was_given_is_part_of_the_text_and_not_of_what_was_written() {
+        let new = TRACE.replace("\"written\":3", "\"written\":2,\"positions\":3");
+        for text in [TRACE, new.as_str()] {
+            assert_eq!(last_text(&Trace::read(text.as_bytes()).unwrap()), "a </script><b> x <i> end");
+        }
     }
 
     #[test]

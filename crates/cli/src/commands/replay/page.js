@@ -1,5 +1,5 @@
 "use strict";
-// Plays a trace. State k is what stands there after k steps; state 0 is all masks.
+// Plays a trace. State k is what stands there after k steps; state 0 is all masks, or noise.
 
 const at = (id) => document.getElementById(id);
 const { begin, steps, end } = JSON.parse(at("trace").textContent);
@@ -8,7 +8,9 @@ for (const step of steps) Object.assign(pieces, step.tokens);
 const piece = (token) => (pieces[token] ?? "?").replaceAll("\n", "↵\n");
 const grade = (p) => (p < 0.3 ? "unsure" : p < 0.7 ? "fair" : "sure");
 const percent = (p) => `${Math.round(100 * p)} %`;
-const written = end ? end.written : begin.positions;
+// Older traces count what was given as written.
+const until = end ? end.positions ?? end.written : begin.positions;
+const unknown = begin.noise === "uniform" ? "random" : "hidden";
 
 /** Every state, worked out once: cells are {kind, token, p, since, was}. */
 const states = [];
@@ -25,9 +27,10 @@ const states = [];
     states.push(cells);
   });
   // Behind the end of the text nothing was written that counts.
-  states[states.length - 1] = cells.slice(0, written);
+  states[states.length - 1] = cells.slice(0, until);
 }
 const last = states[states.length - 1];
+const written = last.filter((cell) => cell.kind === "fixed").length;
 let now = 0;
 let timer = null;
 
@@ -49,7 +52,7 @@ function cellElement(cell, index, window) {
     return span(classes.join(" "), piece(cell.token), `${percent(cell.p)} sure, kept in step ${cell.since}`);
   }
   const later = window && (index < window[0] || index >= window[1]);
-  return span(`cell mask${later ? " later" : ""}`, "", later ? "hidden; its turn comes later" : "hidden");
+  return span(`cell mask${later ? " later" : ""}`, "", later ? `${unknown}; its turn comes later` : unknown);
 }
 
 function draw() {
@@ -61,7 +64,7 @@ function draw() {
   const step = steps[now - 1];
   const fresh = step ? step.changes.length : 0;
   at("status").textContent = now === 0
-    ? `Before the first step: ${cells.length - known} hidden`
+    ? `Before the first step: ${cells.length - known} ${unknown}`
     : `Step ${now} of ${steps.length} · ${fresh} kept now · ${known} of ${cells.length} known · the model ran ${step.forwards} times`;
   at("slider").value = now;
   at("slider").setAttribute("aria-valuetext", at("status").textContent);

@@ -7,6 +7,9 @@ use recast_eval::table::{Align, Table, fixed, with_error};
 use recast_train::trainer::TEACHER;
 use recast_train::validate::{Bound, HeldOutLoss};
 
+/// What the [`label`] of a student begins with.
+const STUDENT: &str = "student, ";
+
 /// What a model that denoises is judged by, in nats a token; none of a next-token model.
 pub fn judged(loss: &HeldOutLoss) -> Option<Estimate> {
     let bound = loss.bound?;
@@ -24,12 +27,15 @@ pub fn next_token(loss: &HeldOutLoss) -> Option<f64> {
 pub fn form(bound: &Bound) -> String {
     match bound {
         Bound { exact: true, .. } => "blocks of one token: no bound, but the likelihood of its own order".into(),
-        Bound { uniform: true, samples, .. } => format!("generalised KL of uniform noise, {} a window", many(*samples, "noise")),
-        Bound { samples, .. } => format!("exact-count form, {} a window", many(*samples, "mask")),
+        Bound { uniform: true, samples, .. } => {
+            format!("generalised KL of uniform noise, {} a window", many(*samples as u64, "noise"))
+        }
+        Bound { samples, .. } => format!("exact-count form, {} a window", many(*samples as u64, "mask")),
     }
 }
 
-fn many(count: usize, thing: &str) -> String {
+/// `1 mask`, `2 masks`.
+pub fn many(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -86,6 +92,42 @@ pub fn table(held_out: &[(String, HeldOutLoss)]) -> Table {
     table.without_empty()
 }
 
+/// How the bounds were found, a line for those found alike; without names where that is all of them.
+fn ways(bounds: &[(&String, Bound)]) -> Vec<String> {
+    let mut ways: Vec<(String, Vec<String>)> = Vec::new();
+    for (name, bound) in bounds {
+        let (how, name) = (how(bound), label(name));
+        match ways.iter_mut().find(|(known, _)| *known == how) {
+            Some((_, names)) => names.push(name),
+            None => ways.push((how, vec![name])),
+        }
+    }
+    match ways.as_slice() {
+        [(how, _)] => vec![how.clone()],
+        ways => ways.iter().map(|(how, names)| format!("{}: {how}", listed(names))).collect(),
+    }
+}
+
+/// `student, before and after align`.
+fn listed(names: &[String]) -> String {
+    let mut out = String::new();
+    for (i, name) in names.iter().enumerate() {
+        // Once said, it need not be said again.
+        let student = i > 0 && names[i - 1].starts_with(STUDENT);
+        let name = name.strip_prefix(STUDENT).filter(|_| student).unwrap_or(name);
+        let joined = if i == 0 {
+            ""
+        } else if i + 1 == names.len() {
+            " and "
+        } else {
+            ", "
+        };
+        out.push_str(joined);
+        out.push_str(name);
+    }
+    out
+}
+
 /// What has to be said beside [`table`], a line each; nothing of next-token models.
 pub fn notes(held_out: &[(String, HeldOutLoss)]) -> Vec<String> {
     let bounds: Vec<(&String, Bound)> = held_out.iter().filter_map(|(name, loss)| Some((name, loss.bound?))).collect();
@@ -94,13 +136,16 @@ pub fn notes(held_out: &[(String, HeldOutLoss)]) -> Vec<String> {
     }
     let mut units = String::from("in nats a token of held-out text");
     if bounds.iter().any(|(_, bound)| !bound.exact) {
-        units.push_str("; a diffusion bound is an upper bound of the negative log-likelihood, ± a standard error over draws");
+        units.push_str("; a diffusion bound is an upper bound of the negative log-likelihood");
+    }
+    if held_out.iter().any(|(_, loss)| judged(loss).is_some_and(|nats| nats.std_error.is_some())) {
+        units.push_str(", ± a standard error over draws");
     }
     if held_out.iter().any(|(_, loss)| loss.kl.is_some()) {
         units.push_str("; KL is from the teacher's next-token distribution");
     }
     let mut lines = vec![units];
-    lines.extend(bounds.iter().map(|(name, bound)| format!("{}: {}", label(name), how(bound))));
+    lines.extend(ways(&bounds));
     let judged_by_bound = bounds.last().is_some_and(|(_, bound)| !bound.exact);
     if judged_by_bound && held_out.iter().any(|(name, loss)| name == TEACHER && loss.bound.is_none()) {
         lines.push("the teacher says the next token and has no bound: its loss is no comparison with one".into());
@@ -144,11 +189,29 @@ mod tests {
              student, after denoise  2.5000 ± 0.0125           1.7500  0.2500\n"
         );
         let notes = notes(&run(joint)).join("\n");
-        for words in
-            ["an upper bound of the negative log-likelihood", "by the quarter masked: 1.00", "no comparison", "KL is from"]
-        {
+        for words in [
+            "an upper bound of the negative log-likelihood, ± a standard error over draws",
+            "\nexact-count form, 8 masks a window; nats a masked token, by the quarter masked: 1.00",
+            "no comparison",
+            "KL is from",
+        ] {
             assert!(notes.contains(words), "{words}: {notes}");
         }
+        assert_eq!(notes.matches("exact-count form").count(), 1, "{notes}");
+    }
+
+    #[test]
+    fn bounds_found_alike_share_a_line() {
+        let [masks, uniform] = [false, true].map(|uniform| denoiser(false, Bound { uniform, ..Bound::default() }));
+        let of = |name: &str, loss| (name.to_owned(), loss);
+        let (mask, noise) = ("exact-count form, 8 masks a window", "generalised KL of uniform noise, 8 noises a window");
+        let said = notes(&[of(TEACHER, uniform), of(BEFORE, masks), of("a", masks), of("b", masks), of("c", uniform)]);
+        assert_eq!(
+            said[1..3],
+            [format!("teacher and student, after c: {noise}"), format!("student, before, after a and after b: {mask}")]
+        );
+        let said = notes(&[of(TEACHER, masks), of("a", masks)]);
+        assert_eq!(said[1..], [mask]);
     }
 
     #[test]
@@ -168,6 +231,11 @@ mod tests {
         let mut one = denoiser(true, Bound::default());
         one.bound = one.bound.map(|bound| Bound { error: 0.0, samples: 1, ..bound });
         assert_eq!(judged(&one), Some(Estimate { value: 2.5, std_error: None }));
+        let said = notes(&run(one)).join("\n");
+        assert!(
+            said.contains("an upper bound") && said.contains("1 mask a window") && !said.contains("standard error"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What there is to fill: fixed text anywhere, holes anywhere.
 
 use super::denoiser::Shape;
-use super::settings::{Denoising, Remasking, Rule};
+use super::settings::{Denoising, Keep};
 use crate::error::InferError;
 
 /// The most positions of a text, prompt included: a longer one is refused, and not laid out.
@@ -48,8 +48,8 @@ impl Canvas {
     ///
     /// # Errors
     /// When it is longer than [`POSITIONS`], holds the mask token or an id outside the vocabulary, when the mask
-    /// token itself is outside, the block is longer than what there is to fill, or the settings need masks and the
-    /// model knows none.
+    /// token itself is outside, the block is longer than what there is to fill, the settings need masks and the
+    /// model knows none, or they are of models of whole sequences and it has blocks.
     pub fn check(&self, shape: &Shape, settings: &Denoising) -> Result<(), InferError> {
         let refuse = |name, expected: String, found: String| Err(InferError::Setting { name, expected, found });
         settings.check()?;
@@ -57,13 +57,22 @@ impl Canvas {
             let expected = "0 (off) of a model of uniform noise, which knows no mask to hide the prompt behind";
             return refuse("guidance", expected.into(), settings.guidance.to_string());
         }
-        if shape.uniform && matches!(settings.rule, Rule::Ancestral { remasking, .. } if remasking != Remasking::Never) {
+        if shape.uniform && settings.remasks() {
             let expected = "none of a model of uniform noise, any token of which may change in any step";
             return refuse("remasking", expected.into(), "one that masks tokens again".into());
         }
         if shape.uniform && settings.editing.is_some_and(|editing| editing.passes == 0) {
             let expected = "at least 1 of a model of uniform noise, which mends behind its last step and not before";
             return refuse("editing passes", expected.into(), "0".into());
+        }
+        if shape.block.is_some() && settings.keep != Keep::Nothing {
+            let expected = "nothing of a model with blocks, which goes on from the state of what stands before its block; \
+                leave it out";
+            return refuse("keep", expected.into(), format!("{:?}", settings.keep).to_lowercase());
+        }
+        if let (Some(_), Some(ahead)) = (shape.block, settings.ahead) {
+            let expected = "none of a model with blocks, which sees nothing behind its block; leave it out";
+            return refuse("ahead", expected.into(), ahead.to_string());
         }
         if self.positions.len() > POSITIONS {
             let expected = format!("at most {POSITIONS} positions, prompt included; write fewer tokens");

@@ -20,6 +20,8 @@ pub struct Denoised {
     pub text: String,
     /// Its tokens, an end token included.
     pub tokens: Vec<u32>,
+    /// How many of them were not given.
+    pub written: usize,
     /// Probability of each when it was committed; 1 for fixed ones.
     pub confidences: Vec<f32>,
     /// Why it ended.
@@ -35,14 +37,14 @@ pub struct Denoised {
 }
 
 impl Denoised {
-    /// Tokens a second, up to the end token and no further: what lies behind it is no text.
+    /// Tokens written a second, up to the end token and no further: what lies behind it is no text.
     pub fn tokens_per_second(&self) -> f64 {
-        self.tokens.len() as f64 / self.decode_seconds.max(f64::MIN_POSITIVE)
+        self.written as f64 / self.decode_seconds.max(f64::MIN_POSITIVE)
     }
 
-    /// Tokens that a forward pass brought.
+    /// Tokens written that a forward pass brought.
     pub fn tokens_per_forward(&self) -> f64 {
-        self.counters.tokens_per_forward(self.tokens.len())
+        self.counters.tokens_per_forward(self.written)
     }
 }
 
@@ -140,6 +142,7 @@ impl<'a, D: Denoiser> Filler<'a, D> {
         let done = |(row, text): (&Row<D::State>, Text)| Denoised {
             text: text.text,
             tokens: row.settled().0.to_vec(),
+            written: (0..row.settled().0.len()).filter(|&index| !row.is_given(index)).count(),
             confidences: row.settled().1.to_vec(),
             finish: text.finish.unwrap_or(Finish::Length),
             prompt_tokens: row.prompt(),

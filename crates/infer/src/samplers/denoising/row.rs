@@ -349,6 +349,7 @@ impl<S: Clone> Row<S> {
             .collect();
         let window = (self.window.start.saturating_sub(self.start), self.window.end - self.start);
         let mut step = Step { step: self.step, block: self.block, window, ..Step::default() };
+        let only_edits = !self.flows() && self.window.clone().all(|p| !self.open[p]);
         // While noise is left, all is decided anew in any case.
         if !self.shape.uniform || places.is_empty() {
             self.edit(wanted, candidates, &mut step);
@@ -380,7 +381,9 @@ impl<S: Clone> Row<S> {
         }
         self.step += 1;
         self.scatter_again();
-        self.conclude();
+        // The next pass would compute the same, the best of each place whatever the temperature, unless chance masks again.
+        let still = only_edits && step.changes.is_empty() && !(self.settings.remasks() && self.steps_left > 0);
+        self.conclude(still);
         self.deciding = self.decides_anew();
         step.changes.sort_by_key(|change| change.index);
         step.forwards = self.counters.forwards;
@@ -453,8 +456,8 @@ impl<S: Clone> Row<S> {
         taken
     }
 
-    /// Ends the block or the text where they are done.
-    fn conclude(&mut self) {
+    /// Ends the block or the text where they are done; `still`: another pass over the block would change nothing.
+    fn conclude(&mut self, still: bool) {
         if let Some(end) = self.first_end()
             && self.open[self.start..end].iter().all(|open| !open)
         {
@@ -465,7 +468,7 @@ impl<S: Clone> Row<S> {
         }
         if let Some(editing) = self.settings.editing {
             self.passes += 1;
-            if self.passes <= editing.passes {
+            if self.passes <= editing.passes && !still {
                 return;
             }
         }

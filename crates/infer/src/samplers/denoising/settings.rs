@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// optimum between 4 and 256).
 pub const BLOCK: usize = 32;
 
+/// The most passes after a block's last mask that may be asked for.
+const PASSES: usize = 1024;
+
 /// Which of the predicted tokens are committed in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case", deny_unknown_fields)]
@@ -115,7 +118,8 @@ pub enum Order {
 pub struct Editing {
     /// A token is replaced when another is the likeliest at its place and at least so probable.
     pub at: f32,
-    /// Forward passes after the block's last mask in which that may still happen.
+    /// Forward passes after the block's last mask in which that may still happen, at most 1,024; one that changes
+    /// nothing is the last.
     #[serde(default)]
     pub passes: usize,
 }
@@ -240,12 +244,20 @@ impl Denoising {
         if let Some(at) = self.editing.map(|e| e.at).filter(|at| !share(*at)) {
             return refuse("editing", "a probability", at.to_string());
         }
+        if let Some(passes) = self.editing.map(|e| e.passes).filter(|passes| *passes > PASSES) {
+            let expected = format!("at most {PASSES} after each block's last mask; give fewer (1 is usual)");
+            return refuse("editing passes", &expected, passes.to_string());
+        }
         Ok(())
     }
 
     /// Whether a committed token may change before its block is done, whatever the model; of uniform noise any may.
     pub fn revises(&self) -> bool {
-        let remasks = matches!(self.rule, Rule::Ancestral { remasking, .. } if remasking != Remasking::Never);
-        remasks || self.editing.is_some()
+        self.remasks() || self.editing.is_some()
+    }
+
+    /// Whether what was drawn may be masked again.
+    pub(super) fn remasks(&self) -> bool {
+        matches!(self.rule, Rule::Ancestral { remasking, .. } if remasking != Remasking::Never)
     }
 }

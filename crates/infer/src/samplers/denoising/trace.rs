@@ -21,6 +21,17 @@ const VERSION: u32 = 1;
 /// Texts of tokens by their ids.
 pub type Pieces = BTreeMap<u32, String>;
 
+/// What stands where nothing is known yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoiseKind {
+    /// The mask token.
+    #[default]
+    Mask,
+    /// Random tokens.
+    Uniform,
+}
+
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Begin {
@@ -34,6 +45,9 @@ pub struct Begin {
     pub positions: usize,
     /// Positions that are denoised together by the model's training, if not all.
     pub trained_block: Option<usize>,
+    /// What stands where nothing is known yet; older traces do not say.
+    #[serde(default)]
+    pub noise: NoiseKind,
     /// How it was written.
     pub settings: Denoising,
     /// Fixed text behind the prompt: position and token.
@@ -71,8 +85,11 @@ pub struct Line {
 pub struct End {
     /// Why it ended.
     pub done: crate::samplers::Finish,
-    /// Tokens written, up to the end token.
+    /// Tokens written, up to the end token: those that were not given.
     pub written: usize,
+    /// Positions up to there, given ones included; older traces count those as written.
+    #[serde(default)]
+    pub positions: Option<usize>,
     /// Forward passes.
     pub forwards: usize,
     /// Of these, passes that read a finished block into the state.
@@ -113,6 +130,7 @@ impl<'a, W: Write> Recorder<'a, W> {
             prompt: tokenizer.decode(&prompt, false),
             positions: positions.len() - start,
             trained_block: shape.block,
+            noise: if shape.uniform { NoiseKind::Uniform } else { NoiseKind::Mask },
             settings: settings.clone(),
             tokens: pieces(tokenizer, &mut known, given.iter().map(|g| g.1)),
             given,
@@ -142,7 +160,8 @@ impl<'a, W: Write> Recorder<'a, W> {
     pub fn end(mut self, text: &Denoised) -> std::io::Result<()> {
         let end = End {
             done: text.finish.clone(),
-            written: text.tokens.len(),
+            written: text.written,
+            positions: Some(text.tokens.len()),
             forwards: text.counters.forwards,
             refreshes: text.counters.refreshes,
             seconds: text.decode_seconds,
@@ -240,7 +259,8 @@ mod tests {
             );
             Trace::read(begin.as_bytes())
         };
-        assert_eq!(read("3", "[[2,7]]").unwrap().begin.given, [(2, 7)]);
+        let begin = read("3", "[[2,7]]").unwrap().begin;
+        assert_eq!((begin.given.as_slice(), begin.noise), (&[(2, 7)][..], NoiseKind::Mask), "of a trace that names no noise");
         let outside = read("3", "[[0,7],[3,7]]").unwrap_err();
         assert!(outside.contains("line 1: given text at position 3, outside the 3"), "{outside}");
         let many = read("9000000000000000000", "[]").unwrap_err();

@@ -265,16 +265,24 @@ impl Noise {
             NoiseSchedule::Square => "square",
         };
         let times = if self.times == Times::Stratified { "stratified" } else { "independent" };
-        let mut text = format!(
-            "masked diffusion: {sight}, {source} noise, {schedule} schedule, {times} time a {per}, {loss}, divided by all positions"
-        );
+        // Always masked, and each counts 1: neither time nor rate changes anything.
+        let bound_of_masks = self.source == Source::Mask && self.loss == Weighting::Bound;
+        let ones = bound_of_masks && model.block == Some(1) && self.blocks.iter().all(|&block| block == 1);
+        let mut text = if ones {
+            "masked diffusion: blocks of 1: the next-token loss, divided by all positions".to_owned()
+        } else {
+            format!(
+                "masked diffusion: {sight}, {source} noise, {schedule} schedule, {times} time a {per}, {loss}, divided by all \
+                 positions"
+            )
+        };
         if model.shift {
             text.push_str(", shifted");
         }
-        if self.lowest_rate > 0.0 || self.highest_rate < 1.0 {
+        if !ones && (self.lowest_rate > 0.0 || self.highest_rate < 1.0) {
             text.push_str(&format!(", rates from {} to {}", self.lowest_rate, self.highest_rate));
         }
-        if self.full > 0.0 {
+        if !ones && self.full > 0.0 {
             text.push_str(&format!(", all noise with probability {}", self.full));
         }
         if self.complementary {
@@ -293,6 +301,26 @@ impl Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_of_one_are_told_as_the_next_tokens_loss() {
+        let told = |block, noise: &Noise| noise.describe(&Diffusion { mask_token: 3, block, shift: true, uniform: false });
+        let full = Noise { full: 0.5, blocks: vec![1, 1], ..Noise::default() };
+        for noise in [Noise::default(), full] {
+            let said = told(Some(1), &noise);
+            assert_eq!(
+                said,
+                "masked diffusion: blocks of 1: the next-token loss, divided by all positions, shifted, random length with \
+                 probability 0.01"
+            );
+        }
+        let plain = Noise { loss: Weighting::CrossEntropy, ..Noise::default() };
+        let grown = Noise { blocks: vec![1, 4], ..Noise::default() };
+        for (block, noise) in [(Some(1), plain), (Some(4), grown), (Some(4), Noise::default()), (None, Noise::default())] {
+            let said = told(block, &noise);
+            assert!(said.contains("stratified time a ") && !said.contains("the next-token loss"), "{said}");
+        }
+    }
 
     #[test]
     fn what_a_model_cannot_do_is_refused() {
