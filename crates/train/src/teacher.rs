@@ -103,10 +103,13 @@ fn check_mask(wanted: Option<u32>, known: Option<&Diffusion>, tokenizer: &Tokeni
     let Some(spelling) = tokenizer.id_to_token(id) else { return Ok(()) };
     let decoded = tokenizer.decode(&[id], false);
     // Not every added token is a special one: `<|fim_pad|>` of Qwen is none.
-    let named = decoded == spelling
-        && spelling.starts_with('<')
-        && spelling.ends_with('>')
-        && spelling.contains(|c: char| c.is_alphanumeric());
+    let inside = |open, close| spelling.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+    let is_name = |name: &str| {
+        let name = name.to_lowercase();
+        (name.len() > 2 && name.starts_with('|') && name.ends_with('|'))
+            || ["mask", "unused", "reserved", "pad"].iter().any(|word| name.contains(word))
+    };
+    let named = decoded == spelling && inside('<', '>').or(inside('[', ']')).is_some_and(is_name);
     let mut ends = tokenizer.eos_ids().iter().copied().chain(tokenizer.bos()).chain(tokenizer.pad());
     if named || tokenizer.is_special(id) || ends.any(|end| end == id) {
         return Ok(());

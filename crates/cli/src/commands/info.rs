@@ -258,7 +258,11 @@ fn text(info: &Info) -> String {
         let ratio = s.softmax_bytes as f64 / s.bytes.max(1) as f64;
         state.row([s.tokens.to_string(), bytes(s.bytes as f64), bytes(s.softmax_bytes as f64), format!("{ratio:.1}")]);
     }
-    let note = if keeps { "" } else { "it denoises the whole sequence: nothing is kept between steps unless asked (--keep)\n" };
+    let note = if keeps {
+        ""
+    } else {
+        "it denoises the whole sequence: nothing is kept between steps unless asked (--keep, of attention without a window)\n"
+    };
     format!("{}\n{}\n{}{note}", about.plain(), parts.plain(), state.plain())
 }
 
@@ -320,7 +324,7 @@ mod tests {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families").join(name);
             read(&Args { model: path }).expect(name)
         };
-        let kept = "nothing is kept between steps unless asked (--keep)";
+        let kept = "nothing is kept between steps unless asked (--keep";
         let mut info = opened("dream");
         let told = serde_json::json!({"block": null, "mask_token": 95, "shift": true, "noise": "mask"});
         assert_eq!(serde_json::to_value(&info).expect("JSON")["denoising"], told);

@@ -24,6 +24,8 @@ struct Result {
     text: String,
     /// From the first hole on.
     tokens: Vec<u32>,
+    /// Those of `tokens` that were not given: what the rates count.
+    written: usize,
     confidences: Vec<f32>,
     finish: Finish,
     prompt_tokens: usize,
@@ -37,15 +39,15 @@ struct Result {
 
 /// Where a trace is written.
 enum Place {
-    /// Beside its place until it is whole: an older one stays as long as it is the only one, and no part is taken for one.
+    /// Beside its place until it is whole: an older one stays as long as it is the only one.
     Beside(NamedTempFile),
-    /// In it: a link, a device or a pipe, which no file is renamed into.
+    /// In it: a new file, which can be read as far as it goes; a link, a device or a pipe, which no file is renamed into.
     There(File),
 }
 
 impl Place {
     fn open(path: &Path) -> std::io::Result<Self> {
-        match !path.is_symlink() && (path.is_file() || !path.exists()) {
+        match path.is_file() && !path.is_symlink() {
             true => Ok(Self::Beside(files::beside(path)?)),
             false => Ok(Self::There(File::create(path)?)),
         }
@@ -160,6 +162,7 @@ pub fn run(args: &Args, global: &Global, model: &Model, tokenizer: &Tokenizer, p
         crate::output::json(&Result {
             text: before + &written.text,
             tokens: written.tokens,
+            written: written.written,
             confidences: written.confidences,
             finish: written.finish,
             prompt_tokens: written.prompt_tokens,
@@ -192,17 +195,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_that_is_not_finished_leaves_nothing() {
+    fn a_new_trace_is_read_as_it_grows_and_an_older_one_stays_until_then() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("trace.jsonl");
-        let begin = || {
+        let begin = |line: &[u8]| {
             let place = Place::open(&path).expect("opens");
-            place.file().expect("a file").write_all(b"begun\n").expect("writes");
+            place.file().expect("a file").write_all(line).expect("writes");
             place
         };
-        drop(begin());
-        assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 0);
-        begin().done(&path).expect("puts it there");
-        assert_eq!(std::fs::read_to_string(&path).expect("reads"), "begun\n");
+        let read = || std::fs::read_to_string(&path).expect("reads");
+        let first = begin(b"first\n");
+        assert_eq!(read(), "first\n");
+        first.done(&path).expect("is there");
+        drop(begin(b"second\n"));
+        assert_eq!(read(), "first\n");
+        begin(b"third\n").done(&path).expect("puts it there");
+        assert_eq!(read(), "third\n");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 1);
     }
 }
