@@ -100,7 +100,10 @@ def fla_delta_rule(r, logw, k, v, a, b, kind):
     from fla.ops.rwkv7 import chunk_rwkv7
 
     r, k, v, a, b = (x.transpose(1, 2).to(kind).contiguous() for x in (r, k, v, a, b))
-    y, _ = chunk_rwkv7(r, logw.transpose(1, 2).contiguous(), k, v, a, b)
+    # As its own RWKV-7 layer calls it: a log decay here is no lower than -e^(-1/2) either.
+    y, _ = chunk_rwkv7(
+        r, logw.transpose(1, 2).contiguous(), k, v, a, b, safe_gate=True, lower_bound=-0.6065306597126334, chunk_size=64
+    )
     return y.transpose(1, 2).float()
 
 

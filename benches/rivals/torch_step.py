@@ -3,7 +3,7 @@
     python torch_step.py next-token|align|distil f32|bf16 [--layers 6] [--batch 2] [--context 512]
         [--repeats 7] [--threads 2] [--fused] [--device cpu|cuda] [--fla]
 
---fla takes the recurrence of flash-linear-attention (a GPU's; `pip install flash-linear-attention`) in place of
+--fla takes the recurrence of flash-linear-attention (a GPU's; `pip install fla-core`, 0.6 or later) in place of
 torch_model's. On a GPU the peak is of its memory, else the process's.
 """
 

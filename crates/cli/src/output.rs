@@ -56,7 +56,7 @@ fn asked_wrongly(error: &(dyn std::error::Error + 'static)) -> bool {
     }
     if let Some(error) = error.downcast_ref::<InferError>() {
         return match error {
-            InferError::Option { .. } | InferError::Setting { .. } | InferError::EmptyPrompt => true,
+            InferError::Option { .. } | InferError::Setting { .. } | InferError::Canvas { .. } | InferError::EmptyPrompt => true,
             InferError::Model(error) => of_model(error),
             InferError::Weights(error) => of_weights(error),
             _ => false,

@@ -33,6 +33,16 @@ pub enum InferError {
         /// What was given.
         found: String,
     },
+    /// A text with holes does not fit the model that is to fill them.
+    #[error("{what}: expected {expected}, found {found}")]
+    Canvas {
+        /// What of it.
+        what: &'static str,
+        /// What it may be, and what to do.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
     /// There is nothing to continue.
     #[error("the prompt is empty: expected at least one token to continue from")]
     EmptyPrompt,

@@ -29,13 +29,17 @@ pub fn contiguous(tensor: CubeTensor) -> CubeTensor {
 /// Room for a tensor of this shape on the device of `like`.
 ///
 /// # Panics
-/// When it has more elements than kernels, whose indices have 32 bits, can reach.
+/// When it has more elements than kernels, whose indices have 32 bits, can reach, or is larger than what the device
+/// gives at once.
 pub fn room(like: &CubeTensor, shape: &[usize]) -> CubeTensor {
     let elements = shape.iter().try_fold(1usize, |elements, &side| elements.checked_mul(side));
     assert!(
         elements.is_some_and(|n| n <= u32::MAX as usize),
         "{shape:?}: more elements than a kernel can reach; take fewer rows"
     );
+    let most = like.client.properties().memory.max_page_size;
+    let bytes = 4 * elements.unwrap_or_default() as u64;
+    assert!(bytes <= most, "{shape:?}: more than the {most} bytes that this device gives at once; take fewer rows");
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.to_vec().into(), DType::F32)
 }
 

@@ -89,6 +89,18 @@ pub enum DeviceError {
     },
 }
 
+/// A program for another thread that computes on the stream of the thread that calls this. Every thread has a stream
+/// of its own on a GPU, with its own memory; what one of them reads of another's it has to wait for, and writing in
+/// place is ordered within a stream only.
+pub fn on_this_stream<R>(program: impl FnOnce() -> R) -> impl FnOnce() -> R {
+    #[cfg(feature = "cube")]
+    let program = {
+        let stream = burn::tensor::StreamId::current();
+        move || stream.executes(program)
+    };
+    program
+}
+
 /// Opens the first device of a kind.
 ///
 /// # Errors
@@ -111,10 +123,10 @@ pub fn open(kind: Kind) -> Result<Device, DeviceError> {
         #[cfg(feature = "vulkan")]
         Kind::Vulkan => {
             probe(kind, &["libvulkan.so.1", "libvulkan.so", "vulkan-1.dll"])?;
-            first(kind, burn::tensor::DeviceType::Vulkan)
+            first(kind, burn::tensor::DeviceType::Vulkan).and_then(|device| shares_memory(kind, device))
         }
         #[cfg(feature = "wgpu")]
-        Kind::Wgpu => first(kind, burn::tensor::DeviceType::Wgpu),
+        Kind::Wgpu => first(kind, burn::tensor::DeviceType::Wgpu).and_then(|device| shares_memory(kind, device)),
         #[allow(unreachable_patterns, reason = "depends on the features")]
         _ => Err(DeviceError::NotBuilt { kind }),
     }
@@ -147,4 +159,19 @@ fn first(kind: Kind, of: burn::tensor::DeviceType) -> Result<Device, DeviceError
     let found = std::panic::catch_unwind(|| Device::enumerate(of).into_iter().next());
     std::panic::set_hook(hook);
     found.map_err(|_| absent("the driver answers with an error"))?.ok_or_else(|| absent("the driver lists none"))
+}
+
+/// Refuses a device whose units do not see what others wrote into their shared memory: cubecl's SPIR-V, which a binary
+/// with `vulkan` takes for `wgpu` too, declares it wrongly where the driver lacks an extension (docs/gpu.md).
+#[cfg(any(feature = "vulkan", feature = "wgpu"))]
+fn shares_memory(kind: Kind, device: Device) -> Result<Device, DeviceError> {
+    use burn::tensor::Tensor;
+    let (ones, weight) = (Tensor::<2>::ones([4, 256], &device), Tensor::<1>::ones([256], &device));
+    let normed = crate::rms_norm::rms_norm(ones, weight, 0.0).into_data().try_to_vec::<f32>();
+    if normed.is_ok_and(|normed| normed.iter().all(|one| (one - 1.0).abs() < 1e-3)) {
+        return Ok(device);
+    }
+    let reason = "it does not compute as it should: a sum over shared memory is wrong; try a binary built for wgpu, \
+        without vulkan";
+    Err(DeviceError::Absent { kind, reason: reason.into() })
 }

@@ -260,3 +260,14 @@ mod key_norm {
         assert!(gradients[0].iter().all(|d| d.is_finite()));
     }
 }
+
+/// On a GPU every thread has a stream of its own, and order is kept within one.
+#[cfg(feature = "cube")]
+#[test]
+fn work_keeps_its_stream() {
+    use burn::tensor::StreamId;
+    let stream = StreamId::current();
+    assert_eq!(recast_ops::cpu::on_worker(StreamId::current), stream);
+    let there = std::thread::spawn(recast_ops::device::on_this_stream(StreamId::current)).join();
+    assert_eq!(there.unwrap(), stream);
+}

@@ -59,6 +59,17 @@ mod vocab_loss {
     }
 
     #[test]
+    fn no_rows_lose_nothing() {
+        let device = tested().autodiff();
+        let weight = flat(&values(6, 1), &device).require_grad();
+        let hidden = Tensor::<2>::zeros([0, 2], &device);
+        let loss = cross_entropy(hidden, weight.clone().reshape([3, 2]), Arc::from([]), None, Some(1.0)).unwrap();
+        assert_eq!(numbers(loss.clone()), [0.0]);
+        let gradients = loss.backward();
+        assert_eq!(numbers(weight.grad(&gradients).unwrap()), [0.0; 6]);
+    }
+
+    #[test]
     fn teacher_kl_equals_reference() {
         for (rows, width, other, vocabulary) in
             [(1, 3, 2, 5), (7, 5, 8, 33), (65, 16, 9, 30_001), (600, 5, 4, 19), (4100, 3, 2, 7)]
@@ -307,7 +318,8 @@ mod attention {
                     numbers(x.clone()).into_iter().map(|x| if rounded { recast_ops::cpu::round_to_bf16(x) } else { x }).collect()
                 };
                 assert!(numbers(cache.keys()) == bf16(&k) && numbers(cache.values()) == bf16(&v), "what was written comes back");
-                let bound = if rounded { 1.2e-2 } else { 2e-5 };
+                let exact = slack("attention") * 2e-5;
+                let bound = if rounded { 1.2e-2 } else { exact };
                 for options in &all {
                     let expected = reference::attention(q.clone(), k.clone(), v.clone(), options);
                     let found = attention_over(q.clone(), cache, options.clone());
@@ -324,7 +336,7 @@ mod attention {
                     let options = AttentionOptions { mask: window.map_or(Mask::Causal, Mask::Window), ..Default::default() };
                     let expected = reference::attention(newest(), cache.keys(), cache.values(), &options);
                     let found = attention_step(newest(), &[cache], window);
-                    close(&format!("{sizes:?}, a step, rounded {rounded}"), &numbers(found), &numbers(expected), 2e-5);
+                    close(&format!("{sizes:?}, a step, rounded {rounded}"), &numbers(found), &numbers(expected), exact);
                 }
             }
         }

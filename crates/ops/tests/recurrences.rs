@@ -417,6 +417,7 @@ fn no_decay_and_infinite_decay() {
         let (q, k, v) = (x(0), x(1), x(2));
         let s = random([b, h, n, n], &device);
         let (o, _) = decayed_sum(q.clone(), w.clone(), k.clone(), v.clone(), Some(s.clone()), Form::Chunked(32));
+        let [q, w, k, v, s] = [q, w, k, v, s].map(on_processor);
         let (o2, _) = decay::reference::decayed_sum(q, w, k, v, s);
         let d = difference(o, o2);
         assert!(d < 1e-5, "log decay {log_decay}: {d:e}");

@@ -143,13 +143,6 @@ pub enum ApiError {
     Failed(String),
 }
 
-/// Settings of `denoising` that are refused only once the model and the text are known, as the engine calls them.
-const OF_DENOISING: [&str; 6] = ["ahead", "block", "editing passes", "guidance", "keep", "remasking"];
-
-fn of_denoising(message: &str) -> bool {
-    message.split_once(": expected ").is_some_and(|(setting, _)| OF_DENOISING.contains(&setting))
-}
-
 impl ApiError {
     /// What is wrong with the request as a whole.
     pub(crate) fn request(message: impl Into<String>) -> Self {
@@ -169,7 +162,6 @@ impl ApiError {
             Refused::Stopping => Self::Draining,
             Refused::Field { field: "constraint", message } => Self::at(form, format!("{form}: {message}")),
             Refused::Field { field, .. } => Self::at(field, refused.to_string()),
-            Refused::Invalid(message) if of_denoising(&message) => Self::at("denoising", format!("denoising: {message}")),
             other => Self::request(other.to_string()),
         }
     }

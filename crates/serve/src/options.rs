@@ -105,7 +105,7 @@ pub(crate) const DENOISING: &[Field] = &[
     read(
         "rule",
         r#"{"type":"object","properties":{"name":{"enum":["fixed","random","threshold","factor","entropy","hierarchical","ancestral"]}}}"#,
-        "Which predictions a step commits: {\"name\": \"threshold\", \"at\": 0.9}, {\"name\": \"fixed\", \"steps\": 32}, factor and entropy with `at`, hierarchical with `high` and `low`, random and ancestral with `steps`.",
+        "Which predictions a step commits: {\"name\": \"threshold\", \"at\": 0.9}, {\"name\": \"fixed\", \"steps\": 32}, factor and entropy with `at`, hierarchical with `high` and `low`, random and ancestral with `steps`, ancestral with `remasking` too: {\"name\": \"cap\", \"eta\": 0.2}, rescale with `eta`, doubtful or never.",
     ),
     read("block", r#"{"type":"integer","minimum":1}"#, "Positions settled before the next are begun."),
     read(
@@ -120,8 +120,8 @@ pub(crate) const DENOISING: &[Field] = &[
         "Whether the text is over with its first end token or stop string.",
     ),
     read("order", r#"{"enum":["probability","margin","entropy"]}"#, "What is best where the best come first."),
-    read("editing", r#"{"type":"object"}"#, "Replace committed tokens: {\"at\": 0.9, \"passes\": 1}."),
-    read("ahead", r#"{"type":"integer","minimum":0}"#, "Masks behind the block that the model sees."),
+    read("editing", r#"{"type":"object"}"#, "Replace committed tokens: {\"at\": 0.9, \"passes\": 1}, passes at most 1024."),
+    read("ahead", r#"{"type":"integer","minimum":0}"#, "Masks behind the block that the model sees; not of models with blocks."),
     read("keep", r#"{"enum":["nothing","prefix","around"]}"#, "What a model of whole sequences keeps from step to step."),
 ];
 

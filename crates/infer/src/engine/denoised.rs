@@ -18,7 +18,10 @@ use recast_text::Tokenizer;
 /// When the request asks for what only next-token models do, or for denoising of one, or the settings
 /// do not suit model and prompt.
 pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Option<Row<Carried>>, Refused> {
-    let invalid = |error: InferError| Refused::Invalid(error.to_string());
+    let refused = |error: InferError| match error {
+        InferError::Setting { .. } => Refused::Field { field: "denoising", message: error.to_string() },
+        error => Refused::Invalid(error.to_string()),
+    };
     let Some(diffusion) = &model.config.diffusion else {
         let only_here = [("denoising", request.denoising.is_some()), ("suffix", !request.suffix.is_empty())];
         return match only_here.into_iter().find(|(_, asked)| *asked) {
@@ -68,7 +71,7 @@ pub fn row(model: &Model, tokenizer: &Tokenizer, request: &Request) -> Result<Op
     let masked = Masked::with(model, diffusion.clone());
     let mut canvas = Canvas::after(&request.prompt, request.max_tokens);
     canvas.text(&request.suffix);
-    let row = Row::new(&masked, &canvas, settings, tokenizer.eos_ids(), request.stream).map_err(invalid)?;
+    let row = Row::new(&masked, &canvas, settings, tokenizer.eos_ids(), request.stream).map_err(refused)?;
     Ok(Some(row.with_turn_ends(&turn_ends(tokenizer))))
 }
 

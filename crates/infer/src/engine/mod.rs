@@ -107,7 +107,7 @@ impl Engine {
         let own = shared.clone();
         let thread = std::thread::Builder::new()
             .name("recast-engine".into())
-            .spawn(move || work(&own))
+            .spawn(recast_ops::device::on_this_stream(move || work(&own)))
             .map_err(|error| InferError::Thread(error.to_string()))?;
         Ok(Self { shared, thread: Some(thread) })
     }

@@ -46,6 +46,7 @@ pub fn set_threads(threads: Option<NonZeroUsize>) -> Result<(), rayon::ThreadPoo
 /// the caller to sleep and wakes the workers up, some 3,000 context switches a second in training; a
 /// worker starts on its share at once.
 pub fn on_worker<R: Send>(program: impl FnOnce() -> R + Send) -> R {
+    let program = crate::device::on_this_stream(program);
     rayon::scope(|_| program())
 }
 

@@ -66,7 +66,7 @@ pub fn backward(
     if !(needs[1] || needs[2]) {
         return [dx, None, None];
     }
-    let blocks = tokens.div_ceil(BLOCK).max(1);
+    let blocks = tokens.div_ceil(BLOCK);
     let parts = room(&x, &[blocks, 2 * width]);
     let (count, dim) = elementwise(blocks * width);
     parameters_backward::launch(

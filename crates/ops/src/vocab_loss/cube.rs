@@ -1,7 +1,7 @@
 //! GPU: what the losses share. Logits exist for one block of rows at a time; a kernel turns each
 //! row, one cube a row, into its loss and its gradient in place.
 
-use crate::cube::{CubeTensor, Gpu, UNITS, contiguous, cubes, largest, room, sum, upload};
+use crate::cube::{CubeTensor, Gpu, UNITS, contiguous, cubes, largest, reshaped, room, sum, upload};
 use crate::linear::cube::{product, rounded, transposed};
 use burn::backend::ops::FloatTensorOps;
 use cubecl::prelude::*;
@@ -60,6 +60,11 @@ pub fn blocks(head: &Head, track: [bool; 2], mut loss: impl FnMut(Range<usize>, 
     let size = block_rows(head.vocabulary());
     let mut d_hidden = Vec::new();
     let mut d_weight: Option<CubeTensor> = None;
+    if head.rows() == 0 {
+        let (hidden, weight) = (&head.hidden, &head.weight);
+        let zeros = || reshaped(upload(weight, &vec![0.0; weight.meta.num_elements()]), weight.meta.shape());
+        return [track[0].then(|| room(hidden, hidden.meta.shape())), track[1].then(zeros)];
+    }
     for start in (0..head.rows()).step_by(size) {
         let rows = start..(start + size).min(head.rows());
         let logits = head.logits(rows.clone());
@@ -93,12 +98,15 @@ pub fn row_weights(head: &Head, given: Option<&[f32]>) -> CubeTensor {
 
 /// One loss a row.
 pub fn losses(head: &Head) -> CubeTensor {
-    room(&head.hidden, &[head.rows().max(1)])
+    if head.rows() == 0 {
+        return upload(&head.hidden, &[0.0]);
+    }
+    room(&head.hidden, &[head.rows()])
 }
 
 /// The gradients times that of the loss, `[1]`.
 pub fn scaled(gradients: [Option<CubeTensor>; 2], upstream: CubeTensor) -> [Option<CubeTensor>; 2] {
-    let upstream = crate::cube::reshaped(upstream, &[1, 1]);
+    let upstream = reshaped(upstream, &[1, 1]);
     gradients.map(|gradient| gradient.map(|g| contiguous(Gpu::float_mul(g, upstream.clone()))))
 }
 

@@ -1,4 +1,4 @@
-//! `recast bench ops`: the operators at the sizes of SmolLM2-135M, 2 x 512 tokens, and the
+//! `recast bench ops`: the operators at the sizes of SmolLM2-135M, sequences of 512 tokens, and the
 //! recurrences from 512 to 32k tokens.
 
 use super::{Timing, time};
@@ -13,7 +13,6 @@ use serde::Serialize;
 use std::hint::black_box;
 use std::sync::Arc;
 
-const BATCH: usize = 2;
 const TOKENS: usize = 512;
 const HIDDEN: usize = 576;
 const INNER: usize = 1536;
@@ -31,6 +30,9 @@ pub struct Args {
     /// Times to run each, at least.
     #[arg(long, default_value_t = 7)]
     repeats: usize,
+    /// Sequences at a time.
+    #[arg(long, default_value_t = 2)]
+    batch: usize,
     /// Longest sequence of the recurrences.
     #[arg(long, default_value_t = 32768)]
     longest: usize,
@@ -71,6 +73,9 @@ struct Bench<'a> {
 
 /// Measures and prints.
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<()> {
+    if args.batch == 0 {
+        return Err(output::wrong("--batch", "at least 1", "0").into());
+    }
     let device = global.device()?;
     let mut bench = Bench { args, peaks: peaks(&device), device, rows: Vec::new() };
     elementwise(&mut bench);
@@ -193,6 +198,12 @@ impl Bench<'_> {
         let peak = if product { self.peaks.bf16.unwrap_or(self.peaks.f32) } else { self.peaks.f32 };
         let (gflop, gigabytes) = (flop * 1e-9, bytes * 1e-9);
         let share = (gflop / both.median / peak).max(gigabytes / both.median / self.peaks.memory);
+        // The table comes last: one that is stopped before has said what it knows.
+        output::tell(format_args!(
+            "{name}, {tokens} tokens: {:.3} ms, with backward {:.3}",
+            forward.median * 1e3,
+            both.median * 1e3
+        ));
         self.rows.push(Row { name: name.into(), tokens, forward, both, gflop, gigabytes, share });
     }
 }
@@ -207,7 +218,8 @@ fn four(x: &Tensor<1>, tokens: usize, heads: usize) -> Tensor<4> {
 }
 
 fn elementwise(bench: &mut Bench<'_>) {
-    let rows = BATCH * TOKENS;
+    let batch = bench.args.batch;
+    let rows = batch * TOKENS;
     let (stream, inner) = ([rows, HIDDEN], [rows, INNER]);
     // Bytes of forward and backward: every input and output once, every gradient once.
     let pass = |arrays: f64, shape: [usize; 2]| arrays * 4.0 * (shape[0] * shape[1]) as f64;
@@ -224,13 +236,13 @@ fn elementwise(bench: &mut Bench<'_>) {
         rope::rope(four(&x[0], TOKENS, HEADS), &table, 0, None).reshape([-1])
     });
     bench.row("token_shift", rows, 0.0, pass(8.0, stream), &[&stream, &[HIDDEN], &stream], |x| {
-        let wide = |x: &Tensor<1>| x.clone().reshape([BATCH, TOKENS, HIDDEN]);
+        let wide = |x: &Tensor<1>| x.clone().reshape([batch, TOKENS, HIDDEN]);
         token_shift::token_shift(wide(&x[0]), None, x[1].clone(), Some(wide(&x[2])), None).reshape([-1])
     });
 }
 
 fn products(bench: &mut Bench<'_>) {
-    let rows = BATCH * TOKENS;
+    let rows = bench.args.batch * TOKENS;
     for (name, input, output) in
         [("linear 576 x 576", HIDDEN, HIDDEN), ("linear 576 x 1536", HIDDEN, INNER), ("linear 1536 x 576", INNER, HIDDEN)]
     {
@@ -240,7 +252,7 @@ fn products(bench: &mut Bench<'_>) {
         });
     }
     // Causal: half of the T x T products; two forward, five backward (the scores once more).
-    let flop = 7.0 * (BATCH * HEADS * TOKENS * TOKENS * HEAD) as f64;
+    let flop = 7.0 * (rows * HEADS * TOKENS * HEAD) as f64;
     let keys = [rows, GROUPS * HEAD];
     bench.row("attention", rows, flop, 0.0, &[&[rows, HEADS * HEAD], &keys, &keys], |x| {
         let (q, k, v) = (four(&x[0], TOKENS, HEADS), four(&x[1], TOKENS, GROUPS), four(&x[2], TOKENS, GROUPS));
@@ -249,7 +261,7 @@ fn products(bench: &mut Bench<'_>) {
 }
 
 fn losses(bench: &mut Bench<'_>) -> anyhow::Result<()> {
-    let rows = BATCH * TOKENS;
+    let rows = bench.args.batch * TOKENS;
     let head = [VOCABULARY, HIDDEN];
     let product = 2.0 * (rows * VOCABULARY * HIDDEN) as f64;
     let targets: Arc<[u32]> = (0..rows).map(|row| (row * 7919 % VOCABULARY) as u32).collect();
@@ -268,12 +280,13 @@ fn losses(bench: &mut Bench<'_>) -> anyhow::Result<()> {
 
 fn recurrences(bench: &mut Bench<'_>, tokens: usize) {
     // The same number of sequences at every length: an odd number of heads would leave one of two cores idle.
-    let (rows, wide) = (BATCH * tokens, HEADS * HEAD);
+    let batch = bench.args.batch;
+    let (rows, wide) = (batch * tokens, HEADS * HEAD);
     // Multiply-adds a token and head of the recurrent form, forward; backward twice that.
     let state = (HEAD * HEAD) as f64;
     let flop = |per_state: f64| 3.0 * per_state * state * (rows * HEADS) as f64;
     let (r, kv, channels) = ([rows, wide], [rows, GROUPS * HEAD], [wide]);
-    let three = |x: &Tensor<1>| x.clone().reshape([BATCH, tokens, wide]);
+    let three = |x: &Tensor<1>| x.clone().reshape([batch, tokens, wide]);
     let form = bench.args.chunk.map_or(Form::Auto, Form::Chunked);
     let settings = || rwkv7::Settings { scale: 0.125, starts: None, form };
     let decays = |x: &Tensor<1>| four(&x.clone().abs().neg(), tokens, HEADS);

@@ -51,7 +51,7 @@ pub struct DenoisingArgs {
     /// tokens the model sees, which uniform noise alone trains here.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     edit: Option<f32>,
-    /// Forward passes for that after the block's last mask.
+    /// Forward passes for that after the block's last mask, at most 1024.
     #[arg(long, default_value_t = 1, value_name = "N", requires = "edit")]
     edit_passes: usize,
     /// Masks behind the block that a model of whole sequences sees. Default: all of them.

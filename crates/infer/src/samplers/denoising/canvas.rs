@@ -52,6 +52,7 @@ impl Canvas {
     /// model knows none, or they are of models of whole sequences and it has blocks.
     pub fn check(&self, shape: &Shape, settings: &Denoising) -> Result<(), InferError> {
         let refuse = |name, expected: String, found: String| Err(InferError::Setting { name, expected, found });
+        let unfit = |what, expected: String, found: String| Err(InferError::Canvas { what, expected, found });
         settings.check()?;
         if shape.uniform && settings.guidance != 0.0 {
             let expected = "0 (off) of a model of uniform noise, which knows no mask to hide the prompt behind";
@@ -76,22 +77,22 @@ impl Canvas {
         }
         if self.positions.len() > POSITIONS {
             let expected = format!("at most {POSITIONS} positions, prompt included; write fewer tokens");
-            return refuse("text", expected, "more".into());
+            return unfit("text", expected, "more".into());
         }
         let (mask, vocabulary) = (shape.mask_token, shape.vocabulary);
         if mask as usize >= vocabulary {
             let expected = format!(
                 "an id below the model's {vocabulary} tokens; set the mask token in its config.json, or add a row for it"
             );
-            return refuse("mask token", expected, mask.to_string());
+            return unfit("mask token", expected, mask.to_string());
         }
         for (at, token) in self.positions.iter().enumerate().filter_map(|(at, token)| Some((at, (*token)?))) {
             if token as usize >= vocabulary {
-                return refuse("prompt", format!("tokens below {vocabulary}"), format!("{token} at position {at}"));
+                return unfit("prompt", format!("tokens below {vocabulary}"), format!("{token} at position {at}"));
             }
             if token == mask {
                 let expected = format!("no mask token ({mask}), which stands for what is to be written; leave it out");
-                return refuse("prompt", expected, format!("one at position {at}"));
+                return unfit("prompt", expected, format!("one at position {at}"));
             }
         }
         let holes = self.positions.iter().filter(|p| p.is_none()).count();
